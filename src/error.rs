@@ -1,0 +1,270 @@
+//! Errors, named for what the caller can do about them.
+//!
+//! Every message names the thing, the cause and, where there is one, the way out, in one line. Text that
+//! came from outside (names, server messages) is made printable when the error is built.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::text;
+
+/// The result of everything in this library that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text is no reference; nothing was touched. Correct it.
+    #[error("invalid reference '{reference}': {reason}")]
+    InvalidReference {
+        /// The text as given, made printable.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No model of that name is here.
+    #[error("model '{reference}' not found in {place}")]
+    ModelNotFound {
+        /// The reference as given.
+        reference: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The reference names more than one model.
+    #[error("'{reference}' is ambiguous; say one of: {}", choices.join(", "))]
+    Ambiguous {
+        /// The reference as given.
+        reference: String,
+        /// References that each name exactly one of the candidates.
+        choices: Vec<String>,
+    },
+    /// The download source is not one that this library knows.
+    #[error("provider '{provider}' is not supported; use 'hf'")]
+    UnknownProvider {
+        /// The name as given.
+        provider: String,
+    },
+    /// The model is there but a check failed: no weights, an empty file, a wrong checksum.
+    #[error("{0}")]
+    Damaged(String),
+    /// The model has to be converted before it can be used, and nothing here converts.
+    #[error("'{alias}' needs a conversion ({detail}), which is not available yet")]
+    ConversionUnavailable {
+        /// The catalog alias.
+        alias: String,
+        /// From what to what.
+        detail: String,
+    },
+    /// The hub wants a token and none was sent, or it refused the one that was.
+    #[error("{repository}: {reason}; set HF_TOKEN to a valid token or run `hf auth login`")]
+    SignIn {
+        /// The repository.
+        repository: String,
+        /// What the hub said, made printable.
+        reason: String,
+    },
+    /// The repository is gated and this account has no access.
+    #[error("{repository} is gated: ask for access at {page}, then set HF_TOKEN")]
+    Gated {
+        /// The repository.
+        repository: String,
+        /// The page on which access is asked for.
+        page: String,
+    },
+    /// The hub has no such repository, or does not show it to this account.
+    #[error("repository '{repository}' not found on {endpoint}: check the spelling, or set HF_TOKEN if it is private")]
+    RepositoryNotFound {
+        /// The repository.
+        repository: String,
+        /// The hub that was asked.
+        endpoint: String,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error("{repository} has no revision '{revision}'")]
+    RevisionNotFound {
+        /// The repository.
+        repository: String,
+        /// The revision as given.
+        revision: String,
+    },
+    /// The repository has no such file or quantization.
+    #[error("{repository} has no {what}{}", choices_hint(available))]
+    FileNotFound {
+        /// The repository.
+        repository: String,
+        /// What was looked for: a file, a pattern, a quantization.
+        what: String,
+        /// What there is instead; may be empty.
+        available: Vec<String>,
+    },
+    /// The hub limits requests.
+    #[error("{endpoint} limits requests{}", retry_hint(*retry_after))]
+    RateLimited {
+        /// The hub.
+        endpoint: String,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// No request was sent because the settings forbid the network.
+    #[error("offline: HF_HUB_OFFLINE is set; unset it to reach {endpoint}")]
+    Offline {
+        /// The hub that would have been asked.
+        endpoint: String,
+    },
+    /// No connection, or it broke. Trying again may help.
+    #[error("cannot reach {url}: {reason}")]
+    Unreachable {
+        /// The address without credentials or query.
+        url: String,
+        /// The innermost cause.
+        reason: String,
+    },
+    /// The server answered with something that is no hub's answer.
+    #[error("{url} did not answer like a model hub: {reason}")]
+    BadAnswer {
+        /// The address without credentials or query.
+        url: String,
+        /// What was wrong with the answer.
+        reason: String,
+    },
+    /// The hub refused for another reason.
+    #[error("{url} answered {status}: {reason}")]
+    Refused {
+        /// The address without credentials or query.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the hub said, made printable.
+        reason: String,
+    },
+    /// A path from the hub or a store would leave its folder or cannot be a file name.
+    #[error("unsafe path '{path}': {reason}; nothing was written")]
+    UnsafePath {
+        /// The path, made printable.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The remote file is another one than the partial download belongs to.
+    #[error("'{file}' changed on the hub while it was being fetched; start the download again")]
+    Changed {
+        /// The path in the repository.
+        file: String,
+    },
+    /// The bytes that arrived are not the ones that the hub promised.
+    #[error("'{file}' is corrupt: expected {expected}, got {actual}; nothing was published, fetch it again")]
+    ChecksumMismatch {
+        /// The path in the repository.
+        file: String,
+        /// The promised digest or length.
+        expected: String,
+        /// What arrived.
+        actual: String,
+    },
+    /// The file system has too little room.
+    #[error("not enough space in {}: {needed} bytes needed, {available} free, {} short", printable(path), needed.saturating_sub(*available))]
+    NoSpace {
+        /// A folder on the file system.
+        path: PathBuf,
+        /// Bytes still to be written.
+        needed: u64,
+        /// Bytes that this user may still write.
+        available: u64,
+    },
+    /// Another process works on the same file.
+    #[error("{} is being written by {holder}", printable(path))]
+    Locked {
+        /// The file that is locked.
+        path: PathBuf,
+        /// The process, as far as it could be found out.
+        holder: String,
+    },
+    /// Deletion was refused by something that only `--force`, or a person with more rights, can override.
+    #[error("{what}: {reason}")]
+    DeletionRefused {
+        /// The model or path.
+        what: String,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The configuration, catalog or keymap file has an error.
+    #[error("{}: {reason}", printable(path))]
+    InvalidConfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with its place.
+        reason: String,
+    },
+    /// A job of that number is not in the queue, or cannot do that now.
+    #[error("job {job}: {reason}")]
+    Job {
+        /// The number.
+        job: String,
+        /// Why not.
+        reason: String,
+    },
+    /// An operation of the file system failed.
+    #[error("cannot {operation} {}: {}", printable(path), io_reason(source))]
+    Io {
+        /// What was tried, as a verb: "read", "create", "remove".
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The caller cancelled. Not a failure.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Wraps an I/O error with the operation and the path, the two things that the system leaves out.
+    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+
+    /// Whether the operation ended because the caller cancelled it.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled)
+    }
+}
+
+fn printable(path: &Path) -> String {
+    text::printable_path(path)
+}
+
+fn retry_hint(after: Option<Duration>) -> String {
+    after.map_or_else(|| "; try again later".to_owned(), |wait| format!("; try again in {} s", wait.as_secs().max(1)))
+}
+
+fn choices_hint(available: &[String]) -> String {
+    if available.is_empty() { String::new() } else { format!("; it has: {}", available.join(", ")) }
+}
+
+/// The system's own words without Rust's "(os error N)", which tells a person nothing.
+fn io_reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_once(" (os error").map_or(text.clone(), |(reason, _)| reason.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_errors_name_operation_path_and_cause() {
+        let error = Error::io("read", "/data/x")(io::Error::from_raw_os_error(13));
+        assert_eq!(error.to_string(), "cannot read /data/x: permission denied");
+    }
+
+    #[test]
+    fn messages_never_carry_control_characters_of_a_path() {
+        let error = Error::io("read", "/data/\u{1b}[31mx\n")(io::Error::from_raw_os_error(2));
+        assert!(!error.to_string().chars().any(char::is_control), "{error}");
+    }
+}

@@ -1,0 +1,13 @@
+//! Where models come from: a client of the hub's HTTP API, and the catalog of well-known models.
+
+mod catalog;
+mod client;
+mod listing;
+mod search;
+mod token;
+
+pub use catalog::{Catalog, CatalogEntry};
+pub use client::{Body, HubClient, HubOptions};
+pub use listing::{Listing, Repository};
+pub use search::{SearchHit, SearchQuery};
+pub use token::Token;

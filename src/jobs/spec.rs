@@ -1,0 +1,66 @@
+//! What can be asked for.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ModelId, Plan};
+use crate::provisioner::DownloadRequest;
+
+/// The number of a job; never used twice in one queue file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+#[non_exhaustive]
+pub enum JobSpec {
+    /// Fetch a model. The only kind that a queue file brings back after a restart.
+    Download(DownloadRequest),
+    /// Check models.
+    Verify {
+        /// Which.
+        models: Vec<ModelId>,
+        /// Presence, sizes and structure only.
+        quick: bool,
+    },
+    /// Run a deletion plan that a person has seen.
+    Delete {
+        /// The plan, exactly as shown.
+        plan: Plan,
+    },
+}
+
+impl JobSpec {
+    /// The kind as one word, for the queue and JSON.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Download(_) => "download",
+            Self::Verify { .. } => "verify",
+            Self::Delete { .. } => "delete",
+        }
+    }
+
+    /// What it is about, for the queue: the reference, or the models' names.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        let names = |models: &[ModelId]| match models {
+            [one] => crate::model::text::printable(&one.id),
+            many => format!("{} models", many.len()),
+        };
+        match self {
+            Self::Download(request) => crate::model::text::printable(&request.reference),
+            Self::Verify { models, .. } => names(models),
+            Self::Delete { plan } => names(&plan.models),
+        }
+    }
+}

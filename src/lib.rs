@@ -1,0 +1,44 @@
+//! Models on a GPU host: see them, fetch them, verify them, delete them and get the bytes back.
+//!
+//! # Layers
+//!
+//! A module uses what stands below it, never what stands above, and not its neighbours on the same layer
+//! except where the last column says so. `tests/architecture.rs` reads this table and holds the source to it.
+//!
+//! | layer | module | what it is | may use beside the layers below |
+//! |---|---|---|---|
+//! | L0 | `error` | errors named for what the caller can do | `model` |
+//! | L0 | `model` | values, no input or output | `error` |
+//! | L1 | `config` | settings, paths, environment variables | |
+//! | L1 | `format` | bounded readers of model headers | |
+//! | L1 | `disk` | the only door to the file system | |
+//! | L1 | `machine` | this host: file systems, processes, users | |
+//! | L2 | `store` | where models are | |
+//! | L2 | `hub` | where models come from | |
+//! | L2 | `transfer` | bytes from a source to a destination | |
+//! | L3 | `provisioner` | stores, hub and transfers put together | |
+//! | L4 | `jobs` | work that goes on while nobody waits | |
+//! | L4 | `mirror` | a store served over the hub's own API | |
+//! | L5 | `cli` | the commands | `tui` |
+//! | L5 | `tui` | the screen | |
+
+pub mod config;
+pub mod disk;
+pub mod error;
+pub mod format;
+pub mod hub;
+pub mod jobs;
+pub mod machine;
+#[cfg(any(feature = "mirror", test))]
+pub mod mirror;
+pub mod model;
+pub mod provisioner;
+pub mod store;
+pub mod transfer;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "tui")]
+pub mod tui;
+
+pub use error::{Error, Result};

@@ -1,0 +1,15 @@
+//! This host: its name, its users, its file systems, the processes that hold files.
+
+mod holders;
+mod mounts;
+mod users;
+
+pub use holders::{Holders, find_holders};
+pub use mounts::{Mount, Mounts};
+pub use users::{current_user, user_name};
+
+/// The host's name as the kernel knows it.
+#[must_use]
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,26 @@
+//! Values: what a model, a file, a reference, a plan is. No input or output happens here.
+
+mod digest;
+mod file;
+mod file_name;
+mod identity;
+mod plan;
+mod quantization;
+mod reference;
+mod repo_path;
+mod row;
+pub mod size;
+pub mod text;
+mod verification;
+
+pub use digest::{Algorithm, Digest};
+pub use file::{ModelFile, RemoteFile, Role, Validator};
+pub use file_name::{FileName, Shard};
+pub use identity::{ModelId, ModelKind, StoreKind};
+pub use plan::{Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Step};
+pub use quantization::Quantization;
+pub use reference::Reference;
+pub use repo_path::RepoPath;
+pub use row::{Format, Holder, Model, StoreSummary};
+pub use size::{Bytes, Rate};
+pub use verification::{FileCheck, FileStatus, Verification};

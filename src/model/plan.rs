@@ -1,0 +1,152 @@
+//! Deletion as data: what goes, what stays and why. Made in `store/`, run only by `disk/`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Holder, ModelId, text};
+
+/// A file as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Inode {
+    /// `st_dev`.
+    pub device: u64,
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Operation {
+    /// Remove a regular file, a symbolic link (never its target) or another non-folder.
+    RemoveFile,
+    /// Remove a folder that the steps before have emptied; a folder that is not empty stays, which is no failure.
+    RemoveFolder,
+}
+
+/// One removal. It names its target so exactly that running it later cannot hit anything else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// What to do.
+    pub operation: Operation,
+    /// Root of the store; the way from here to the target follows no link.
+    #[serde(with = "text::escaped")]
+    pub root: PathBuf,
+    /// Folder that holds the target, relative to `root`; empty for `root` itself.
+    #[serde(with = "text::escaped")]
+    pub folder: PathBuf,
+    /// Identity that the folder must still have.
+    pub parent: Inode,
+    /// Name of the target in the folder.
+    #[serde(with = "text::escaped")]
+    pub name: OsString,
+    /// Identity that the target must still have; of the link itself if it is a link.
+    pub target: Inode,
+    /// `st_blocks * 512` that this step frees: of a regular file whose last link it removes, else 0.
+    pub bytes: u64,
+    /// Steps (by index, all earlier) that must have succeeded: names go before the payload that they name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<usize>,
+}
+
+impl Step {
+    /// The absolute path of the target.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.root.join(&self.folder).join(&self.name)
+    }
+}
+
+/// Something that stays although it lies with what goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The file or folder.
+    #[serde(with = "text::escaped")]
+    pub path: PathBuf,
+    /// Why: "also used by …".
+    pub because: String,
+}
+
+/// Something that cannot go, found before anyone confirms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The file or folder.
+    #[serde(with = "text::escaped")]
+    pub path: PathBuf,
+    /// What forbids it, and what would help.
+    pub because: String,
+}
+
+/// Another row that would lose something; deleting then needs `--force`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Broken {
+    /// The row.
+    #[serde(flatten)]
+    pub model: ModelId,
+    /// Its path that links to something that goes.
+    #[serde(with = "text::escaped")]
+    pub path: PathBuf,
+}
+
+/// What a deletion will do. Nothing outside `steps` is ever removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The rows that were asked for.
+    pub models: Vec<ModelId>,
+    /// Removals in the order in which they run.
+    pub steps: Vec<Step>,
+    /// What stays, with the reason.
+    pub keep: Vec<Kept>,
+    /// What cannot go. A plan with blocked paths runs only for the rest, and only with `--force`.
+    pub blocked: Vec<Blocked>,
+    /// Other rows that would break.
+    pub breaks: Vec<Broken>,
+    /// Processes that hold something that goes: its room returns when they end.
+    #[serde(default)]
+    pub in_use_by: Vec<Holder>,
+    /// `st_blocks * 512` over the regular files whose last link goes, each inode once.
+    pub expected_bytes: u64,
+}
+
+/// A step that did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The target.
+    #[serde(with = "text::escaped")]
+    pub path: PathBuf,
+    /// The cause.
+    pub error: String,
+}
+
+/// What running a plan did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletionReport {
+    /// Removed, in order.
+    #[serde(with = "paths")]
+    pub removed: Vec<PathBuf>,
+    /// Not removed, with the cause.
+    pub failed: Vec<Failure>,
+    /// `st_blocks * 512` of each inode whose last link was removed, measured at removal.
+    pub freed_bytes: u64,
+    /// Those of them that a process still keeps open; their room returns when it ends.
+    pub held_bytes: u64,
+}
+
+mod paths {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::text;
+
+    pub(super) fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(paths.iter().map(|path| text::escape(path.as_os_str())))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        Ok(Vec::<String>::deserialize(deserializer)?.iter().map(|path| PathBuf::from(text::unescape(path))).collect())
+    }
+}

@@ -1,0 +1,312 @@
+//! What a person types to name a model.
+
+use std::fmt;
+
+use super::{RepoPath, text};
+use crate::error::{Error, Result};
+
+/// Hosts whose model pages are read as references.
+const HUB_HOSTS: [&str; 3] = ["huggingface.co", "www.huggingface.co", "hf.co"];
+
+/// A checked reference: a catalog alias, a folder name or `org/name`, each with `:QUANT` and/or `@REVISION`.
+///
+/// `hf://org/name` and the URL of a model's page on the hub mean `org/name`. Checking touches no disk.
+/// What a reference resolves to is the business of the store and the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reference {
+    text: String,
+    name: String,
+    quantization: Option<String>,
+    revision: Option<String>,
+    file: Option<RepoPath>,
+}
+
+impl Reference {
+    /// Reads a reference.
+    ///
+    /// # Errors
+    /// [`Error::InvalidReference`] for what is empty, `.`, `..`, absolute, hidden, has a NUL, a backslash, an
+    /// empty or `..` part, or more than two parts.
+    pub fn parse(text: &str) -> Result<Self> {
+        let refuse =
+            |reason: &str| Err(Error::InvalidReference { reference: text::printable(text), reason: reason.to_owned() });
+        let trimmed = text.trim();
+        if trimmed.is_empty() {
+            return refuse("it is empty");
+        }
+        if trimmed.contains('\0') {
+            return refuse("it has a NUL character");
+        }
+        if trimmed.contains('\\') {
+            return refuse("it has a backslash");
+        }
+        if let Some(rest) = trimmed.strip_prefix("hf://") {
+            return Self::from_parts(text, rest.trim_end_matches('/'));
+        }
+        if let Some((scheme, rest)) = trimmed.split_once("://") {
+            if !matches!(scheme, "http" | "https") {
+                return refuse("only hf:// and the model's page can be given as an address");
+            }
+            return Self::from_page(text, rest);
+        }
+        Self::from_parts(text, trimmed)
+    }
+
+    /// `host/org/name[/(tree|blob|resolve)/REVISION[/FILE]]`, without scheme.
+    fn from_page(text: &str, rest: &str) -> Result<Self> {
+        let refuse = |reason: String| Err(Error::InvalidReference { reference: text::printable(text), reason });
+        let path = rest.split(['?', '#']).next().unwrap_or(rest);
+        let (host, path) = path.split_once('/').unwrap_or((path, ""));
+        if !HUB_HOSTS.contains(&host.to_ascii_lowercase().as_str()) {
+            return refuse(format!("{} is not a model hub; give org/name", text::printable(host)));
+        }
+        let decoded = percent_encoding::percent_decode_str(path.trim_end_matches('/')).decode_utf8();
+        let Ok(decoded) = decoded else { return refuse("its address is not UTF-8".to_owned()) };
+        let mut parts = decoded.splitn(4, '/');
+        let (Some(org), Some(name)) = (parts.next(), parts.next()) else {
+            return refuse("the address names no model; give org/name".to_owned());
+        };
+        if matches!(org, "datasets" | "spaces") {
+            return refuse("it is the page of a dataset or a space, not of a model".to_owned());
+        }
+        let mut reference = Self::from_parts(text, &format!("{org}/{name}"))?;
+        if matches!(parts.next(), Some("tree" | "blob" | "resolve" | "raw")) {
+            if let Some(tail) = parts.next() {
+                let (revision, file) = tail.split_once('/').map_or((tail, None), |(r, f)| (r, Some(f)));
+                if revision != "main" {
+                    reference.revision = Some(checked_revision(text, revision)?);
+                }
+                reference.file = file.map(RepoPath::parse).transpose()?;
+            }
+        }
+        Ok(reference)
+    }
+
+    /// `NAME[:QUANT][@REVISION]`, in either order.
+    fn from_parts(text: &str, body: &str) -> Result<Self> {
+        let refuse =
+            |reason: &str| Err(Error::InvalidReference { reference: text::printable(text), reason: reason.to_owned() });
+        let (head, revision) = body.split_once('@').map_or((body, None), |(head, tail)| (head, Some(tail)));
+        let (name, mut quantization) = head.split_once(':').map_or((head, None), |(name, q)| (name, Some(q)));
+        let revision = match revision {
+            Some(tail) => match tail.split_once(':') {
+                Some((revision, q)) if quantization.is_none() => {
+                    quantization = Some(q);
+                    Some(revision)
+                }
+                _ => Some(tail),
+            },
+            None => None,
+        };
+        if name.is_empty() {
+            return refuse("it has no name");
+        }
+        if name.starts_with('/') {
+            return refuse("it is an absolute path");
+        }
+        for part in name.split('/') {
+            match part {
+                "" => return refuse("it has an empty part"),
+                "." | ".." => return refuse("it has a '.' or '..' part"),
+                part if part.starts_with('.') => return refuse("it names a hidden folder"),
+                part if part.len() > 255 => return refuse("a part of it is too long"),
+                _ => {}
+            }
+        }
+        if name.matches('/').count() > 1 {
+            return refuse("it has more parts than org/name");
+        }
+        if let Some(q) = quantization {
+            if q.is_empty() {
+                return refuse("nothing follows the ':'");
+            }
+            if q.len() > 64 || !q.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')) {
+                return refuse("what follows the ':' is no quantization");
+            }
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            name: name.to_owned(),
+            quantization: quantization.map(str::to_ascii_uppercase),
+            revision: revision.map(|revision| checked_revision(text, revision)).transpose()?,
+            file: None,
+        })
+    }
+
+    /// The text as it was given.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The alias, folder or `org/name`, without quantization and revision.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `org/name`, if that is what it is.
+    #[must_use]
+    pub fn repository(&self) -> Option<&str> {
+        self.name.contains('/').then_some(self.name.as_str())
+    }
+
+    /// The last part of the name.
+    #[must_use]
+    pub fn last_part(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+
+    /// The quantization in upper case.
+    #[must_use]
+    pub fn quantization(&self) -> Option<&str> {
+        self.quantization.as_deref()
+    }
+
+    /// The branch, tag or commit.
+    #[must_use]
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
+    }
+
+    /// The one file that the page of a file names.
+    #[must_use]
+    pub fn file(&self) -> Option<&RepoPath> {
+        self.file.as_ref()
+    }
+}
+
+fn checked_revision(text: &str, revision: &str) -> Result<String> {
+    let bad = revision.is_empty()
+        || revision.len() > 255
+        || revision.starts_with('/')
+        || revision.split('/').any(|part| part.is_empty() || part == "." || part == "..")
+        || revision
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, ':' | '?' | '*' | '[' | '~' | '^'));
+    if bad {
+        return Err(Error::InvalidReference {
+            reference: text::printable(text),
+            reason: "what follows the '@' is no branch, tag or commit".to_owned(),
+        });
+    }
+    Ok(revision.to_owned())
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(quantization) = &self.quantization {
+            write!(f, ":{quantization}")?;
+        }
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Reference {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_written_form_is_read() {
+        let cases = [
+            ("tinyllama", "tinyllama", None, None),
+            ("org/Name", "org/Name", None, None),
+            ("org/name:q4_k_m", "org/name", Some("Q4_K_M"), None),
+            ("org/name@v1.0", "org/name", None, Some("v1.0")),
+            ("org/name:Q8_0@refs/pr/1", "org/name", Some("Q8_0"), Some("refs/pr/1")),
+            ("org/name@main:Q8_0", "org/name", Some("Q8_0"), Some("main")),
+            ("hf://org/name", "org/name", None, None),
+            ("https://huggingface.co/org/name", "org/name", None, None),
+            ("https://huggingface.co/org/name/", "org/name", None, None),
+            ("https://hf.co/org/name/tree/main?x=1", "org/name", None, None),
+            ("https://huggingface.co/org/name/tree/v2", "org/name", None, Some("v2")),
+            ("my folder", "my folder", None, None),
+        ];
+        for (text, name, quantization, revision) in cases {
+            let reference = Reference::parse(text).unwrap();
+            assert_eq!(
+                (reference.name(), reference.quantization(), reference.revision()),
+                (name, quantization, revision),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_of_a_file_names_the_file() {
+        let reference = Reference::parse("https://huggingface.co/org/name/blob/main/Q4/m%20x.gguf").unwrap();
+        assert_eq!(reference.name(), "org/name");
+        assert_eq!(reference.file().unwrap().as_str(), "Q4/m x.gguf");
+    }
+
+    #[test]
+    fn hostile_references_are_refused() {
+        let cases = [
+            "",
+            " ",
+            ".",
+            "..",
+            "/",
+            "/etc",
+            "/abs/path",
+            "../x",
+            "a/..",
+            "a/../b",
+            "a//b",
+            "a/",
+            "a\\b",
+            "a\0b",
+            "a/b/c",
+            ":Q4",
+            "@main",
+            "a:",
+            "a@",
+            "a:Q4/..",
+            "a@../../x",
+            ".cache",
+            "org/.git",
+            "https://evil.example/org/name",
+            "ftp://x/y",
+            "hf://",
+            "hf:///etc/passwd",
+            "hf://../x",
+            "https://huggingface.co/",
+            "https://huggingface.co/datasets/x/y",
+            "https://huggingface.co/a/%2e%2e",
+        ];
+        for text in cases {
+            assert!(matches!(Reference::parse(text), Err(Error::InvalidReference { .. })), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_names_plain_parts(text in any::<String>()) {
+            if let Ok(reference) = Reference::parse(&text) {
+                prop_assert!(reference.name().split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
+                prop_assert!(!reference.name().contains(['\0', '\\']));
+            }
+        }
+
+        #[test]
+        fn display_reads_back(name in "[a-z][a-z0-9-]{0,8}(/[a-z][a-z0-9.]{0,8})?", q in proptest::option::of("[A-Z0-9_]{1,6}"), rev in proptest::option::of("[a-z0-9]{1,8}")) {
+            let text = format!("{name}{}{}", q.map(|q| format!(":{q}")).unwrap_or_default(), rev.map(|r| format!("@{r}")).unwrap_or_default());
+            let reference = Reference::parse(&text).unwrap();
+            prop_assert_eq!(reference.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What checking a model found.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Algorithm, ModelId};
+
+/// The state of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileStatus {
+    /// What was checked is right.
+    Ok,
+    /// The bytes are not the promised ones.
+    Corrupt,
+    /// Shorter than the record or its own header says.
+    Truncated,
+    /// A record or a set of shards names it and it is not there.
+    Missing,
+    /// It could not be read.
+    Unreadable,
+    /// Nothing knows a checksum for it; what structure tells is right.
+    NoChecksum,
+    /// Longer than the record or its own header says.
+    Extra,
+}
+
+impl FileStatus {
+    /// Whether a model with such a file is still right.
+    #[must_use]
+    pub fn is_ok(self) -> bool {
+        matches!(self, Self::Ok | Self::NoChecksum)
+    }
+
+    /// The name in JSON and on screens.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Corrupt => "corrupt",
+            Self::Truncated => "truncated",
+            Self::Missing => "missing",
+            Self::Unreadable => "unreadable",
+            Self::NoChecksum => "no-checksum",
+            Self::Extra => "extra",
+        }
+    }
+}
+
+/// One file of a [`Verification`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCheck {
+    /// Path inside the model, escaped.
+    pub path: String,
+    /// What was found.
+    pub status: FileStatus,
+    /// What was compared: "sha256", "git-sha1" or "structure".
+    pub algorithm: Option<String>,
+    /// What it should be: a digest, or a length in bytes.
+    pub expected: Option<String>,
+    /// What it is.
+    pub actual: Option<String>,
+}
+
+impl FileCheck {
+    /// The name of the check that compares a digest.
+    #[must_use]
+    pub fn algorithm_name(algorithm: Algorithm) -> String {
+        algorithm.name().to_owned()
+    }
+}
+
+/// What checking one model found. Serialises as an element of `models` in `verify --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// The row.
+    #[serde(flatten)]
+    pub model: ModelId,
+    /// Whether every file is right.
+    pub ok: bool,
+    /// Every file that belongs to it, missing ones included.
+    pub files: Vec<FileCheck>,
+}

@@ -1,0 +1,60 @@
+//! From a reference to files: what a download takes, and where it goes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hub::Repository;
+use crate::model::{Quantization, RemoteFile};
+
+/// Into which kind of store a download goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DestinationKind {
+    /// A folder of the flat store.
+    #[default]
+    Flat,
+    /// The Hugging Face cache.
+    Hf,
+}
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DownloadRequest {
+    /// The reference as typed.
+    pub reference: String,
+    /// Patterns over whole paths instead of the default selection.
+    pub files: Vec<String>,
+    /// Where to.
+    pub to: DestinationKind,
+    /// Fetch also what is there already.
+    pub force: bool,
+}
+
+/// What a download will fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownloadPlan {
+    /// The request.
+    pub request: DownloadRequest,
+    /// The repository, pinned.
+    pub repository: Repository,
+    /// What will be fetched, weights first.
+    pub files: Vec<RemoteFile>,
+    /// The quantization, if one was named or chosen.
+    pub quantization: Option<Quantization>,
+    /// The folder.
+    pub folder: PathBuf,
+    /// Sum of the sizes.
+    pub total: u64,
+}
+
+/// A finished download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downloaded {
+    /// The first shard, the GGUF, or for safetensors the index or the first file.
+    pub path: PathBuf,
+    /// Every file.
+    pub paths: Vec<PathBuf>,
+    /// Bytes that came over the network.
+    pub fetched: u64,
+}

@@ -1,0 +1,1 @@
+//! The flat store: one folder a model under a base folder.

@@ -1,0 +1,95 @@
+//! Where models are: one interface over every kind of store, scans and plans.
+
+pub mod flat;
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::disk::usage::Usage;
+use crate::error::Result;
+use crate::format::Metadata;
+use crate::model::{Model, ModelFile, Plan, StoreKind, StoreSummary};
+
+/// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// What is shown.
+    pub model: Model,
+    /// Every regular file of it, bookkeeping included.
+    pub usage: Usage,
+}
+
+/// Everything about one model, for the detail pane and `info`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Details {
+    /// The row.
+    #[serde(flatten)]
+    pub model: Model,
+    /// Its files, weights first, then by path.
+    pub files: Vec<ModelFile>,
+    /// Its revisions, where the store keeps several.
+    pub revisions: Vec<Revision>,
+    /// What the header of its first weights file tells.
+    pub metadata: Option<Metadata>,
+}
+
+/// One revision of a model in a store that keeps several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Revision {
+    /// The commit.
+    pub commit: String,
+    /// Branches and tags that name it.
+    pub refs: Vec<String>,
+    /// What only this revision takes.
+    pub reclaimable_bytes: u64,
+}
+
+/// Which part of a row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The whole row.
+    Whole,
+    /// One quantization with all its shards.
+    Quantization(String),
+    /// One revision.
+    Revision(String),
+    /// Single files, by their path inside the model.
+    Files(Vec<String>),
+}
+
+/// What a deletion is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    /// Id of the row in its store.
+    pub id: String,
+    /// Which part of it.
+    pub part: Part,
+}
+
+/// One place where models are. Methods block on the disk: call them on a blocking thread.
+pub trait Store: fmt::Debug + Send + Sync {
+    /// The kind.
+    fn kind(&self) -> StoreKind;
+
+    /// Its root, resolved; it may not exist.
+    fn root(&self) -> &Path;
+
+    /// Gives each row to `sink` as soon as it is known, in no promised order. A broken entry is a row with its damage
+    /// in `warnings`; a store that is missing has no rows. What could not be read is said in the summary's warnings.
+    fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary;
+
+    /// Everything about one row.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`] when there is none of that id.
+    fn details(&self, id: &str) -> Result<Details>;
+
+    /// What deleting `targets` would do, as one plan: what they share counts once. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`] when a target is not there.
+    fn plan_deletion(&self, targets: &[Target]) -> Result<Plan>;
+}

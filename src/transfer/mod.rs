@@ -1,0 +1,89 @@
+//! Bytes from a source to a destination: staged, journalled, resumed, verified, then published.
+//!
+//! This module owns the two traits that the others adapt to: [`Source`] (the hub does, in `provisioner`) and
+//! [`Destination`] (a store does). It knows neither.
+
+mod engine;
+mod event;
+mod journal;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+
+pub use engine::{Options, Outcome, Request, run};
+pub use event::{EventSink, TransferEvent};
+
+use crate::error::Result;
+use crate::model::{RemoteFile, Validator};
+
+/// An open stream of a file's bytes.
+pub struct Opening {
+    /// Offset of the first byte: the start of the range, or 0 when the source sends the whole file instead.
+    pub from: u64,
+    /// Length of the whole file as the source says now.
+    pub size: u64,
+    /// For the next [`Source::open`]; none when the source gives none.
+    pub validator: Option<Validator>,
+    /// The bytes.
+    pub stream: BoxStream<'static, Result<Bytes>>,
+}
+
+/// Where bytes come from.
+pub trait Source: Send + Sync {
+    /// Opens `range` of `file`. With a validator the source sends that range only if the bytes are still the same,
+    /// and the whole file otherwise.
+    ///
+    /// # Errors
+    /// [`crate::Error::Changed`] when the file is another one now; [`crate::Error::Unreachable`] and
+    /// [`crate::Error::RateLimited`] are worth another try, the rest is not.
+    fn open<'a>(
+        &'a self,
+        file: &'a RemoteFile,
+        range: Range<u64>,
+        validator: Option<&'a Validator>,
+    ) -> BoxFuture<'a, Result<Opening>>;
+}
+
+/// Where a file is put together: beside its target, in the same file system, under names that no other tool publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staging {
+    /// `<name>.<digest16>.llorch`.
+    pub partial: PathBuf,
+    /// `<name>.<digest16>.llorch.json`; also the file that is locked.
+    pub journal: PathBuf,
+}
+
+/// Where files go. Methods block on the disk.
+pub trait Destination: Send + Sync {
+    /// A folder on the file system that the files will lie on, for the question of space; it may not exist yet.
+    fn folder(&self) -> &Path;
+
+    /// The published file, if it is there already with the right size and a checksum that its own records vouch for
+    /// (or that is computed now); then nothing is fetched.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>>;
+
+    /// Prepares the place for `file` (folders are created below the store's root) and names its staging files.
+    ///
+    /// # Errors
+    /// [`crate::Error::UnsafePath`] or [`crate::Error::Io`].
+    fn stage(&self, file: &RemoteFile) -> Result<Staging>;
+
+    /// Publishes the whole, verified and synced partial under its final name and notes its checksum.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`]; the partial then still stands.
+    fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf>;
+
+    /// Called once after the last file of a request is published: writes the record.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`].
+    fn finish(&self, files: &[RemoteFile]) -> Result<()>;
+}
