@@ -15,7 +15,9 @@ impl Layers {
         for line in source.lines().filter_map(|line| line.strip_prefix("//! | L")) {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             let [layer, module, _, extra, ..] = cells[..] else { panic!("a row of the layer table is short: {line}") };
-            let names = |cell: &str| cell.split(',').map(|n| n.trim().trim_matches('`').to_owned()).filter(|n| !n.is_empty()).collect();
+            let names = |cell: &str| {
+                cell.split(',').map(|n| n.trim().trim_matches('`').to_owned()).filter(|n| !n.is_empty()).collect()
+            };
             modules.insert(module.trim_matches('`').to_owned(), (layer.parse().unwrap(), names(extra)));
         }
         Self(modules)
