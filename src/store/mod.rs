@@ -1,6 +1,7 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
 pub mod flat;
+pub mod verify;
 
 use std::fmt;
 use std::path::Path;
