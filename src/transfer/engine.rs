@@ -1,11 +1,12 @@
 //! Runs a request: file by file, from staging to publication.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, EventSink, Source};
+use super::{Destination, EventSink, RetryPolicy, Source, Throttle};
 use crate::error::Result;
 use crate::model::RemoteFile;
 
@@ -25,23 +26,29 @@ pub struct Request {
 /// How to fetch.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes per second over all connections; `None` is no limit.
-    pub limit: Option<u64>,
-    /// Give up when no first byte arrived for so long.
-    pub first_byte: Duration,
+    /// The speed limit. Everything that holds a clone of the same one shares its bytes per second, and
+    /// [`Throttle::set_limit`] changes it while transfers run.
+    pub throttle: Throttle,
+    /// Give up when no first byte arrived for so long; `None` never gives up. A foreground command has a bound here,
+    /// a queue has none.
+    pub first_byte: Option<Duration>,
     /// A connection without a byte for so long is dropped and opened again.
     pub stall: Duration,
     /// After the first byte: give up after failing for so long without progress; `None` never gives up.
     pub patience: Option<Duration>,
+    /// Pauses between tries.
+    pub retry: RetryPolicy,
 }
 
 impl Default for Options {
+    /// What a foreground command does: no limit, 30 s for the first byte, then 10 minutes of patience.
     fn default() -> Self {
         Self {
-            limit: None,
-            first_byte: Duration::from_secs(30),
+            throttle: Throttle::default(),
+            first_byte: Some(Duration::from_secs(30)),
             stall: Duration::from_secs(20),
             patience: Some(Duration::from_secs(600)),
+            retry: RetryPolicy::default(),
         }
     }
 }
@@ -65,8 +72,8 @@ pub struct Outcome {
 /// (the partial is kept). [`crate::Error::ChecksumMismatch`] after a second fetch was wrong too (the partial is removed).
 pub async fn run(
     _request: &Request,
-    _source: &dyn Source,
-    _destination: &dyn Destination,
+    _source: &Arc<dyn Source>,
+    _destination: &Arc<dyn Destination>,
     _options: &Options,
     _events: &EventSink,
     _cancel: &CancellationToken,

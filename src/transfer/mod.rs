@@ -6,6 +6,8 @@
 mod engine;
 mod event;
 mod journal;
+mod retry;
+mod throttle;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use futures_util::stream::BoxStream;
 
 pub use engine::{Options, Outcome, Request, run};
 pub use event::{EventSink, TransferEvent};
+pub use retry::RetryPolicy;
+pub use throttle::Throttle;
 
 use crate::error::Result;
 use crate::model::{RemoteFile, Validator};
@@ -57,6 +61,16 @@ pub struct Staging {
     pub journal: PathBuf,
 }
 
+/// Removes what an unfinished transfer left: the partial, then its journal.
+///
+/// Blocks on the disk. Nothing there is no error.
+///
+/// # Errors
+/// [`crate::Error::Locked`] while a transfer works on it, [`crate::Error::Io`] when it cannot be removed.
+pub fn discard(_staging: &Staging) -> Result<()> {
+    todo!()
+}
+
 /// Where files go. Methods block on the disk.
 pub trait Destination: Send + Sync {
     /// A folder on the file system that the files will lie on, for the question of space; it may not exist yet.
@@ -69,7 +83,11 @@ pub trait Destination: Send + Sync {
     /// When the disk cannot be read.
     fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>>;
 
-    /// Prepares the place for `file` (folders are created below the store's root) and names its staging files.
+    /// Names the staging files of `file`; nothing is created and nothing is looked at.
+    fn staging(&self, file: &RemoteFile) -> Staging;
+
+    /// Prepares the place for `file` (folders are created below the store's root) and names its staging files, as
+    /// [`Self::staging`] does.
     ///
     /// # Errors
     /// [`crate::Error::UnsafePath`] or [`crate::Error::Io`].

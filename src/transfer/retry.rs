@@ -1,0 +1,187 @@
+//! When to try again, and when to give up.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+/// The longest wait that a server may ask for; a longer one is cut to this, and the next answer decides again.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
+/// Pauses between tries: each twice as long as the one before, within these bounds, less a random part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The first pause.
+    pub first: Duration,
+    /// The longest pause that is not asked for by the server.
+    pub longest: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), longest: Duration::from_secs(30) }
+    }
+}
+
+impl RetryPolicy {
+    /// The pause before try number `attempt` (from 1). `asked` is what the server asks for; the pause is never shorter.
+    /// `random` lies in 0..=1 and spreads those who failed together.
+    pub(super) fn pause(&self, attempt: u32, asked: Option<Duration>, random: f64) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(16);
+        let full = self.first.saturating_mul(1 << doublings).min(self.longest);
+        let own = full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0));
+        match asked {
+            None => own,
+            // A second beyond: the window that the server counts in must really be over.
+            Some(asked) => asked.min(LONGEST_ASKED) + self.first.mul_f64(2.0 * random.clamp(0.0, 1.0)).max(own),
+        }
+    }
+}
+
+/// A number in 0..=1 that differs between processes and calls; enough to spread retries.
+pub(super) fn random() -> f64 {
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u8(0);
+    hasher.finish() as f64 / u64::MAX as f64
+}
+
+/// Whether trying again may help. Before the first byte an answer that is no hub's means a wrong address; in the
+/// middle of a file that was arriving it means a proxy or a server that stumbled.
+pub(super) fn worth_another_try(error: &Error, bytes_arrived: bool) -> bool {
+    match error {
+        Error::Unreachable { .. } | Error::RateLimited { .. } => true,
+        Error::BadAnswer { .. } => bytes_arrived,
+        Error::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+        _ => false,
+    }
+}
+
+/// How long a transfer may still fail. Progress renews it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    first_byte: Option<Duration>,
+    patience: Option<Duration>,
+    since: Instant,
+    bytes_arrived: bool,
+    failures: u32,
+}
+
+impl Budget {
+    pub(super) fn new(first_byte: Option<Duration>, patience: Option<Duration>, now: Instant) -> Self {
+        Self { first_byte, patience, since: now, bytes_arrived: false, failures: 0 }
+    }
+
+    /// Starts the clock again without progress: the next file begins, or something that was no failure took time.
+    pub(super) fn restart_clock(&mut self, now: Instant) {
+        self.since = now;
+    }
+
+    /// A byte came that was not there before.
+    pub(super) fn progress(&mut self, now: Instant) {
+        self.since = now;
+        self.bytes_arrived = true;
+        self.failures = 0;
+    }
+
+    /// Whether any byte came yet.
+    pub(super) fn bytes_arrived(&self) -> bool {
+        self.bytes_arrived
+    }
+
+    /// What is left of it; `None` is without end.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        let whole = if self.bytes_arrived { self.patience } else { self.first_byte };
+        whole.map(|whole| whole.saturating_sub(now.saturating_duration_since(self.since)))
+    }
+
+    /// Notes a failure: the number of the next try and the pause before it, or `None` when it would come too late.
+    pub(super) fn failed(
+        &mut self,
+        policy: &RetryPolicy,
+        asked: Option<Duration>,
+        random: f64,
+        now: Instant,
+    ) -> Option<(u32, Duration)> {
+        self.failures = self.failures.saturating_add(1);
+        let pause = policy.pause(self.failures, asked, random);
+        match self.left(now) {
+            Some(left) if pause >= left => None,
+            _ => Some((self.failures, pause)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_spread_over_their_upper_half() {
+        let policy = RetryPolicy::default();
+        let longest: Vec<u128> = (1..=8).map(|n| policy.pause(n, None, 1.0).as_millis()).collect();
+        assert_eq!(longest, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(policy.pause(1, None, 0.0).as_millis(), 250);
+        assert_eq!(policy.pause(u32::MAX, None, 0.0).as_secs(), 15);
+    }
+
+    #[test]
+    fn a_pause_that_the_server_asks_for_is_kept_but_not_for_a_day() {
+        let policy = RetryPolicy::default();
+        for random in [0.0, 0.5, 1.0] {
+            let pause = policy.pause(1, Some(20 * SECOND), random);
+            assert!((20 * SECOND..=21 * SECOND).contains(&pause), "{pause:?}");
+        }
+        assert!(policy.pause(1, Some(Duration::MAX), 1.0) <= LONGEST_ASKED + SECOND);
+    }
+
+    #[test]
+    fn without_a_first_byte_the_first_bound_holds_and_after_it_the_patience() {
+        let start = Instant::now();
+        let mut budget = Budget::new(Some(30 * SECOND), Some(600 * SECOND), start);
+        assert_eq!(budget.left(start + 10 * SECOND), Some(20 * SECOND));
+        assert!(budget.failed(&RetryPolicy::default(), None, 0.0, start + 10 * SECOND).is_some());
+        assert!(budget.failed(&RetryPolicy::default(), None, 0.0, start + 31 * SECOND).is_none());
+
+        budget.progress(start + 20 * SECOND);
+        assert_eq!(budget.left(start + 31 * SECOND), Some(589 * SECOND));
+        let (attempt, _) = budget.failed(&RetryPolicy::default(), None, 0.0, start + 31 * SECOND).unwrap();
+        assert_eq!(attempt, 1, "progress renews the number of tries");
+        assert!(budget.failed(&RetryPolicy::default(), None, 0.0, start + 621 * SECOND).is_none());
+    }
+
+    #[test]
+    fn a_wait_that_outlasts_the_budget_fails_at_once() {
+        let start = Instant::now();
+        let mut budget = Budget::new(Some(30 * SECOND), None, start);
+        assert!(budget.failed(&RetryPolicy::default(), Some(172 * SECOND), 0.0, start).is_none());
+    }
+
+    #[test]
+    fn without_bounds_it_never_gives_up() {
+        let start = Instant::now();
+        let mut budget = Budget::new(None, None, start);
+        for hour in 0..1000 {
+            assert!(budget.failed(&RetryPolicy::default(), None, 1.0, start + hour * 3600 * SECOND).is_some());
+        }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let bad = Error::BadAnswer { url: "u".into(), reason: "r".into() };
+        assert!(!worth_another_try(&bad, false));
+        assert!(worth_another_try(&bad, true));
+        let refused = |status| Error::Refused { url: "u".into(), status, reason: "r".into() };
+        assert!(worth_another_try(&refused(503), false));
+        assert!(!worth_another_try(&refused(403), true));
+        assert!(!worth_another_try(&Error::Changed { file: "f".into() }, true));
+    }
+
+    #[test]
+    fn random_numbers_differ_and_stay_in_bounds() {
+        let numbers: Vec<f64> = (0..64).map(|_| random()).collect();
+        assert!(numbers.iter().all(|n| (0.0..=1.0).contains(n)));
+        assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n >= 0.5));
+    }
+}
