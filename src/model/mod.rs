@@ -3,12 +3,15 @@
 mod digest;
 mod file;
 mod file_name;
+pub mod filter;
 mod identity;
 mod plan;
 mod quantization;
 mod reference;
 mod repo_path;
 mod row;
+pub mod selection;
+pub mod selector;
 pub mod size;
 pub mod text;
 mod verification;

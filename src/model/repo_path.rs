@@ -84,27 +84,32 @@ impl RepoPath {
     /// Whether `pattern` matches the whole path: `*` stands for any text, `/` included, `?` for one character.
     #[must_use]
     pub fn matches(&self, pattern: &str) -> bool {
-        let text: Vec<char> = self.0.chars().collect();
-        let pattern: Vec<char> = pattern.chars().collect();
-        let (mut t, mut p) = (0, 0);
-        let mut star: Option<(usize, usize)> = None;
-        while t < text.len() {
-            if p < pattern.len() && pattern[p] == '*' {
-                star = Some((p, t));
-                p += 1;
-            } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == text[t]) {
-                p += 1;
-                t += 1;
-            } else if let Some((star_p, star_t)) = star {
-                star = Some((star_p, star_t + 1));
-                p = star_p + 1;
-                t = star_t + 1;
-            } else {
-                return false;
-            }
-        }
-        pattern[p..].iter().all(|c| *c == '*')
+        wildcard(&self.0, pattern)
     }
+}
+
+/// Whether `pattern` matches the whole text: `*` stands for any text, `?` for one character.
+pub(crate) fn wildcard(text: &str, pattern: &str) -> bool {
+    let text: Vec<char> = text.chars().collect();
+    let pattern: Vec<char> = pattern.chars().collect();
+    let (mut t, mut p) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if p < pattern.len() && pattern[p] == '*' {
+            star = Some((p, t));
+            p += 1;
+        } else if p < pattern.len() && (pattern[p] == '?' || pattern[p] == text[t]) {
+            p += 1;
+            t += 1;
+        } else if let Some((star_p, star_t)) = star {
+            star = Some((star_p, star_t + 1));
+            p = star_p + 1;
+            t = star_t + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
 }
 
 impl fmt::Display for RepoPath {

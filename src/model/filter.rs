@@ -1,0 +1,446 @@
+//! Which rows are shown, and in which order. Pure over rows and a time, so that every front end agrees.
+
+use std::cmp::Ordering;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Bytes, Model, StoreKind, text};
+
+/// A filter as people type it: words, and conditions such as `size>10G`, `age>30d`, `store:hf`, `quant:q4`, `owner:alice`,
+/// `mount:/data`, `kind:dataset`, `idle`, `damaged`. Every one must hold.
+///
+/// A word matches where it occurs in the id, the reference, the quantization, the architecture or the path's last part,
+/// whatever the case. What looks like a condition of an unknown name is a word, since ids may have a `:`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter(Vec<Term>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Term {
+    Word(String),
+    Size(Compare, u64),
+    Age(Compare, Duration),
+    Store(StoreKind),
+    Quantization(String),
+    Owner(String),
+    Mount(String),
+    Kind(String),
+    Idle,
+    Damaged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Compare {
+    Less,
+    LessOrEqual,
+    Equal,
+    GreaterOrEqual,
+    Greater,
+}
+
+impl Compare {
+    /// Splits `>=10G` into the comparison and the rest; the longer sign first.
+    fn split(text: &str) -> Option<(Self, &str)> {
+        let signs = [
+            (">=", Self::GreaterOrEqual),
+            ("<=", Self::LessOrEqual),
+            (">", Self::Greater),
+            ("<", Self::Less),
+            ("=", Self::Equal),
+        ];
+        signs.into_iter().find_map(|(sign, compare)| text.strip_prefix(sign).map(|rest| (compare, rest)))
+    }
+
+    fn holds<T: Ord>(self, value: &T, limit: &T) -> bool {
+        match (self, value.cmp(limit)) {
+            (Self::Less | Self::LessOrEqual, Ordering::Less)
+            | (Self::LessOrEqual | Self::Equal | Self::GreaterOrEqual, Ordering::Equal)
+            | (Self::Greater | Self::GreaterOrEqual, Ordering::Greater) => true,
+            _ => false,
+        }
+    }
+}
+
+impl Filter {
+    /// Reads the terms of `text`, separated by white space.
+    ///
+    /// # Errors
+    /// A line that says which condition is malformed, and how it is written.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        text.split_whitespace().map(Term::parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Every term of every text.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_all<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        let mut terms = Vec::new();
+        for text in texts {
+            terms.extend(Self::parse(text)?.0);
+        }
+        Ok(Self(terms))
+    }
+
+    /// Whether it lets everything through.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether it can only be answered after somebody looked which processes hold the models.
+    #[must_use]
+    pub fn needs_holders(&self) -> bool {
+        self.0.contains(&Term::Idle)
+    }
+
+    /// Whether every term holds for `model` at `now`. What is not known does not match.
+    #[must_use]
+    pub fn matches(&self, model: &Model, now: Timestamp) -> bool {
+        self.0.iter().all(|term| term.matches(model, now))
+    }
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text)
+    }
+}
+
+impl Term {
+    fn parse(word: &str) -> Result<Self, String> {
+        let lower = word.to_lowercase();
+        if let Some((compare, value)) = lower.strip_prefix("size").and_then(Compare::split) {
+            let bytes = Bytes::parse(value).ok_or_else(|| malformed(word, "size>10G"))?;
+            return Ok(Self::Size(compare, bytes.0));
+        }
+        if let Some((compare, value)) = lower.strip_prefix("age").and_then(Compare::split) {
+            return Ok(Self::Age(compare, parse_age(value).ok_or_else(|| malformed(word, "age>30d"))?));
+        }
+        match lower.as_str() {
+            "idle" => return Ok(Self::Idle),
+            "damaged" => return Ok(Self::Damaged),
+            _ => {}
+        }
+        // Values keep their case where they name a user or a folder.
+        if let Some((name, value)) = word.split_once(':').filter(|(_, value)| !value.is_empty()) {
+            match name.to_lowercase().as_str() {
+                "store" => return Ok(Self::Store(value.to_lowercase().parse()?)),
+                "quant" => return Ok(Self::Quantization(value.to_lowercase())),
+                "owner" => return Ok(Self::Owner(value.to_owned())),
+                "mount" => return Ok(Self::Mount(value.to_owned())),
+                "kind" => {
+                    let kind = value.to_lowercase();
+                    if !["model", "dataset", "space", "other"].contains(&kind.as_str()) {
+                        return Err(malformed(word, "kind:model, kind:dataset, kind:space or kind:other"));
+                    }
+                    return Ok(Self::Kind(kind));
+                }
+                _ => {}
+            }
+        }
+        Ok(Self::Word(lower))
+    }
+
+    fn matches(&self, model: &Model, now: Timestamp) -> bool {
+        match self {
+            Self::Word(word) => {
+                let found = |text: &str| text.to_lowercase().contains(word);
+                found(&model.identity.id)
+                    || model.reference.as_deref().is_some_and(found)
+                    || model.architecture.as_deref().is_some_and(found)
+                    || model.quantizations.iter().any(|quantization| found(quantization.as_str()))
+                    || model.path.file_name().is_some_and(|name| found(&text::escape(name)))
+            }
+            Self::Size(compare, bytes) => compare.holds(&model.disk_bytes, bytes),
+            Self::Age(compare, limit) => last_use(model).is_some_and(|used| {
+                let age = Duration::try_from(now.duration_since(used)).unwrap_or_default();
+                compare.holds(&age, limit)
+            }),
+            Self::Store(kind) => model.identity.store == *kind,
+            Self::Quantization(part) => {
+                model.quantizations.iter().any(|quantization| quantization.as_str().to_lowercase().contains(part))
+            }
+            Self::Owner(name) => model.owner.as_deref() == Some(name),
+            Self::Mount(path) => model.mount.as_deref() == Some(Path::new(path)),
+            Self::Kind(kind) => {
+                use super::ModelKind::{Dataset, Model, Other, Space};
+                kind == match model.kind {
+                    Model => "model",
+                    Dataset => "dataset",
+                    Space => "space",
+                    Other => "other",
+                }
+            }
+            Self::Idle => model.in_use_by.as_ref().is_some_and(Vec::is_empty),
+            Self::Damaged => !model.complete,
+        }
+    }
+}
+
+fn malformed(word: &str, example: &str) -> String {
+    format!("'{}' is no filter; write it like {example}", text::printable(word))
+}
+
+/// `30d`, `12h`, `2w`, `6mo`, `1y`, `45m`, `90s`: months count 30 days and years 365.
+fn parse_age(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        "w" => 7 * 86_400,
+        "mo" => 30 * 86_400,
+        "y" => 365 * 86_400,
+        _ => return None,
+    };
+    number.checked_mul(seconds).map(Duration::from_secs)
+}
+
+/// The later of the last access and the last change: file systems note accesses late or not at all.
+#[must_use]
+pub fn last_use(model: &Model) -> Option<Timestamp> {
+    model.accessed.max(model.modified)
+}
+
+/// By what rows are sorted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SortKey {
+    /// The id, whatever the case.
+    #[default]
+    Name,
+    /// The store, then the id.
+    Store,
+    /// Bytes on disk, most first.
+    Size,
+    /// Bytes that deleting frees, most first.
+    Reclaimable,
+    /// The last use, longest ago first; unknown last.
+    Used,
+    /// The last change, newest first; unknown last.
+    Modified,
+    /// Parameters, most first; unknown last.
+    Parameters,
+    /// The quantization's label.
+    Quantization,
+    /// The owner's name.
+    Owner,
+}
+
+impl SortKey {
+    /// Every key, in the order in which a screen goes through them.
+    pub const ALL: [Self; 9] = [
+        Self::Name,
+        Self::Store,
+        Self::Size,
+        Self::Reclaimable,
+        Self::Used,
+        Self::Modified,
+        Self::Parameters,
+        Self::Quantization,
+        Self::Owner,
+    ];
+
+    /// The word on the command line and on screens.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Store => "store",
+            Self::Size => "size",
+            Self::Reclaimable => "reclaimable",
+            Self::Used => "used",
+            Self::Modified => "modified",
+            Self::Parameters => "parameters",
+            Self::Quantization => "quantization",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The next key, after the last one the first.
+    #[must_use]
+    pub fn next(self) -> Self {
+        let at = Self::ALL.iter().position(|key| *key == self).unwrap_or_default();
+        Self::ALL[(at + 1) % Self::ALL.len()]
+    }
+
+    /// The order of two rows. It is total: rows that are equal by the key are ordered by name, store and root.
+    #[must_use]
+    pub fn compare(self, a: &Model, b: &Model) -> Ordering {
+        let by_key = match self {
+            Self::Name => Ordering::Equal,
+            Self::Store => a.identity.store.cmp(&b.identity.store),
+            Self::Size => b.disk_bytes.cmp(&a.disk_bytes),
+            Self::Reclaimable => b.reclaimable_bytes.cmp(&a.reclaimable_bytes),
+            Self::Used => unknown_last(last_use(a), last_use(b), Ord::cmp),
+            Self::Modified => unknown_last(a.modified, b.modified, |a, b| b.cmp(a)),
+            Self::Parameters => unknown_last(a.parameters, b.parameters, |a, b| b.cmp(a)),
+            Self::Quantization => a.quantization_label().cmp(&b.quantization_label()),
+            Self::Owner => unknown_last(a.owner.as_deref(), b.owner.as_deref(), Ord::cmp),
+        };
+        by_key
+            .then_with(|| a.identity.id.to_lowercase().cmp(&b.identity.id.to_lowercase()))
+            .then_with(|| a.identity.cmp(&b.identity))
+    }
+}
+
+fn unknown_last<T>(a: Option<T>, b: Option<T>, compare: impl Fn(&T, &T) -> Ordering) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => compare(&a, &b),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    }
+}
+
+impl FromStr for SortKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|key| key.name()).collect();
+            format!("'{}' is no sort key; use one of {}", text::printable(text), names.join(", "))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::super::{Holder, ModelId, ModelKind, Quantization};
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-31T00:00:00Z".parse().unwrap()
+    }
+
+    fn model(id: &str) -> Model {
+        Model {
+            identity: ModelId { store: StoreKind::Flat, store_path: PathBuf::from("/data/models"), id: id.to_owned() },
+            kind: ModelKind::Model,
+            reference: Some("TheBloke/TinyLlama-GGUF".to_owned()),
+            path: PathBuf::from("/data/models").join(id),
+            owner: Some("alice".to_owned()),
+            mount: Some(PathBuf::from("/data")),
+            format: None,
+            quantization: None,
+            quantizations: vec![Quantization::new("Q4_K_M"), Quantization::new("F16")],
+            architecture: Some("llama".to_owned()),
+            parameters: None,
+            context_length: None,
+            file_count: 1,
+            size_bytes: 20 << 30,
+            disk_bytes: 20 << 30,
+            reclaimable_bytes: 20 << 30,
+            modified: Some("2026-01-01T00:00:00Z".parse().unwrap()),
+            accessed: None,
+            complete: true,
+            in_use_by: None,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_condition_decides() {
+        let model = model("tinyllama");
+        let yes = [
+            "",
+            "TINY",
+            "thebloke q4",
+            "size>10G",
+            "size>=20G",
+            "size<1T",
+            "age>29d",
+            "age<5w",
+            "store:flat",
+            "quant:q4",
+            "quant:F16",
+            "owner:alice",
+            "mount:/data",
+            "kind:model",
+            "tiny size>1G store:flat",
+        ];
+        for text in yes {
+            assert!(Filter::parse(text).unwrap().matches(&model, now()), "{text}");
+        }
+        let no = [
+            "mistral",
+            "tiny mistral",
+            "size>20G",
+            "age>30d",
+            "store:hf",
+            "quant:q8",
+            "owner:bob",
+            "mount:/",
+            "kind:dataset",
+            "idle",
+            "damaged",
+        ];
+        for text in no {
+            assert!(!Filter::parse(text).unwrap().matches(&model, now()), "{text}");
+        }
+    }
+
+    #[test]
+    fn idle_means_that_somebody_looked() {
+        let idle = Filter::parse("idle").unwrap();
+        assert!(idle.needs_holders());
+        let mut model = model("m");
+        assert!(!idle.matches(&model, now()));
+        model.in_use_by = Some(Vec::new());
+        assert!(idle.matches(&model, now()));
+        model.in_use_by = Some(vec![Holder { pid: 1, user: "root".to_owned(), command: "vllm".to_owned() }]);
+        assert!(!idle.matches(&model, now()));
+    }
+
+    #[test]
+    fn malformed_conditions_say_how_they_are_written() {
+        for (text, hint) in
+            [("size>big", "size>10G"), ("age>30", "age>30d"), ("store:x", "flat, hf"), ("kind:x", "kind:")]
+        {
+            let error = Filter::parse(text).unwrap_err();
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn ids_with_a_colon_are_words() {
+        assert!(Filter::parse("llama3:8b").unwrap().matches(&model("llama3:8b"), now()));
+    }
+
+    #[test]
+    fn sizes_go_from_most_to_least_and_the_unknown_comes_last() {
+        let (mut a, mut b, mut c) = (model("a"), model("b"), model("c"));
+        (a.disk_bytes, b.disk_bytes, c.disk_bytes) = (1, 3, 2);
+        (a.parameters, b.parameters, c.parameters) = (None, Some(1), Some(2));
+        let sorted = |key: SortKey| {
+            let mut models = vec![a.clone(), b.clone(), c.clone()];
+            models.sort_by(|x, y| key.compare(x, y));
+            models.into_iter().map(|model| model.identity.id).collect::<String>()
+        };
+        assert_eq!(sorted(SortKey::Size), "bca");
+        assert_eq!(sorted(SortKey::Parameters), "cba");
+        assert_eq!(sorted(SortKey::Name), "abc");
+        assert_eq!("size".parse(), Ok(SortKey::Size));
+        assert!("x".parse::<SortKey>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_filter_or_an_error(text in any::<String>()) {
+            if let Ok(filter) = Filter::parse(&text) {
+                let _ = filter.matches(&model("m"), now());
+            }
+        }
+    }
+}
