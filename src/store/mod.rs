@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
-use crate::model::{Model, ModelFile, Plan, StoreKind, StoreSummary};
+use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary};
 
 /// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,4 +93,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::ModelNotFound`] when a target is not there.
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan>;
+
+    /// The row, or the part of it, that `reference` names here; `None` when it is not here. Only whole names count.
+    ///
+    /// # Errors
+    /// [`crate::Error::Ambiguous`] when several rows are equally meant, [`crate::Error::Io`] when the store cannot be read.
+    fn find(&self, reference: &Reference) -> Result<Option<Target>>;
+
+    /// What [`verify::run`] is to check of a row or a part of it, missing files included.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`] when there is no such row.
+    fn expected(&self, target: &Target) -> Result<Vec<verify::Expected>>;
 }

@@ -113,4 +113,12 @@ impl Store for FlatStore {
     fn plan_deletion(&self, _targets: &[Target]) -> Result<Plan> {
         todo!()
     }
+
+    fn find(&self, reference: &Reference) -> Result<Option<Target>> {
+        Ok(self.resolve(reference)?.map(|resolved| Target { id: resolved.id, part: resolved.part }))
+    }
+
+    fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
+        Self::expected(self, target)
+    }
 }
