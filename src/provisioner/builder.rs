@@ -59,6 +59,14 @@ impl ModelProvisioner {
         todo!()
     }
 
+    /// Removes what an unfinished download of `request` has left on disk. Nothing there is no error.
+    ///
+    /// # Errors
+    /// As [`Self::plan_download`]; [`crate::Error::Locked`] while a transfer works on it.
+    pub async fn discard(&self, _request: &DownloadRequest) -> Result<()> {
+        todo!()
+    }
+
     /// The base folder.
     #[must_use]
     pub fn base_dir(&self) -> &Path {

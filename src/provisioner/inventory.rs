@@ -1,12 +1,14 @@
 //! Every store of this host at once: what the table, `list` and `disk-usage` show, and plans over them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Result;
-use crate::model::{ModelId, Plan, StoreSummary};
-use crate::store::{Details, Part, Row, Store};
+use crate::model::selector::Selector;
+use crate::model::{ModelId, Plan, StoreSummary, Verification};
+use crate::store::{Details, Part, Row, Store, verify};
 
 /// What a scan gives, as it goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +60,28 @@ impl Inventory {
     /// # Errors
     /// [`crate::Error::ModelNotFound`] when one is gone.
     pub fn plan_deletion(&self, _targets: &[PlanTarget]) -> Result<Plan> {
+        todo!()
+    }
+
+    /// The row, or the part of it, that a command names. `store_path` limits it to the store with that root.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`]; [`crate::Error::Ambiguous`] prints the full arguments to choose from.
+    pub fn find(&self, _selector: &Selector, _store_path: Option<&Path>) -> Result<PlanTarget> {
+        todo!()
+    }
+
+    /// Checks one row or a part of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`], [`crate::Error::Cancelled`]. What is wrong with a file is its status, never an error.
+    pub fn verify(
+        &self,
+        _target: &PlanTarget,
+        _depth: verify::Depth,
+        _progress: &mut dyn FnMut(verify::Progress<'_>),
+        _cancel: &CancellationToken,
+    ) -> Result<Verification> {
         todo!()
     }
 }
