@@ -1,0 +1,5 @@
+//! What several test files share.
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(feature = "mirror")]
+pub mod hub;
