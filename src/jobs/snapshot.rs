@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobEvent, JobId, JobOutcome, JobSpec};
+use super::{JobEvent, JobEventKind, JobId, JobOutcome, JobSpec};
 use crate::model::text;
 
 /// What a job is doing.
@@ -120,13 +120,314 @@ pub struct Snapshot {
 impl Snapshot {
     /// Folds one event in. The worker, the screen and the progress bar all use this, so that they always agree.
     /// An event that is older than the snapshot changes nothing.
-    pub fn apply(&mut self, _event: &JobEvent) {
-        todo!()
+    pub fn apply(&mut self, event: &JobEvent) {
+        if event.number <= self.number {
+            return;
+        }
+        self.number = event.number;
+        match &event.kind {
+            JobEventKind::Queued { spec, position } => self.queue(event.job, spec, *position),
+            JobEventKind::Cleared => self.jobs.retain(|job| job.id != event.job),
+            kind => {
+                let Some(at) = self.jobs.iter().position(|job| job.id == event.job) else { return };
+                let before = Group::of(self.jobs[at].state);
+                self.jobs[at].apply(kind);
+                let after = Group::of(self.jobs[at].state);
+                if before != after {
+                    let job = self.jobs.remove(at);
+                    // What stops running is next; what begins or ends comes after those before it.
+                    let place = if after == Group::Waiting { self.start_of(after) } else { self.end_of(after) };
+                    self.jobs.insert(place, job);
+                }
+            }
+        }
+    }
+
+    fn queue(&mut self, id: JobId, spec: &JobSpec, position: usize) {
+        let mut job = match self.jobs.iter().position(|job| job.id == id) {
+            Some(at) => self.jobs.remove(at),
+            None => JobStatus::new(id, spec.clone()),
+        };
+        job.begin_again(spec);
+        let place = (self.start_of(Group::Waiting) + position).min(self.jobs.len());
+        self.jobs.insert(place, job);
+    }
+
+    fn start_of(&self, group: Group) -> usize {
+        self.jobs.iter().take_while(|job| Group::of(job.state) < group).count()
+    }
+
+    fn end_of(&self, group: Group) -> usize {
+        self.jobs.iter().take_while(|job| Group::of(job.state) <= group).count()
     }
 
     /// The job of that number.
     #[must_use]
     pub fn job(&self, id: JobId) -> Option<&JobStatus> {
         self.jobs.iter().find(|job| job.id == id)
+    }
+
+    /// Its place among the jobs that wait or are paused; `None` for one that runs or has ended.
+    #[must_use]
+    pub fn position(&self, id: JobId) -> Option<usize> {
+        self.jobs.iter().filter(|job| Group::of(job.state) == Group::Waiting).position(|job| job.id == id)
+    }
+
+    /// How many jobs wait or are paused.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.jobs.iter().filter(|job| Group::of(job.state) == Group::Waiting).count()
+    }
+}
+
+/// The sections of the queue, in the order in which they are shown.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    Ended,
+    Active,
+    Waiting,
+}
+
+impl Group {
+    fn of(state: JobState) -> Self {
+        if state.has_ended() {
+            Self::Ended
+        } else if state.is_active() {
+            Self::Active
+        } else {
+            Self::Waiting
+        }
+    }
+}
+
+impl JobStatus {
+    /// A job that nothing has happened to yet.
+    #[must_use]
+    pub fn new(id: JobId, spec: JobSpec) -> Self {
+        Self {
+            id,
+            spec,
+            state: JobState::Queued,
+            why: None,
+            bytes: 0,
+            total: None,
+            rate: None,
+            eta_s: None,
+            path: None,
+            outcome: None,
+            files: Vec::new(),
+        }
+    }
+
+    /// Back in the queue. What is known of its bytes stays, for the partial does.
+    fn begin_again(&mut self, spec: &JobSpec) {
+        self.spec = spec.clone();
+        (self.path, self.outcome) = (None, None);
+        self.rest(JobState::Queued, None);
+    }
+
+    /// A state in which nothing moves: there is no rate to show.
+    fn rest(&mut self, state: JobState, why: Option<&str>) {
+        self.state = state;
+        self.why = why.map(str::to_owned);
+        (self.rate, self.eta_s) = (None, None);
+    }
+
+    fn apply(&mut self, kind: &JobEventKind) {
+        match kind {
+            JobEventKind::Started { file, bytes, total } => {
+                self.rest(JobState::Running, None);
+                match file {
+                    Some(file) => self.file(file, bytes.unwrap_or(0), total.unwrap_or(0), false),
+                    None => {
+                        self.bytes = bytes.unwrap_or(self.bytes);
+                        self.total = total.or(self.total);
+                    }
+                }
+            }
+            JobEventKind::Progress { file, bytes, total, rate, eta_s, path } => {
+                match file {
+                    Some(file) => self.file(file, *bytes, *total, path.is_some()),
+                    None => {
+                        (self.bytes, self.total) = (*bytes, Some(*total));
+                        (self.rate, self.eta_s) = (*rate, *eta_s);
+                    }
+                }
+                self.state = JobState::Running;
+                self.why = None;
+            }
+            JobEventKind::Verifying { .. } => self.rest(JobState::Verifying, None),
+            JobEventKind::Waiting { error, .. } => self.rest(JobState::Waiting, Some(error)),
+            JobEventKind::Retrying { error, .. } => self.rest(JobState::Retrying, Some(error)),
+            JobEventKind::Paused => self.rest(JobState::Paused, None),
+            JobEventKind::Finished { path, outcome } => {
+                self.rest(JobState::Finished, None);
+                self.path.clone_from(path);
+                self.outcome.clone_from(outcome);
+                if let Some(total) = self.total {
+                    self.bytes = total;
+                }
+            }
+            JobEventKind::Failed { error } => self.rest(JobState::Failed, Some(error)),
+            JobEventKind::Cancelled => self.rest(JobState::Cancelled, None),
+            JobEventKind::Queued { .. } | JobEventKind::Cleared => {}
+        }
+    }
+
+    fn file(&mut self, file: &str, bytes: u64, total: u64, finished: bool) {
+        let progress = FileProgress { file: file.to_owned(), bytes, total, finished };
+        match self.files.iter_mut().find(|known| known.file == file) {
+            Some(known) => *known = progress,
+            None => self.files.push(progress),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::jobs::EVENT_VERSION;
+    use crate::provisioner::{DestinationKind, DownloadRequest};
+
+    fn spec() -> JobSpec {
+        JobSpec::Download(DownloadRequest {
+            reference: "org/name".into(),
+            files: Vec::new(),
+            to: DestinationKind::Flat,
+            force: false,
+        })
+    }
+
+    fn play(events: &[(u64, JobEventKind)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (number, (job, kind)) in (1..).zip(events) {
+            let event = JobEvent { version: EVENT_VERSION, number, job: JobId(*job), kind: kind.clone() };
+            snapshot.apply(&event);
+        }
+        snapshot
+    }
+
+    fn queued(position: usize) -> JobEventKind {
+        JobEventKind::Queued { spec: Box::new(spec()), position }
+    }
+
+    fn started() -> JobEventKind {
+        JobEventKind::Started { file: None, bytes: None, total: None }
+    }
+
+    fn order(snapshot: &Snapshot) -> Vec<u64> {
+        snapshot.jobs.iter().map(|job| job.id.0).collect()
+    }
+
+    #[test]
+    fn ended_jobs_come_first_then_running_then_waiting() {
+        let finished = JobEventKind::Finished { path: None, outcome: None };
+        let snapshot = play(&[
+            (1, queued(0)),
+            (2, queued(1)),
+            (3, queued(2)),
+            (4, queued(3)),
+            (1, started()),
+            (2, started()),
+            (2, finished),
+            (4, queued(0)),
+        ]);
+        assert_eq!(order(&snapshot), [2, 1, 4, 3]);
+        assert_eq!(snapshot.position(JobId(3)), Some(1));
+        assert_eq!(snapshot.position(JobId(1)), None);
+    }
+
+    #[test]
+    fn a_job_that_pauses_while_it_runs_is_next() {
+        let snapshot = play(&[(1, queued(0)), (2, queued(1)), (1, started()), (1, JobEventKind::Paused)]);
+        assert_eq!(order(&snapshot), [1, 2]);
+        assert_eq!(snapshot.jobs[0].state, JobState::Paused);
+    }
+
+    #[test]
+    fn what_does_not_move_has_no_rate() {
+        let progress = JobEventKind::Progress {
+            file: None,
+            bytes: 5,
+            total: 10,
+            rate: Some(5),
+            eta_s: Some(1),
+            path: None,
+        };
+        let waiting = JobEventKind::Waiting { file: None, error: "no room".into() };
+        let snapshot = play(&[(1, queued(0)), (1, started()), (1, progress), (1, waiting)]);
+        let job = snapshot.job(JobId(1)).unwrap();
+        assert_eq!((job.bytes, job.rate, job.eta_s, job.why.as_deref()), (5, None, None, Some("no room")));
+    }
+
+    #[test]
+    fn a_retried_job_begins_without_the_old_error() {
+        let failed = JobEventKind::Failed { error: "it broke".into() };
+        let snapshot = play(&[(1, queued(0)), (1, started()), (1, failed), (1, queued(0))]);
+        assert_eq!((snapshot.jobs[0].state, snapshot.jobs[0].why.as_deref()), (JobState::Queued, None));
+    }
+
+    fn any_kind() -> impl Strategy<Value = JobEventKind> {
+        let file = prop::option::of(prop::sample::select(vec!["a".to_owned(), "b".to_owned()]));
+        prop_oneof![
+            (0..6_usize).prop_map(queued),
+            (file.clone(), any::<Option<u16>>()).prop_map(|(file, bytes)| JobEventKind::Started {
+                file,
+                bytes: bytes.map(u64::from),
+                total: None
+            }),
+            (file.clone(), any::<u16>(), any::<Option<u16>>()).prop_map(|(file, bytes, rate)| JobEventKind::Progress {
+                file,
+                bytes: bytes.into(),
+                total: 70_000,
+                rate: rate.map(u64::from),
+                eta_s: None,
+                path: None,
+            }),
+            file.clone().prop_map(|file| JobEventKind::Verifying { file }),
+            file.prop_map(|file| JobEventKind::Retrying { file, error: "x".into(), after_s: 1 }),
+            Just(JobEventKind::Paused),
+            Just(JobEventKind::Finished { path: None, outcome: None }),
+            Just(JobEventKind::Failed { error: "x".into() }),
+            Just(JobEventKind::Cancelled),
+            Just(JobEventKind::Cleared),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_the_sections_stay_in_order(events in prop::collection::vec((0..5_u64, any_kind()), 0..60)) {
+            let snapshot = play(&events);
+            let groups: Vec<_> = snapshot.jobs.iter().map(|job| Group::of(job.state)).collect();
+            prop_assert!(groups.is_sorted());
+            let mut ids = order(&snapshot);
+            ids.sort_unstable();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), snapshot.jobs.len());
+        }
+
+        #[test]
+        fn old_events_change_nothing(events in prop::collection::vec((0..5_u64, any_kind()), 1..40), at in any::<prop::sample::Index>()) {
+            let mut snapshot = play(&events);
+            let before = snapshot.clone();
+            let at = at.index(events.len());
+            let (job, kind) = events[at].clone();
+            snapshot.apply(&JobEvent { version: EVENT_VERSION, number: at as u64 + 1, job: JobId(job), kind });
+            prop_assert_eq!(snapshot, before);
+        }
+
+        #[test]
+        fn a_snapshot_taken_anywhere_and_the_events_after_it_give_the_same(events in prop::collection::vec((0..5_u64, any_kind()), 0..40), at in 0..40_usize) {
+            let whole = play(&events);
+            let mut late = play(&events[..at.min(events.len())]);
+            let text = serde_json::to_string(&late).unwrap();
+            late = serde_json::from_str(&text).unwrap();
+            for (number, (job, kind)) in (1..).zip(&events) {
+                late.apply(&JobEvent { version: EVENT_VERSION, number, job: JobId(*job), kind: kind.clone() });
+            }
+            prop_assert_eq!(late, whole);
+        }
     }
 }
