@@ -3,11 +3,16 @@
 //! Front ends speak to work only through [`Jobs`]. The worker here runs in the same process; one in another process
 //! later changes no front end, for specs, controls and events all serialise.
 
+mod deletion_log;
 mod event;
 mod local;
+mod perform;
 mod queue_file;
+mod runner;
 mod snapshot;
 mod spec;
+mod tracker;
+mod worker;
 
 pub use event::{EVENT_VERSION, JobEvent, JobEventKind, JobOutcome};
 pub use local::{LocalJobs, LocalJobsOptions};

@@ -1,1 +1,318 @@
-//! The queue on disk.
+//! The queue on disk: the downloads that wait, run or failed, so that they outlive the program.
+//!
+//! One process at a time keeps the file: it holds a lock beside it for as long as it runs. A file that cannot be read is
+//! moved aside and never overwritten, for it may hold what a newer version of this program wrote.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{JobId, JobSpec, JobState, JobStatus, Snapshot};
+use crate::disk::lock::FileLock;
+use crate::disk::publish;
+use crate::error::{Error, Result};
+use crate::model::text::printable_path;
+
+/// Version of the file's form.
+const VERSION: u32 = 1;
+/// A queue of ten thousand downloads fits; what is larger was not written here.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// What is brought back.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Saved {
+    /// The number of the next job.
+    pub(super) next: u64,
+    /// In the order of the queue.
+    pub(super) jobs: Vec<JobStatus>,
+}
+
+impl Saved {
+    /// What of a queue is kept. Deletions and verifications are not: a person saw their plan on a disk that may be another
+    /// one by then. What ran is in the queue again, at its place.
+    pub(super) fn of(snapshot: &Snapshot, next: u64) -> Self {
+        let jobs = snapshot.jobs.iter().filter(|job| matches!(job.spec, JobSpec::Download(_)));
+        let jobs = jobs.filter(|job| !matches!(job.state, JobState::Finished | JobState::Cancelled)).map(|job| {
+            let mut kept = JobStatus::new(job.id, job.spec.clone());
+            (kept.bytes, kept.total) = (job.bytes, job.total);
+            match job.state {
+                JobState::Paused => kept.state = JobState::Paused,
+                JobState::Failed => (kept.state, kept.why) = (JobState::Failed, job.why.clone()),
+                _ => {}
+            }
+            kept
+        });
+        Self { next, jobs: jobs.collect() }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    next: u64,
+    jobs: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    id: JobId,
+    spec: JobSpec,
+    state: JobState,
+    #[serde(default)]
+    why: Option<String>,
+    #[serde(default)]
+    bytes: u64,
+    #[serde(default)]
+    total: Option<u64>,
+}
+
+/// The queue file of this process.
+#[derive(Debug)]
+pub(super) struct QueueFile {
+    path: PathBuf,
+    /// Also orders the writes; none once it was released.
+    lock: Mutex<Option<FileLock>>,
+}
+
+/// The queue file as it was found. Nothing that is wrong with it keeps a queue from working.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    /// None when the queue has to stay in memory.
+    pub(super) file: Option<QueueFile>,
+    pub(super) saved: Saved,
+    pub(super) warnings: Vec<String>,
+}
+
+impl QueueFile {
+    pub(super) fn open(path: &Path) -> Opened {
+        let in_memory = |why: String| Opened { warnings: vec![why], ..Opened::default() };
+        let lock = match lock(path) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                let holder = FileLock::holder(&lock_path(path));
+                return in_memory(format!(
+                    "{holder} keeps the queue; what is added here ends with this program, and goes on when it is asked for again"
+                ));
+            }
+            Err(error) => return in_memory(format!("the queue is not kept: {error}")),
+        };
+        let mut warnings = Vec::new();
+        let saved = match read(path) {
+            Ok(saved) => saved,
+            Err(reason) => match set_aside(path) {
+                Ok(aside) => {
+                    warnings.push(format!(
+                        "the queue in {} cannot be used ({reason}); it was moved to {}",
+                        printable_path(path),
+                        printable_path(&aside)
+                    ));
+                    Saved::default()
+                }
+                Err(error) => {
+                    return in_memory(format!(
+                        "the queue is not kept: {} cannot be used ({reason}) and not be moved aside: {error}",
+                        printable_path(path)
+                    ));
+                }
+            },
+        };
+        Opened { file: Some(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }), saved, warnings }
+    }
+
+    /// Writes what `content` gives; it is asked once nobody else writes, so that the last writer has the last word.
+    pub(super) fn write(&self, content: impl FnOnce() -> Saved) -> Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return Ok(());
+        }
+        let saved = content();
+        let entry = |job: JobStatus| Entry {
+            id: job.id,
+            spec: job.spec,
+            state: job.state,
+            why: job.why,
+            bytes: job.bytes,
+            total: job.total,
+        };
+        let content = Content { version: VERSION, next: saved.next, jobs: saved.jobs.into_iter().map(entry).collect() };
+        let bytes =
+            serde_json::to_vec_pretty(&content).map_err(|error| Error::io("write", &self.path)(error.into()))?;
+        publish::write_atomically(&self.path, &bytes)
+    }
+
+    /// Lets another process keep the queue; nothing is written after that.
+    pub(super) fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    path.with_file_name(name)
+}
+
+fn lock(path: &Path) -> Result<Option<FileLock>> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    }
+    FileLock::try_exclusive(&lock_path(path))
+}
+
+fn read(path: &Path) -> std::result::Result<Saved, String> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Saved::default()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err("it is too large".to_owned());
+    }
+    parse(&bytes)
+}
+
+fn parse(bytes: &[u8]) -> std::result::Result<Saved, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let version: Version = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if version.version != VERSION {
+        return Err(format!("it is of version {}, this program writes version {VERSION}", version.version));
+    }
+    let content: Content = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let highest = content.jobs.iter().map(|job| job.id.0).max().unwrap_or(0);
+    let mut jobs: Vec<JobStatus> = Vec::with_capacity(content.jobs.len());
+    for entry in content.jobs {
+        if !matches!(entry.spec, JobSpec::Download(_)) {
+            return Err("it holds a job that is no download".to_owned());
+        }
+        if jobs.iter().any(|job| job.id == entry.id) {
+            return Err(format!("it holds job {} twice", entry.id));
+        }
+        let mut job = JobStatus::new(entry.id, entry.spec);
+        job.state = match entry.state {
+            JobState::Paused | JobState::Failed => entry.state,
+            _ => JobState::Queued,
+        };
+        (job.why, job.bytes, job.total) = (entry.why, entry.bytes, entry.total);
+        jobs.push(job);
+    }
+    // Ended ones come first, as everywhere.
+    jobs.sort_by_key(|job| !job.state.has_ended());
+    Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs })
+}
+
+fn set_aside(path: &Path) -> Result<PathBuf> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".set-aside-{}", Timestamp::now().as_millisecond()));
+    let aside = path.with_file_name(name);
+    fs::rename(path, &aside).map_err(Error::io("move aside", path))?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Plan;
+    use crate::provisioner::{DestinationKind, DownloadRequest};
+
+    fn job(id: u64, state: JobState) -> JobStatus {
+        let request = DownloadRequest {
+            reference: format!("org/model-{id}"),
+            files: Vec::new(),
+            to: DestinationKind::Flat,
+            force: false,
+        };
+        let mut job = JobStatus::new(JobId(id), JobSpec::Download(request));
+        (job.state, job.bytes, job.total) = (state, 10, Some(20));
+        job
+    }
+
+    fn states(saved: &Saved) -> Vec<(u64, JobState)> {
+        saved.jobs.iter().map(|job| (job.id.0, job.state)).collect()
+    }
+
+    #[test]
+    fn downloads_that_are_not_over_come_back_at_their_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/queue.json");
+        let mut snapshot = Snapshot { number: 40, ..Snapshot::default() };
+        snapshot.jobs = vec![
+            job(1, JobState::Finished),
+            job(2, JobState::Failed),
+            job(3, JobState::Cancelled),
+            job(5, JobState::Running),
+            job(4, JobState::Retrying),
+            job(7, JobState::Paused),
+            job(6, JobState::Queued),
+            JobStatus::new(JobId(8), JobSpec::Delete { plan: Plan::default() }),
+        ];
+        let opened = QueueFile::open(&path);
+        assert_eq!((opened.warnings.len(), opened.saved.jobs.len()), (0, 0));
+        let file = opened.file.unwrap();
+        file.write(|| Saved::of(&snapshot, 9)).unwrap();
+        file.release();
+        let opened = QueueFile::open(&path);
+        let expected = [
+            (2, JobState::Failed),
+            (5, JobState::Queued),
+            (4, JobState::Queued),
+            (7, JobState::Paused),
+            (6, JobState::Queued),
+        ];
+        assert_eq!(states(&opened.saved), expected);
+        assert_eq!(opened.saved.next, 9, "the number of the deletion is not used again");
+        assert_eq!(opened.saved.jobs[1].bytes, 10);
+    }
+
+    #[test]
+    fn a_second_process_keeps_its_queue_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        let first = QueueFile::open(&path);
+        let second = QueueFile::open(&path);
+        assert!(first.file.is_some() && second.file.is_none());
+        assert!(second.warnings[0].contains("keeps the queue"), "{:?}", second.warnings);
+        drop(first);
+        assert!(QueueFile::open(&path).file.is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_set_aside_and_never_overwritten() {
+        let twice = r#"{"version":1,"next":3,"jobs":[
+            {"id":"1","state":"queued","spec":{"kind":"download","reference":"a/b","files":[],"to":"flat","force":false}},
+            {"id":"1","state":"queued","spec":{"kind":"download","reference":"a/c","files":[],"to":"flat","force":false}}]}"#;
+        for content in ["", "{", "[1]", r#"{"version":2,"next":1,"jobs":[]}"#, twice] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("queue.json");
+            fs::write(&path, content).unwrap();
+            let opened = QueueFile::open(&path);
+            assert_eq!(opened.warnings.len(), 1, "{content}");
+            opened.file.unwrap().write(Saved::default).unwrap();
+            let kept: Vec<_> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+                .filter(|text| text == content)
+                .collect();
+            // The empty lock file equals the empty queue.
+            assert!(!kept.is_empty(), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_made_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocker = folder.path().join("file");
+        fs::write(&blocker, "").unwrap();
+        let opened = QueueFile::open(&blocker.join("queue.json"));
+        assert!(opened.file.is_none());
+        assert!(opened.warnings[0].starts_with("the queue is not kept: cannot create"), "{:?}", opened.warnings);
+    }
+}

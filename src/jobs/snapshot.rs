@@ -348,14 +348,8 @@ mod tests {
 
     #[test]
     fn what_does_not_move_has_no_rate() {
-        let progress = JobEventKind::Progress {
-            file: None,
-            bytes: 5,
-            total: 10,
-            rate: Some(5),
-            eta_s: Some(1),
-            path: None,
-        };
+        let progress =
+            JobEventKind::Progress { file: None, bytes: 5, total: 10, rate: Some(5), eta_s: Some(1), path: None };
         let waiting = JobEventKind::Waiting { file: None, error: "no room".into() };
         let snapshot = play(&[(1, queued(0)), (1, started()), (1, progress), (1, waiting)]);
         let job = snapshot.job(JobId(1)).unwrap();

@@ -1,0 +1,129 @@
+//! The note of every deletion: what went, where it came from, and what would check it if it were fetched again.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::model::text::escape;
+use crate::model::{DeletionReport, Digest, ModelId};
+use crate::provisioner::Inventory;
+
+/// A file of one JSON object a line, appended to.
+#[derive(Clone, Debug)]
+pub(super) struct DeletionLog(Arc<PathBuf>);
+
+/// What a model was before it went.
+#[derive(Debug, Serialize)]
+pub(super) struct Origin {
+    #[serde(flatten)]
+    model: ModelId,
+    /// `org/name`.
+    reference: Option<String>,
+    commits: Vec<String>,
+    files: Vec<OriginFile>,
+}
+
+#[derive(Debug, Serialize)]
+struct OriginFile {
+    path: String,
+    size_bytes: u64,
+    checksum: Option<Digest>,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    time: Timestamp,
+    models: &'a [Origin],
+    #[serde(flatten)]
+    report: &'a DeletionReport,
+}
+
+impl Origin {
+    /// What the store knows. A model that cannot be looked at is noted by its name.
+    pub(super) fn of(model: &ModelId, inventory: &Inventory) -> Self {
+        let Ok(details) = inventory.details(model) else {
+            return Self { model: model.clone(), reference: None, commits: Vec::new(), files: Vec::new() };
+        };
+        Self {
+            model: model.clone(),
+            reference: details.model.reference,
+            commits: details.revisions.into_iter().map(|revision| revision.commit).collect(),
+            files: details
+                .files
+                .into_iter()
+                .map(|file| OriginFile {
+                    path: escape(file.absolute.as_os_str()),
+                    size_bytes: file.size_bytes,
+                    checksum: file.sha256,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl DeletionLog {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(Arc::new(path))
+    }
+
+    /// Appends one line. A deletion is done whether it can be noted or not: a full disk is where deletions happen.
+    pub(super) fn note(&self, models: &[Origin], report: &DeletionReport) {
+        if let Err(error) = self.append(models, report) {
+            tracing::warn!("the deletion is not noted: {error}");
+        }
+    }
+
+    fn append(&self, models: &[Origin], report: &DeletionReport) -> Result<()> {
+        let path = self.0.as_path();
+        let entry = Entry { time: Timestamp::now(), models, report };
+        let mut line = serde_json::to_vec(&entry).map_err(|error| Error::io("write", path)(error.into()))?;
+        line.push(b'\n');
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        // One write of a file that is only appended to: lines of two processes do not mix.
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        file.and_then(|mut file| file.write_all(&line)).map_err(Error::io("write", path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::StoreKind;
+
+    #[test]
+    fn a_line_says_what_went_and_where_it_came_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/deletions.jsonl");
+        let log = DeletionLog::new(path.clone());
+        let model = ModelId { store: StoreKind::Flat, store_path: "/m".into(), id: "tinyllama".into() };
+        let digest = Digest::parse(&"ab".repeat(32));
+        let origin = Origin {
+            model,
+            reference: Some("org/name".into()),
+            commits: vec!["c0ffee".into()],
+            files: vec![OriginFile { path: "/m/tinyllama/x.gguf".into(), size_bytes: 5, checksum: digest }],
+        };
+        let report = DeletionReport {
+            removed: vec!["/m/tinyllama/x.gguf".into()],
+            freed_bytes: 4096,
+            ..DeletionReport::default()
+        };
+        log.note(std::slice::from_ref(&origin), &report);
+        log.note(&[origin], &report);
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["models"][0]["files"][0]["checksum"], "ab".repeat(32));
+        assert_eq!(lines[0]["models"][0]["commits"][0], "c0ffee");
+        assert_eq!(lines[0]["removed"][0], "/m/tinyllama/x.gguf");
+        assert_eq!(lines[0]["freed_bytes"], 4096);
+    }
+}

@@ -1,0 +1,104 @@
+//! A download: planned, transferred, and tried again for as long as it is worth it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::{Done, Performer, Run};
+use crate::error::{Error, Result};
+use crate::jobs::tracker::{TICK, Tracker};
+use crate::jobs::{JobEventKind, JobOutcome};
+use crate::provisioner::DownloadRequest;
+use crate::transfer::{EventSink, TransferEvent};
+
+/// How often a job that waits for room or for another process looks again.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// The pauses of a job that waits for the network.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+impl Performer {
+    pub(super) async fn download(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let before = Instant::now();
+            let error = match self.attempt(request, run).await {
+                Err(error) if self.waits() && !error.is_cancelled() => error,
+                result => return result,
+            };
+            if before.elapsed() > LONGEST_PAUSE {
+                // It went on for a while: what comes now is another failure.
+                pause = FIRST_PAUSE;
+            }
+            let after = match error {
+                Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
+                Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
+                Error::NoSpace { .. } | Error::Locked { .. } => {
+                    (run.tell)(JobEventKind::Waiting { file: None, error: error.to_string() });
+                    tokio::select! {
+                        () = run.cancel.cancelled() => return Err(Error::Cancelled),
+                        () = sleep(LOOK_AGAIN) => {}
+                        () = self.room.notified() => {}
+                    }
+                    continue;
+                }
+                error => return Err(error),
+            };
+            (run.tell)(JobEventKind::Retrying { file: None, error: error.to_string(), after_s: after.as_secs() });
+            tokio::select! {
+                () = run.cancel.cancelled() => return Err(Error::Cancelled),
+                () = sleep(after) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn attempt(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
+        let planning = self.provisioner.plan_download(request);
+        let plan = tokio::select! {
+            () = run.cancel.cancelled() => return Err(Error::Cancelled),
+            plan = in_time(self.transfer.first_byte, planning, || self.endpoint()) => plan?,
+        };
+        let begin = Instant::now();
+        let tracker = Arc::new(Mutex::new(Tracker::new()));
+        let sink: EventSink = {
+            let (tracker, tell) = (Arc::clone(&tracker), Arc::clone(&run.tell));
+            Arc::new(move |event: TransferEvent| {
+                // Told under the lock, so that events keep their order.
+                let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+                tracker.take(event, begin.elapsed()).into_iter().for_each(&*tell);
+            })
+        };
+        let transfer = self.provisioner.download(&plan, &self.transfer, &sink, &run.cancel);
+        tokio::pin!(transfer);
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let downloaded = loop {
+            tokio::select! {
+                downloaded = &mut transfer => break downloaded?,
+                _ = ticks.tick() => {
+                    let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+                    tracker.tick(begin.elapsed()).into_iter().for_each(&*run.tell);
+                }
+            }
+        };
+        Ok(Done { path: Some(downloaded.path), outcome: Some(JobOutcome::Fetched(downloaded.fetched)) })
+    }
+
+    fn endpoint(&self) -> String {
+        self.provisioner.hub().map_or_else(|_| "the hub".to_owned(), |hub| hub.endpoint().to_owned())
+    }
+}
+
+/// A hub that takes connections and never answers is not reached either.
+async fn in_time<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T>>,
+    endpoint: impl Fn() -> String,
+) -> Result<T> {
+    let Some(limit) = limit else { return work.await };
+    timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::Unreachable { url: endpoint(), reason: format!("no answer in {} s", limit.as_secs()) })
+    })
+}

@@ -1,0 +1,84 @@
+//! The work of each kind of job, done by the provisioner and the inventory.
+
+mod delete;
+mod download;
+mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
+
+use super::JobSpec;
+use super::deletion_log::DeletionLog;
+use super::runner::{Done, Run, Runner};
+use crate::error::{Error, Result};
+use crate::provisioner::{Inventory, ModelProvisioner};
+use crate::transfer::Options;
+
+/// Does the work. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Performer {
+    provisioner: ModelProvisioner,
+    inventory: Inventory,
+    transfer: Options,
+    deletion_log: Option<DeletionLog>,
+    /// Rung when a deletion has made room.
+    room: Arc<Notify>,
+}
+
+impl Performer {
+    pub(super) fn new(
+        provisioner: ModelProvisioner,
+        inventory: Inventory,
+        transfer: Options,
+        deletion_log: Option<PathBuf>,
+    ) -> Self {
+        let deletion_log = deletion_log.map(DeletionLog::new);
+        Self { provisioner, inventory, transfer, deletion_log, room: Arc::new(Notify::new()) }
+    }
+
+    /// Whether downloads wait for what is missing instead of failing.
+    fn waits(&self) -> bool {
+        self.transfer.patience.is_none()
+    }
+}
+
+impl Runner for Performer {
+    fn run(&self, run: Run) -> BoxFuture<'static, Result<Done>> {
+        let this = self.clone();
+        Box::pin(async move {
+            match &run.spec {
+                JobSpec::Download(request) => this.download(request, &run).await,
+                JobSpec::Verify { models, quick } => this.verify(models.clone(), *quick, &run).await,
+                JobSpec::Delete { plan } => this.delete(plan.clone(), &run).await,
+            }
+        })
+    }
+
+    fn discard(&self, spec: JobSpec) -> BoxFuture<'static, Result<()>> {
+        let provisioner = self.provisioner.clone();
+        Box::pin(async move {
+            match spec {
+                JobSpec::Download(request) => provisioner.discard(&request).await,
+                JobSpec::Verify { .. } | JobSpec::Delete { .. } => Ok(()),
+            }
+        })
+    }
+
+    fn set_limit(&self, limit: Option<u64>) {
+        self.transfer.throttle.set_limit(limit);
+    }
+}
+
+/// Runs `work` on a thread that may block; its panic goes on in the job.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Ok(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}

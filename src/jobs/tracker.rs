@@ -1,0 +1,269 @@
+//! From what a transfer tells to what a job tells: sums over files, a measured rate, few events.
+
+use std::time::Duration;
+
+use super::JobEventKind;
+use crate::model::RepoPath;
+use crate::model::size::Meter;
+use crate::transfer::TransferEvent;
+
+/// Between two events about progress.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+/// Over which a rate is measured: long enough to be steady, short enough that a stall shows.
+const WINDOW: Duration = Duration::from_secs(3);
+
+/// The progress of one run of a download. Time is a value: the time since the run began.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    files: Vec<FileState>,
+    total: u64,
+    meter: Meter,
+    /// Bytes that moved in this run; what was there before it never counts as speed.
+    moved: u64,
+    /// Between a retry, a wait or a checksum and the next byte nothing moves, and nothing says that it does.
+    rests: bool,
+    told: Option<Told>,
+}
+
+#[derive(Debug)]
+struct FileState {
+    path: RepoPath,
+    bytes: u64,
+    total: u64,
+    /// What the last event said.
+    told: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Told {
+    at: Duration,
+    bytes: u64,
+    rate: Option<u64>,
+    eta_s: Option<u64>,
+}
+
+impl Tracker {
+    pub(super) fn new() -> Self {
+        let meter = Meter::new(WINDOW);
+        Self { files: Vec::new(), total: 0, meter, moved: 0, rests: false, told: None }
+    }
+
+    /// Takes an event of the transfer and gives what is to be told at once.
+    pub(super) fn take(&mut self, event: TransferEvent, now: Duration) -> Vec<JobEventKind> {
+        let mut told = Vec::new();
+        match event {
+            TransferEvent::Started { files, total } => {
+                self.files =
+                    files.into_iter().map(|(path, total)| FileState { path, bytes: 0, total, told: None }).collect();
+                self.total = total;
+            }
+            TransferEvent::FileStarted { file, bytes, total } => {
+                self.go_on(now);
+                self.set(&file, bytes);
+                told.push(JobEventKind::Started {
+                    file: Some(file.as_str().to_owned()),
+                    bytes: Some(bytes),
+                    total: Some(total),
+                });
+                told.push(self.job_progress(now));
+            }
+            TransferEvent::FileProgress { file, bytes, .. } => {
+                self.go_on(now);
+                self.moved += self.set(&file, bytes);
+                self.meter.record(now, self.moved);
+                if self.told.is_none_or(|told| now.saturating_sub(told.at) >= TICK) {
+                    told.extend(self.progress(now));
+                }
+            }
+            TransferEvent::Retrying { file, after, error, .. } => {
+                self.rests = true;
+                told.push(JobEventKind::Retrying {
+                    file: Some(file.as_str().to_owned()),
+                    error,
+                    after_s: after.as_secs(),
+                });
+            }
+            TransferEvent::Waiting { file, why } => {
+                self.rests = true;
+                told.push(JobEventKind::Waiting { file: Some(file.as_str().to_owned()), error: why });
+            }
+            TransferEvent::Verifying { file } => {
+                self.rests = true;
+                told.push(JobEventKind::Verifying { file: Some(file.as_str().to_owned()) });
+            }
+            TransferEvent::FileFinished { file, path, .. } => {
+                let total = self.files.iter().find(|known| known.path == file).map_or(0, |known| known.total);
+                self.moved += self.set(&file, total);
+                if let Some(known) = self.files.iter_mut().find(|known| known.path == file) {
+                    known.told = Some(total);
+                }
+                told.push(JobEventKind::Progress {
+                    file: Some(file.as_str().to_owned()),
+                    bytes: total,
+                    total,
+                    rate: None,
+                    eta_s: None,
+                    path: Some(path),
+                });
+                told.push(self.job_progress(now));
+            }
+        }
+        told
+    }
+
+    /// What is to be told because time has passed: the newest bytes, and a rate that falls while nothing arrives.
+    pub(super) fn tick(&mut self, now: Duration) -> Vec<JobEventKind> {
+        if self.rests || self.told.is_none_or(|told| now.saturating_sub(told.at) < TICK) {
+            return Vec::new();
+        }
+        let (rate, eta_s) = self.speed(now);
+        if self.told.is_some_and(|told| (told.bytes, told.rate, told.eta_s) == (self.bytes(), rate, eta_s)) {
+            return Vec::new();
+        }
+        self.progress(now)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Notes the bytes of a file and gives how many are new; fewer than before is a restart, which moved nothing.
+    fn set(&mut self, file: &RepoPath, bytes: u64) -> u64 {
+        let Some(known) = self.files.iter_mut().find(|known| known.path == *file) else { return 0 };
+        let new = bytes.saturating_sub(known.bytes);
+        known.bytes = bytes;
+        new
+    }
+
+    /// After a rest the measurement begins anew: its pause says nothing about the speed that follows.
+    fn go_on(&mut self, now: Duration) {
+        if self.rests || self.told.is_none() {
+            self.rests = false;
+            self.meter = Meter::new(WINDOW);
+            self.meter.record(now, self.moved);
+        }
+    }
+
+    fn speed(&self, now: Duration) -> (Option<u64>, Option<u64>) {
+        let remaining = self.total.saturating_sub(self.bytes());
+        (self.meter.rate(now).map(|rate| rate.0), self.meter.eta(now, remaining).map(|eta| eta.as_secs()))
+    }
+
+    fn progress(&mut self, now: Duration) -> Vec<JobEventKind> {
+        let (rate, _) = self.speed(now);
+        let moving = self.files.iter_mut().filter(|file| file.told != Some(file.bytes) && file.bytes > 0);
+        let mut events: Vec<JobEventKind> = moving
+            .map(|file| {
+                file.told = Some(file.bytes);
+                JobEventKind::Progress {
+                    file: Some(file.path.as_str().to_owned()),
+                    bytes: file.bytes,
+                    total: file.total,
+                    rate,
+                    eta_s: None,
+                    path: None,
+                }
+            })
+            .collect();
+        events.push(self.job_progress(now));
+        events
+    }
+
+    fn job_progress(&mut self, now: Duration) -> JobEventKind {
+        let (rate, eta_s) = self.speed(now);
+        let bytes = self.bytes();
+        self.told = Some(Told { at: now, bytes, rate, eta_s });
+        JobEventKind::Progress { file: None, bytes, total: self.total, rate, eta_s, path: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RepoPath {
+        RepoPath::parse(text).unwrap()
+    }
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn started(tracker: &mut Tracker, there: u64) {
+        let files = vec![(path("a"), 10_000), (path("b"), 5_000)];
+        tracker.take(TransferEvent::Started { files, total: 15_000 }, at(0));
+        tracker.take(TransferEvent::FileStarted { file: path("a"), bytes: there, total: 10_000 }, at(0));
+    }
+
+    fn bytes(tracker: &mut Tracker, bytes: u64, now: u64) -> Vec<JobEventKind> {
+        tracker.take(TransferEvent::FileProgress { file: path("a"), bytes, total: 10_000 }, at(now))
+    }
+
+    /// Bytes, rate and seconds left of the job's own event.
+    fn job(events: &[JobEventKind]) -> Option<(u64, Option<u64>, Option<u64>)> {
+        events.iter().find_map(|event| match event {
+            JobEventKind::Progress { file: None, bytes, rate, eta_s, .. } => Some((*bytes, *rate, *eta_s)),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn many_events_become_four_a_second() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        let told: usize = (1..=1000).map(|ms| bytes(&mut tracker, ms, ms).len()).sum();
+        assert_eq!(told, 8, "one for the job and one for the file, four times");
+    }
+
+    #[test]
+    fn what_was_there_before_is_no_speed() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 6_000);
+        let events = bytes(&mut tracker, 7_000, 1000);
+        assert_eq!(job(&events), Some((7_000, Some(1000), Some(8))));
+    }
+
+    #[test]
+    fn a_stall_shows_by_itself_and_then_nothing_is_told() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 2_000, 1000);
+        let rates: Vec<_> = (5..40).filter_map(|tick| job(&tracker.tick(at(tick * 250)))).map(|told| told.1).collect();
+        assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "{rates:?}");
+        assert_eq!(rates.last(), Some(&Some(0)));
+        assert!(rates.len() < 20, "a stall that is told is not told again: {rates:?}");
+    }
+
+    #[test]
+    fn nothing_is_told_between_a_failure_and_the_next_byte() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 2_000, 1000);
+        let retry =
+            TransferEvent::Retrying { file: path("a"), attempt: 1, after: at(5000), error: "no answer".to_owned() };
+        let events = tracker.take(retry, at(1100));
+        assert!(matches!(&events[..], [JobEventKind::Retrying { after_s: 5, .. }]), "{events:?}");
+        assert!(tracker.tick(at(4000)).is_empty());
+        let events = bytes(&mut tracker, 2_500, 6200);
+        assert_eq!(job(&events).unwrap().1, None, "the pause is no measurement");
+    }
+
+    #[test]
+    fn a_file_that_is_there_already_is_told_once() {
+        let mut tracker = Tracker::new();
+        let files = vec![(path("a"), 10_000)];
+        tracker.take(TransferEvent::Started { files, total: 10_000 }, at(0));
+        let finished = TransferEvent::FileFinished { file: path("a"), path: "/m/a".into(), fetched: 0 };
+        let events = tracker.take(finished, at(1));
+        assert!(
+            matches!(
+                &events[..],
+                [
+                    JobEventKind::Progress { file: Some(_), bytes: 10_000, path: Some(_), .. },
+                    JobEventKind::Progress { file: None, bytes: 10_000, rate: None, .. }
+                ]
+            ),
+            "{events:?}"
+        );
+    }
+}
