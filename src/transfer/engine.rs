@@ -1,13 +1,18 @@
 //! Runs a request: file by file, from staging to publication.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Destination, EventSink, RetryPolicy, Source, Throttle};
-use crate::error::Result;
+use super::partial::held;
+use super::receive::now;
+use super::retry::Budget;
+use super::{Destination, EventSink, RetryPolicy, Source, Throttle, TransferEvent, file};
+use crate::disk::space::space;
+use crate::error::{Error, Result};
 use crate::model::RemoteFile;
 
 /// Files of one repository at one commit.
@@ -68,15 +73,120 @@ pub struct Outcome {
 /// synced; a later run of the same request continues there. It is published only when its checksum is right.
 ///
 /// # Errors
-/// [`crate::Error::Cancelled`] keeps the partial. [`crate::Error::NoSpace`] before anything is written, or when the disk fills
-/// (the partial is kept). [`crate::Error::ChecksumMismatch`] after a second fetch was wrong too (the partial is removed).
+/// [`Error::Cancelled`] keeps the partial. [`Error::NoSpace`] before anything is written, or when the disk fills
+/// (the partial is kept). [`Error::ChecksumMismatch`] after a second fetch was wrong too (the partial is removed).
 pub async fn run(
-    _request: &Request,
-    _source: &Arc<dyn Source>,
-    _destination: &Arc<dyn Destination>,
-    _options: &Options,
-    _events: &EventSink,
-    _cancel: &CancellationToken,
+    request: &Request,
+    source: &Arc<dyn Source>,
+    destination: &Arc<dyn Destination>,
+    options: &Options,
+    events: &EventSink,
+    cancel: &CancellationToken,
 ) -> Result<Outcome> {
-    todo!()
+    let budget = Budget::new(options.first_byte, options.patience, now());
+    let mut run = Run { request, source, destination, options, events, cancel, budget, fetched: 0 };
+    run.tell(TransferEvent::Started {
+        files: request.files.iter().map(|file| (file.path.clone(), file.size)).collect(),
+        total: request.files.iter().fold(0, |total, file| total.saturating_add(file.size)),
+    });
+    let present = run.look().await?;
+    run.check_space(&present).await?;
+
+    let mut paths = Vec::with_capacity(request.files.len());
+    for (file, there) in request.files.iter().zip(present) {
+        if cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        match there {
+            Some(path) => {
+                run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
+                paths.push(path);
+            }
+            None => paths.push(file::fetch(&mut run, file).await?),
+        }
+    }
+    let (finished, files) = (Arc::clone(destination), request.files.clone());
+    run.blocking(move || finished.finish(&files)).await?;
+    Ok(Outcome { paths, fetched: run.fetched })
+}
+
+/// A request while it runs.
+pub(super) struct Run<'a> {
+    pub(super) request: &'a Request,
+    pub(super) source: &'a Arc<dyn Source>,
+    pub(super) destination: &'a Arc<dyn Destination>,
+    pub(super) options: &'a Options,
+    pub(super) events: &'a EventSink,
+    pub(super) cancel: &'a CancellationToken,
+    pub(super) budget: Budget,
+    /// Bytes that came over the network.
+    pub(super) fetched: u64,
+}
+
+impl Run<'_> {
+    pub(super) fn tell(&self, event: TransferEvent) {
+        (self.events)(event);
+    }
+
+    /// Runs work that blocks on the disk on a thread that may block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) if error.is_cancelled() => Err(Error::Cancelled),
+            Err(_) => Err(Error::io("work on", self.destination.folder())(io::Error::other("a task panicked"))),
+        }
+    }
+
+    /// Which files are there already; what a former run left of those is removed.
+    async fn look(&self) -> Result<Vec<Option<PathBuf>>> {
+        let (destination, cancel) = (Arc::clone(self.destination), self.cancel.clone());
+        let files = self.request.files.clone();
+        self.blocking(move || {
+            let mut present = Vec::with_capacity(files.len());
+            for file in &files {
+                if cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let path = destination.present(file)?;
+                if path.is_some()
+                    && let Err(error) = file::discard(&destination.staging(file))
+                {
+                    // Whoever works on it will see that it is there; what cannot be removed harms no one.
+                    tracing::warn!("a partial of {} stays behind: {error}", file.path);
+                }
+                present.push(path);
+            }
+            Ok(present)
+        })
+        .await
+    }
+
+    /// Fails when what is missing does not fit on the disk.
+    async fn check_space(&self, present: &[Option<PathBuf>]) -> Result<()> {
+        let destination = Arc::clone(self.destination);
+        let missing: Vec<RemoteFile> = self
+            .request
+            .files
+            .iter()
+            .zip(present)
+            .filter(|(_, there)| there.is_none())
+            .map(|(file, _)| file.clone())
+            .collect();
+        self.blocking(move || {
+            let lacking = |file: &RemoteFile| file.size - held(&destination.staging(file), file.size);
+            let needed = missing.iter().map(lacking).fold(0, u64::saturating_add);
+            if needed == 0 {
+                return Ok(());
+            }
+            let available = space(destination.folder())?.available;
+            if needed > available {
+                return Err(Error::NoSpace { path: destination.folder().to_owned(), needed, available });
+            }
+            Ok(())
+        })
+        .await
+    }
 }

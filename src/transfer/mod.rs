@@ -5,9 +5,15 @@
 
 mod engine;
 mod event;
+mod file;
+mod hash;
 mod journal;
+mod partial;
+mod ranges;
+mod receive;
 mod retry;
 mod throttle;
+mod writer;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,6 +24,8 @@ use futures_util::stream::BoxStream;
 
 pub use engine::{Options, Outcome, Request, run};
 pub use event::{EventSink, TransferEvent};
+pub use file::discard;
+pub use hash::Hasher;
 pub use retry::RetryPolicy;
 pub use throttle::Throttle;
 
@@ -59,16 +67,6 @@ pub struct Staging {
     pub partial: PathBuf,
     /// `<name>.<digest16>.llorch.json`; also the file that is locked.
     pub journal: PathBuf,
-}
-
-/// Removes what an unfinished transfer left: the partial, then its journal.
-///
-/// Blocks on the disk. Nothing there is no error.
-///
-/// # Errors
-/// [`crate::Error::Locked`] while a transfer works on it, [`crate::Error::Io`] when it cannot be removed.
-pub fn discard(_staging: &Staging) -> Result<()> {
-    todo!()
 }
 
 /// Where files go. Methods block on the disk.

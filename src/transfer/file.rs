@@ -1,0 +1,184 @@
+//! One file: locked, fetched, compared, published.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::engine::Run;
+use super::journal::{Identity, remove_if_there};
+use super::partial::Partial;
+use super::receive::{now, receive};
+use super::{Staging, TransferEvent};
+use crate::disk::lock::FileLock;
+use crate::error::{Error, Result};
+use crate::model::RemoteFile;
+
+/// How often a lock that another holds is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Removes what an unfinished transfer left: the partial, then its journal.
+///
+/// Blocks on the disk. Nothing there is no error.
+///
+/// # Errors
+/// [`Error::Locked`] while a transfer works on it, [`Error::Io`] when it cannot be removed.
+pub fn discard(staging: &Staging) -> Result<()> {
+    let there = |path: &PathBuf| path.symlink_metadata().is_ok();
+    if !there(&staging.partial) && !there(&staging.journal) {
+        return Ok(());
+    }
+    let Some(lock) = FileLock::try_exclusive(&staging.journal)? else {
+        return Err(Error::Locked { path: staging.partial.clone(), holder: FileLock::holder(&staging.journal) });
+    };
+    remove_both(staging, lock)
+}
+
+/// Removes a partial, then its journal, and only then lets go of the lock.
+fn remove_both(staging: &Staging, lock: FileLock) -> Result<()> {
+    remove_if_there(&staging.partial)?;
+    remove_if_there(&staging.journal)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Fetches and publishes `file`.
+pub(super) async fn fetch(run: &mut Run<'_>, file: &RemoteFile) -> Result<PathBuf> {
+    let before = run.fetched;
+    let staging = {
+        let (destination, file) = (Arc::clone(run.destination), file.clone());
+        run.blocking(move || destination.stage(&file)).await?
+    };
+    let lock = acquire(run, file, &staging).await?;
+    let path = match look_again(run, file, &staging, lock).await? {
+        Found::There(path) => path,
+        Found::Missing(partial) => {
+            run.budget.restart_clock(now());
+            complete(run, file, &staging, *partial).await?
+        }
+    };
+    let fetched = run.fetched - before;
+    run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched });
+    Ok(path)
+}
+
+/// Waits until nobody else works on the file.
+async fn acquire(run: &Run<'_>, file: &RemoteFile, staging: &Staging) -> Result<FileLock> {
+    let mut told = None;
+    loop {
+        let journal = staging.journal.clone();
+        let tried = run.blocking(move || {
+            Ok(match FileLock::try_exclusive(&journal)? {
+                Some(lock) => Ok(lock),
+                None => Err(FileLock::holder(&journal)),
+            })
+        });
+        let holder = match tried.await? {
+            Ok(lock) => return Ok(lock),
+            Err(holder) => holder,
+        };
+        if told.as_ref() != Some(&holder) {
+            run.tell(TransferEvent::Waiting { file: file.path.clone(), why: format!("{holder} is fetching it") });
+            told = Some(holder);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOCK_INTERVAL) => {}
+            () = run.cancel.cancelled() => return Err(Error::Cancelled),
+        }
+    }
+}
+
+enum Found {
+    /// Whoever had the lock has published it.
+    There(PathBuf),
+    Missing(Box<Partial>),
+}
+
+/// With the lock: looks whether the file came meanwhile, else opens the partial.
+async fn look_again(run: &Run<'_>, file: &RemoteFile, staging: &Staging, lock: FileLock) -> Result<Found> {
+    let identity = Identity {
+        endpoint: run.request.endpoint.clone(),
+        repository: run.request.repository.clone(),
+        commit: run.request.commit.clone(),
+        path: file.path.as_str().to_owned(),
+        size: file.size,
+        digest: file.digest,
+    };
+    let (destination, file, staging) = (Arc::clone(run.destination), file.clone(), staging.clone());
+    run.blocking(move || {
+        if let Some(path) = destination.present(&file)? {
+            remove_both(&staging, lock)?;
+            return Ok(Found::There(path));
+        }
+        Ok(Found::Missing(Box::new(Partial::open(&staging, lock, &identity)?)))
+    })
+    .await
+}
+
+/// Fetches what is missing and publishes the file when its checksum is right. Another try from the start follows a
+/// wrong checksum once: bytes that a crash or another program damaged are gone then.
+async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, partial: Partial) -> Result<PathBuf> {
+    run.tell(TransferEvent::FileStarted {
+        file: file.path.clone(),
+        bytes: partial.ranges().covered(),
+        total: file.size,
+    });
+    let mut partial = partial;
+    let mut again = false;
+    loop {
+        let (kept, received) = receive(run, file, partial).await;
+        let Some(mut kept) = kept else {
+            return Err(received.err().unwrap_or(Error::Cancelled));
+        };
+        let digest = match received {
+            Ok(digest) => digest,
+            Err(error) => {
+                let empty = kept.ranges().is_empty();
+                run.blocking(move || if empty { kept.remove() } else { Ok(()) }).await?;
+                return Err(error);
+            }
+        };
+        let (Some(expected), Some(actual)) = (file.digest, digest) else {
+            return publish(run, file, staging, kept).await;
+        };
+        if expected == actual {
+            return publish(run, file, staging, kept).await;
+        }
+        let error = Error::ChecksumMismatch {
+            file: file.path.as_str().to_owned(),
+            expected: expected.to_string(),
+            actual: actual.to_string(),
+        };
+        if again {
+            run.blocking(move || kept.remove()).await?;
+            return Err(error);
+        }
+        again = true;
+        run.tell(TransferEvent::Retrying {
+            file: file.path.clone(),
+            attempt: 1,
+            after: Duration::ZERO,
+            error: format!("wrong checksum: expected {expected}, got {actual}; fetching it again from the start"),
+        });
+        partial = run
+            .blocking(move || {
+                kept.reset()?;
+                Ok(kept)
+            })
+            .await?;
+        run.budget.restart_clock(now());
+    }
+}
+
+async fn publish(run: &Run<'_>, file: &RemoteFile, staging: &Staging, partial: Partial) -> Result<PathBuf> {
+    let (destination, file, staging) = (Arc::clone(run.destination), file.clone(), staging.clone());
+    run.blocking(move || {
+        if !partial.is_in_place() {
+            let reason = std::io::Error::other("another program replaced it while it was being fetched");
+            return Err(Error::io("publish", &staging.partial)(reason));
+        }
+        let path = destination.publish(&file, &staging)?;
+        partial.published();
+        Ok(path)
+    })
+    .await
+}

@@ -1,0 +1,199 @@
+//! A file that is being put together, with its journal.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+
+use super::Staging;
+use super::journal::{Identity, Journal, remove_if_there};
+use super::ranges::RangeSet;
+use crate::disk::lock::FileLock;
+use crate::disk::space::space;
+use crate::error::{Error, Result};
+use crate::model::Validator;
+
+/// An open partial file; its lock is held. Its methods block on the disk.
+#[derive(Debug)]
+pub(super) struct Partial {
+    file: Arc<File>,
+    path: PathBuf,
+    journal: Journal,
+    ranges: RangeSet,
+    size: u64,
+}
+
+impl Partial {
+    /// Opens what a former run left for `identity`, or begins anew, and claims room on the disk where that is cheap.
+    /// When that fails and nothing was there, nothing stays.
+    pub(super) fn open(staging: &Staging, lock: FileLock, identity: &Identity) -> Result<Self> {
+        let (mut journal, mut ranges) = Journal::open(lock, &staging.journal, identity)?;
+        match prepare(&staging.partial, &mut journal, &mut ranges, identity.size) {
+            Ok(file) => {
+                let path = staging.partial.clone();
+                Ok(Self { file: Arc::new(file), path, journal, ranges, size: identity.size })
+            }
+            Err(error) => {
+                if ranges.is_empty() {
+                    remove_if_there(&staging.partial)?;
+                    journal.remove()?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The file, for reading and writing.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Where it lies.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is on disk.
+    pub(super) fn ranges(&self) -> &RangeSet {
+        &self.ranges
+    }
+
+    /// Length of the whole file.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What tells whether the remote bytes are still the same.
+    pub(super) fn validator(&self) -> Option<&Validator> {
+        self.journal.validator()
+    }
+
+    /// Goes into the journal with the next ranges.
+    pub(super) fn set_validator(&mut self, validator: Option<Validator>) {
+        self.journal.set_validator(validator);
+    }
+
+    /// Syncs the bytes that were written before this call, then notes `ranges`, which must lie within them.
+    pub(super) fn sync(&mut self, ranges: RangeSet) -> Result<()> {
+        self.file.sync_data().map_err(|error| write_error("sync", &self.path, self.size, error))?;
+        self.journal.commit(&ranges)?;
+        self.ranges = ranges;
+        Ok(())
+    }
+
+    /// Makes the journal outlast a power failure.
+    pub(super) fn sync_journal(&mut self) -> Result<()> {
+        self.journal.sync()
+    }
+
+    /// Forgets all bytes, the journal first.
+    pub(super) fn reset(&mut self) -> Result<()> {
+        self.journal.set_validator(None);
+        self.ranges = RangeSet::default();
+        self.journal.reset(&self.ranges)?;
+        cut(&self.file, &self.path, 0)?;
+        preallocate(&self.file, &self.path, &self.ranges, self.size)
+    }
+
+    /// Removes the partial, then the journal, and lets go of the lock.
+    pub(super) fn remove(self) -> Result<()> {
+        remove_if_there(&self.path)?;
+        self.journal.remove()
+    }
+
+    /// Whether the staging name still means the file that was written.
+    pub(super) fn is_in_place(&self) -> bool {
+        let inode = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let ours = self.file.metadata().map(inode).ok();
+        let named = std::fs::symlink_metadata(&self.path).map(inode).ok();
+        ours.is_some() && ours == named
+    }
+
+    /// After the partial was published: removes the journal and lets go of the lock.
+    pub(super) fn published(self) {
+        let path = self.journal.path().to_owned();
+        if let Err(error) = self.journal.remove() {
+            tracing::warn!("{} stays behind: {error}", path.display());
+        }
+    }
+}
+
+/// Opens the file and makes it fit to what the journal says.
+fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(Error::io("create", path))?;
+    let found = file.metadata().map_err(Error::io("read", path))?;
+    if !found.is_file() {
+        let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+        return Err(Error::io("write", path)(reason));
+    }
+    // Someone may have removed or cut the partial while its journal stayed.
+    if found.len() < ranges.end() {
+        ranges.clip(found.len());
+        journal.reset(ranges)?;
+    }
+    if ranges.is_empty() && found.len() > 0 {
+        cut(&file, path, 0)?;
+    }
+    preallocate(&file, path, ranges, size)?;
+    Ok(file)
+}
+
+fn cut(file: &File, path: &Path, length: u64) -> Result<()> {
+    file.set_len(length).map_err(Error::io("truncate", path))
+}
+
+/// Claims the blocks of the whole file, so that a disk that is too small says so now and the file lies in one
+/// piece. The length stays what is written. Where the file system has no cheap way the blocks come as they come.
+#[cfg(target_os = "linux")]
+fn preallocate(file: &File, path: &Path, ranges: &RangeSet, size: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::{Errno, retry_on_intr};
+
+    if ranges.covered() >= size {
+        return Ok(());
+    }
+    match retry_on_intr(|| fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT)) => {
+            // What it got before it failed would only make the disk fuller.
+            cut(file, path, ranges.end())?;
+            Err(write_error("write", path, size, error.into()))
+        }
+        Err(error @ Errno::FBIG) => Err(Error::io("write", path)(error.into())),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn preallocate(_file: &File, _path: &Path, _ranges: &RangeSet, _size: u64) -> Result<()> {
+    Ok(())
+}
+
+/// Bytes on disk that a partial of `size` holds already.
+pub(super) fn held(staging: &Staging, size: u64) -> u64 {
+    std::fs::symlink_metadata(&staging.partial)
+        .map_or(0, |found| if found.is_file() { size.min(found.blocks().saturating_mul(512)) } else { 0 })
+}
+
+/// The error of a write: a full disk or quota by its own name, with what `size` bytes lack.
+pub(super) fn write_error(operation: &'static str, path: &Path, size: u64, error: io::Error) -> Error {
+    if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return Error::io(operation, path)(error);
+    }
+    let held = std::fs::symlink_metadata(path).map_or(0, |found| found.blocks().saturating_mul(512));
+    let folder = path.parent().unwrap_or(path);
+    Error::NoSpace {
+        path: folder.to_owned(),
+        needed: size.saturating_sub(held).max(1),
+        available: space(folder).map_or(0, |space| space.available),
+    }
+}
