@@ -64,9 +64,16 @@ impl<'a> FileName<'a> {
         let lower = self.stem.to_ascii_lowercase();
         lower.contains("mmproj")
             || lower.contains("imatrix")
-            || ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
+            || self.is_draft_head()
             || lower.ends_with("-lora")
             || lower.ends_with("-vocab")
+    }
+
+    /// Whether it is a head that proposes tokens for another model: only its name tells, its header is a model's.
+    #[must_use]
+    pub fn is_draft_head(&self) -> bool {
+        let lower = self.stem.to_ascii_lowercase();
+        ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
     }
 }
 
