@@ -1,10 +1,15 @@
 //! What a header tells about a model, whatever its format.
 
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
 
-use crate::model::{Format, Quantization};
+use super::gguf::{self, Depth};
+use super::safetensors;
+use super::sniff::LookAlike;
+use crate::model::{FileName, Format, Quantization, text};
 
 /// What the header of one file says about its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +27,7 @@ pub enum Structure {
         /// Bytes too many.
         bytes: u64,
     },
-    /// The header has a type of unknown size: as far as it could be checked, whole.
+    /// As far as it could be checked, whole: the header has a type of unknown size, or only its first part was read.
     Partial,
 }
 
@@ -37,9 +42,9 @@ pub struct Metadata {
     pub name: Option<String>,
     /// Quantization: from `general.file_type`, else from the name, else the most frequent tensor type.
     pub quantization: Option<Quantization>,
-    /// Whether `quantization` is a guess from the tensors.
+    /// Whether `quantization` is a guess from the tensors, or its writer says that it guessed.
     pub quantization_guessed: bool,
-    /// Parameters of this file: the sum over its tensors.
+    /// Parameters of this file: the sum over its tensors. `None` for packed weights, whose elements are no parameters.
     pub parameters: Option<u64>,
     /// Bytes of its tensors.
     pub tensor_bytes: Option<u64>,
@@ -47,9 +52,9 @@ pub struct Metadata {
     pub context_length: Option<u64>,
     /// Layers.
     pub layers: Option<u64>,
-    /// Attention heads.
+    /// Attention heads; where they differ from layer to layer, the largest number.
     pub heads: Option<u64>,
-    /// Key and value heads.
+    /// Key and value heads; where they differ from layer to layer, the largest number.
     pub heads_kv: Option<u64>,
     /// Embedding length.
     pub embedding_length: Option<u64>,
@@ -69,19 +74,177 @@ pub struct Metadata {
     pub quantized_by: Option<String>,
     /// `split.count`.
     pub split_count: Option<u64>,
+    /// `split.no`, from 0.
+    pub split_no: Option<u64>,
+    /// `split.tensors.count`: tensors of all parts together.
+    pub split_tensors: Option<u64>,
+    /// Tensors of this file.
+    pub tensors: Option<u64>,
     /// Whether it is a sidecar (projector, adapter, importance matrix, vocabulary) and no model.
     pub sidecar: bool,
     /// What the header says about the file's length.
     pub structure: Structure,
+    /// Whether only the first part of the header was read, so that what is unknown here may stand further on.
+    pub partly_read: bool,
     /// What is odd about the header, one line each, made printable.
     pub warnings: Vec<String>,
 }
 
+impl Metadata {
+    /// Nothing known but the format.
+    #[must_use]
+    pub fn unknown(format: Format) -> Self {
+        Self {
+            format,
+            architecture: None,
+            name: None,
+            quantization: None,
+            quantization_guessed: false,
+            parameters: None,
+            tensor_bytes: None,
+            context_length: None,
+            layers: None,
+            heads: None,
+            heads_kv: None,
+            embedding_length: None,
+            experts: None,
+            experts_used: None,
+            chat_template: false,
+            tokenizer: None,
+            licence: None,
+            base_model: None,
+            quantized_by: None,
+            split_count: None,
+            split_no: None,
+            split_tensors: None,
+            tensors: None,
+            sidecar: false,
+            structure: Structure::Partial,
+            partly_read: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Bits that a parameter takes on average.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn bits_per_weight(&self) -> Option<f64> {
+        let (bytes, parameters) = (self.tensor_bytes?, self.parameters.filter(|n| *n > 0)?);
+        Some(bytes as f64 * 8.0 / parameters as f64)
+    }
+}
+
 /// Reads the header of an open regular file, whose name helps where the header is silent. The magic decides the format,
-/// not the name.
+/// not the name. Where the file is cut inside its header, what comes before the cut is given. The position of `file` is
+/// neither used nor moved.
 ///
 /// # Errors
 /// A line that says what is wrong ("not a GGUF file: HTML", "malformed: key count 2^63"): a warning on a row, never the end of a scan.
-pub fn read_metadata(_file: &File, _name: &str) -> Result<Metadata, String> {
-    todo!()
+pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
+    read(file, name, Depth::Whole)
+}
+
+/// Like [`read_metadata`], from at most the first 64 KiB: what a table needs at once for very many files.
+///
+/// A GGUF file tells architecture, name, quantization, context and shape there, because its vocabulary comes after them.
+/// The tensors come after the vocabulary. So `parameters`, `tensor_bytes` and `tensors` are unknown, `structure` is
+/// [`Structure::Partial`], `chat_template` may be false too early, and `quantization` is not guessed from the tensors,
+/// unless the whole header is that small: then `partly_read` is false and nothing is missing.
+/// A safetensors file with a larger header tells only its format and what its name says.
+///
+/// # Errors
+/// As [`read_metadata`].
+pub fn read_summary(file: &File, name: &str) -> Result<Metadata, String> {
+    read(file, name, Depth::Start)
+}
+
+fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
+    let attributes = file.metadata().map_err(|error| unreadable(&error))?;
+    if !attributes.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    let length = attributes.len();
+    let mut head = [0; 512];
+    let count = At { file, position: 0 }.read_most(&mut head).map_err(|error| unreadable(&error))?;
+    let head = head.get(..count).unwrap_or_default();
+    let named = FileName::parse(name);
+    let mut metadata = if head.starts_with(b"GGUF") {
+        let (header, result) = gguf::Header::read_as_far_as_possible(At { file, position: 0 }, length, depth);
+        match result {
+            Ok(()) => gguf::describe(&header, name, Structure::Partial),
+            Err(gguf::Error::Truncated { at, missing }) => {
+                let mut metadata = gguf::describe(&header, name, Structure::Truncated { missing: None });
+                metadata.warnings.push(gguf::Error::Truncated { at, missing }.to_string());
+                metadata
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    } else if safetensors::starts_like_one(head) {
+        safetensors::metadata(At { file, position: 0 }, length, name, depth == Depth::Start)?
+    } else {
+        let expected = if named.is_gguf() {
+            "not a GGUF file"
+        } else if named.is_safetensors() {
+            "not a safetensors file"
+        } else {
+            "neither GGUF nor safetensors"
+        };
+        return Err(format!("{expected}: {}", LookAlike::of(head, length)));
+    };
+    match metadata.format {
+        Format::Gguf if named.is_safetensors() => {
+            metadata.warnings.push("named .safetensors, but it is GGUF".to_owned())
+        }
+        Format::Safetensors if named.is_gguf() => {
+            metadata.warnings.push("named .gguf, but it is safetensors".to_owned())
+        }
+        _ => {}
+    }
+    Ok(metadata)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("cannot read it: {}", text::printable(&error.to_string()))
+}
+
+/// A position of its own in a file that others may read at the same time.
+struct At<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl At<'_> {
+    /// Fills `out` unless the file ends before.
+    fn read_most(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut count = 0;
+        while let Some(rest) = out.get_mut(count..).filter(|rest| !rest.is_empty()) {
+            match self.read(rest) {
+                Ok(0) => break,
+                Ok(more) => count += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(out, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for At<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(by) => self.position.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.metadata()?.len().checked_add_signed(by),
+        };
+        self.position = target.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
 }

@@ -1,8 +1,13 @@
 //! Bounded readers of model headers. They read the header only, cap what a file may make them allocate, and keep
 //! unknown types as numbers instead of failing.
 
+pub mod config_json;
 pub mod gguf;
+mod json;
 mod metadata;
 pub mod safetensors;
+mod sniff;
+mod warnings;
 
-pub use metadata::{Metadata, Structure, read_metadata};
+pub use metadata::{Metadata, Structure, read_metadata, read_summary};
+pub use sniff::LookAlike;

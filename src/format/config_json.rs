@@ -1,0 +1,315 @@
+//! `config.json` and `tokenizer_config.json`: what a safetensors header does not tell.
+
+use std::io::Read;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Metadata;
+use super::json::{bounded, object};
+use super::warnings::shortened;
+use crate::model::Quantization;
+
+/// `config.json` is a few KB; some classifiers list thousands of labels in it.
+const LONGEST_CONFIG: u64 = 8 << 20;
+/// `tokenizer_config.json` may list every added token.
+const LONGEST_TOKENIZER: u64 = 32 << 20;
+/// No model has so many layers, heads or tokens of context.
+const ABSURD: u64 = 1 << 40;
+
+/// How the weights are quantized.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantizationConfig {
+    /// `quant_method`, in lower case: `gptq`, `awq`, `fp8`, …
+    pub method: String,
+    /// Bits of a weight, if it says so.
+    pub bits: Option<u64>,
+}
+
+impl QuantizationConfig {
+    /// The label for people: `GPTQ-INT4`, `FP8`.
+    #[must_use]
+    pub fn label(&self) -> Quantization {
+        match self.bits {
+            Some(bits) => Quantization::new(&format!("{}-INT{bits}", self.method)),
+            None => Quantization::new(&self.method),
+        }
+    }
+}
+
+/// What `config.json` tells. Unknown values, and those of another type than expected, are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// `model_type`: the family.
+    pub model_type: Option<String>,
+    /// The first of `architectures`: the class.
+    pub class: Option<String>,
+    /// `max_position_embeddings`.
+    pub context_length: Option<u64>,
+    /// `num_hidden_layers`.
+    pub layers: Option<u64>,
+    /// `num_attention_heads`.
+    pub heads: Option<u64>,
+    /// `num_key_value_heads`, else as many as `heads`.
+    pub heads_kv: Option<u64>,
+    /// `hidden_size`.
+    pub embedding_length: Option<u64>,
+    /// Experts.
+    pub experts: Option<u64>,
+    /// Experts used for a token.
+    pub experts_used: Option<u64>,
+    /// `dtype` or `torch_dtype`, without the `torch.` in front.
+    pub dtype: Option<String>,
+    /// `quantization_config`.
+    pub quantization: Option<QuantizationConfig>,
+}
+
+impl Config {
+    /// Reads `config.json` from a file, at whose start `reader` stands.
+    ///
+    /// # Errors
+    /// A line that says what is wrong: too long, or no JSON object.
+    pub fn read(reader: impl Read) -> Result<Self, String> {
+        Self::parse(&bounded(reader, LONGEST_CONFIG)?)
+    }
+
+    /// Reads `config.json` from its bytes.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let outer: Raw<'_> = object(bytes)?;
+        // Multimodal models keep the figures of the language model one level down.
+        let inner: Raw<'_> = outer.text_config.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let both = [&outer, &inner];
+        let number = |of: fn(&Raw<'_>) -> Option<u64>| both.iter().find_map(|raw| of(raw));
+        let heads = number(|raw| sensible(raw.num_attention_heads));
+        let experts = number(|raw| {
+            sensible(raw.num_local_experts)
+                .or_else(|| sensible(raw.num_experts))
+                .or_else(|| sensible(raw.n_routed_experts))
+        });
+        Ok(Self {
+            model_type: string(outer.model_type).or_else(|| string(inner.model_type)),
+            class: outer
+                .architectures
+                .and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok())
+                .and_then(|classes| classes.first().map(|class| shortened(class, LONGEST_TEXT))),
+            context_length: number(|raw| sensible(raw.max_position_embeddings)),
+            layers: number(|raw| sensible(raw.num_hidden_layers)),
+            heads,
+            heads_kv: number(|raw| sensible(raw.num_key_value_heads)).or(heads),
+            embedding_length: number(|raw| sensible(raw.hidden_size)),
+            experts: experts.filter(|n| *n > 0),
+            experts_used: number(|raw| sensible(raw.num_experts_per_tok)).filter(|n| *n > 0),
+            dtype: both
+                .iter()
+                .find_map(|raw| string(raw.dtype).or_else(|| string(raw.torch_dtype)))
+                .map(|dtype| dtype.strip_prefix("torch.").map(str::to_owned).unwrap_or(dtype)),
+            quantization: both.iter().find_map(|raw| quantization(raw.quantization_config)),
+        })
+    }
+
+    /// Adds what this file knows to what the header of the weights told.
+    pub fn complete(&self, metadata: &mut Metadata) {
+        let fill = |to: &mut Option<u64>, from: Option<u64>| *to = to.or(from);
+        fill(&mut metadata.context_length, self.context_length);
+        fill(&mut metadata.layers, self.layers);
+        fill(&mut metadata.heads, self.heads);
+        fill(&mut metadata.heads_kv, self.heads_kv);
+        fill(&mut metadata.embedding_length, self.embedding_length);
+        fill(&mut metadata.experts, self.experts);
+        fill(&mut metadata.experts_used, self.experts_used);
+        if metadata.architecture.is_none() {
+            metadata.architecture.clone_from(&self.model_type);
+        }
+        if let Some(quantization) = &self.quantization
+            && (metadata.quantization.is_none() || metadata.quantization_guessed)
+        {
+            metadata.quantization = Some(quantization.label());
+            metadata.quantization_guessed = false;
+        }
+    }
+}
+
+/// Characters of a text that are kept.
+const LONGEST_TEXT: usize = 200;
+
+/// The keys that are looked at, whatever their types are.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Raw<'a> {
+    #[serde(borrow)]
+    architectures: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    max_position_embeddings: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_hidden_layers: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_attention_heads: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_key_value_heads: Option<&'a RawValue>,
+    #[serde(borrow)]
+    hidden_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_local_experts: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_experts: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n_routed_experts: Option<&'a RawValue>,
+    #[serde(borrow)]
+    num_experts_per_tok: Option<&'a RawValue>,
+    #[serde(borrow)]
+    dtype: Option<&'a RawValue>,
+    #[serde(borrow)]
+    torch_dtype: Option<&'a RawValue>,
+    #[serde(borrow)]
+    quantization_config: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text_config: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawQuantization<'a> {
+    #[serde(borrow)]
+    quant_method: Option<&'a RawValue>,
+    #[serde(borrow)]
+    bits: Option<&'a RawValue>,
+    #[serde(borrow)]
+    load_in_4bit: Option<&'a RawValue>,
+    #[serde(borrow)]
+    load_in_8bit: Option<&'a RawValue>,
+}
+
+fn quantization(raw: Option<&RawValue>) -> Option<QuantizationConfig> {
+    let raw: RawQuantization<'_> = serde_json::from_str(raw?.get()).ok()?;
+    let is = |raw: Option<&RawValue>| raw.is_some_and(|raw| raw.get() == "true");
+    let bits = sensible(raw.bits).filter(|bits| (1..=64).contains(bits));
+    let loaded = if is(raw.load_in_4bit) { Some(4) } else { is(raw.load_in_8bit).then_some(8) };
+    Some(QuantizationConfig { method: string(raw.quant_method)?.to_ascii_lowercase(), bits: bits.or(loaded) })
+}
+
+/// A whole number that a model can have.
+fn sensible(raw: Option<&RawValue>) -> Option<u64> {
+    serde_json::from_str(raw?.get()).ok().filter(|number| *number < ABSURD)
+}
+
+/// A text that is not empty, made printable.
+fn string(raw: Option<&RawValue>) -> Option<String> {
+    let value: String = serde_json::from_str(raw?.get()).ok()?;
+    Some(shortened(value.trim(), LONGEST_TEXT)).filter(|value| !value.is_empty())
+}
+
+/// Whether `tokenizer_config.json` has a chat template: a text, or a list of named ones.
+///
+/// # Errors
+/// A line that says what is wrong: too long, or no JSON object.
+pub fn has_chat_template(reader: impl Read) -> Result<bool, String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Tokenizer<'a> {
+        #[serde(borrow)]
+        chat_template: Option<&'a RawValue>,
+    }
+
+    let bytes = bounded(reader, LONGEST_TOKENIZER)?;
+    let tokenizer: Tokenizer<'_> = object(&bytes)?;
+    Ok(tokenizer.chat_template.is_some_and(|raw| !matches!(raw.get(), "\"\"" | "[]" | "{}" | "false")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Format;
+
+    #[test]
+    fn a_plain_model_is_described() {
+        let config = Config::parse(
+            br#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","max_position_embeddings":131072,"num_hidden_layers":32,
+                "num_attention_heads":32,"num_key_value_heads":8,"hidden_size":4096,"torch_dtype":"bfloat16","rope_scaling":{"factor":8.0}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.model_type.as_deref(), Some("llama"));
+        assert_eq!(config.class.as_deref(), Some("LlamaForCausalLM"));
+        assert_eq!((config.context_length, config.layers), (Some(131_072), Some(32)));
+        assert_eq!((config.heads, config.heads_kv, config.embedding_length), (Some(32), Some(8), Some(4096)));
+        assert_eq!(config.dtype.as_deref(), Some("bfloat16"));
+        assert_eq!(config.quantization, None);
+    }
+
+    #[test]
+    fn a_multimodal_model_keeps_its_figures_one_level_down() {
+        let config = Config::parse(
+            br#"{"model_type":"gemma3","text_config":{"model_type":"gemma3_text","num_hidden_layers":34,"num_attention_heads":8,"num_experts":null}}"#,
+        )
+        .unwrap();
+        assert_eq!(config.model_type.as_deref(), Some("gemma3"));
+        assert_eq!((config.layers, config.heads, config.heads_kv, config.experts), (Some(34), Some(8), Some(8), None));
+    }
+
+    #[test]
+    fn quantized_weights_name_their_method() {
+        for (text, label) in [
+            (r#"{"quant_method":"gptq","bits":4,"group_size":128}"#, Some("GPTQ-INT4")),
+            (r#"{"quant_method":"AWQ","bits":4}"#, Some("AWQ-INT4")),
+            (r#"{"quant_method":"bitsandbytes","load_in_4bit":true,"load_in_8bit":false}"#, Some("BITSANDBYTES-INT4")),
+            (r#"{"quant_method":"fp8","bits":"many"}"#, Some("FP8")),
+            (r#"{"bits":4}"#, None),
+            ("[4]", None),
+            ("null", None),
+        ] {
+            let config = Config::parse(format!(r#"{{"quantization_config":{text}}}"#).as_bytes()).unwrap();
+            assert_eq!(config.quantization.map(|q| q.label()), label.map(Quantization::new), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_of_another_type_are_unknown_and_text_is_printable() {
+        let config = Config::parse(
+            br#"{"model_type":"a\u001b[2Jb","num_hidden_layers":"32","hidden_size":-1,"num_attention_heads":18446744073709551615,
+                "max_position_embeddings":1e400,"architectures":"x","torch_dtype":7}"#,
+        )
+        .unwrap();
+        assert_eq!(config.model_type.as_deref(), Some("a\\u{1b}[2Jb"));
+        assert_eq!(Config { model_type: None, ..config }, Config::default());
+    }
+
+    #[test]
+    fn what_is_no_object_or_too_long_is_an_error() {
+        for text in ["", "[]", "<html>", "{\"a\":", "nul\0"] {
+            assert!(Config::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(Config::read(std::io::repeat(b' ')).unwrap_err().contains("larger"));
+        assert!(has_chat_template(std::io::repeat(b'[')).is_err());
+    }
+
+    #[test]
+    fn chat_templates_are_told_by_their_presence() {
+        for (text, is) in [
+            (r#"{"chat_template":"{% for m in messages %}"}"#, true),
+            (r#"{"chat_template":[{"name":"default","template":"x"}]}"#, true),
+            (r#"{"chat_template":null}"#, false),
+            (r#"{"chat_template":""}"#, false),
+            (r#"{"bos_token":{"content":"<s>"}}"#, false),
+        ] {
+            assert_eq!(has_chat_template(text.as_bytes()).unwrap(), is, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_header_is_completed_not_overruled() {
+        let config = Config::parse(
+            br#"{"model_type":"qwen2","num_hidden_layers":28,"quantization_config":{"quant_method":"gptq","bits":4}}"#,
+        )
+        .unwrap();
+        let mut metadata = Metadata { layers: Some(2), ..Metadata::unknown(Format::Safetensors) };
+        config.complete(&mut metadata);
+        assert_eq!(metadata.architecture.as_deref(), Some("qwen2"));
+        assert_eq!(metadata.layers, Some(2));
+        assert_eq!(metadata.quantization, Some(Quantization::new("GPTQ-INT4")));
+    }
+}

@@ -1,0 +1,199 @@
+//! From a header to what people want to know about the model.
+
+use super::{FileType, Header, Value};
+use crate::format::warnings::{Warnings, shortened, shown};
+use crate::format::{Metadata, Structure};
+use crate::model::{FileName, Format, Quantization};
+
+/// Characters of a name that are shown anywhere.
+const LONGEST: usize = 200;
+/// No model has so many layers, heads or tokens of context.
+const ABSURD: u64 = 1 << 40;
+/// More parts than any published set has.
+const MANY_PARTS: u64 = 10_000;
+
+/// What the header of a file of that name tells. `structure` is what to say when it was cut short before its end.
+pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: Structure) -> Metadata {
+    let mut reading =
+        Reading { header, warnings: Warnings::default(), prefix: header.architecture().unwrap_or_default() };
+    for line in &header.warnings {
+        reading.warnings.add(line.as_str());
+    }
+    let complete = header.layout.is_some();
+    let layers = reading.number("block_count");
+    let heads = reading.per_layer("attention.head_count", layers);
+    let heads_kv = reading.per_layer("attention.head_count_kv", layers).or(heads);
+    let context_length = reading.number("context_length");
+    let embedding_length = reading.number("embedding_length");
+    let (experts, experts_used) = (reading.number("expert_count"), reading.number("expert_used_count"));
+    let (quantization, quantization_guessed) = reading.quantization(file_name);
+    let (split_no, split_count) = reading.split(file_name);
+    let tally = complete.then_some(&header.tally);
+    Metadata {
+        format: Format::Gguf,
+        architecture: reading.text("general.architecture"),
+        name: reading.text("general.name"),
+        quantization,
+        quantization_guessed,
+        parameters: tally.map(|tally| tally.parameters),
+        tensor_bytes: tally.filter(|tally| tally.is_exact()).map(|tally| tally.bytes),
+        context_length,
+        layers,
+        heads,
+        heads_kv,
+        embedding_length,
+        experts: experts.filter(|n| *n > 0),
+        experts_used: experts_used.filter(|n| *n > 0),
+        chat_template: header.get("tokenizer.chat_templates").is_some()
+            || matches!(header.get("tokenizer.chat_template"), Some(Value::String(text)) if text.length > 0),
+        tokenizer: reading.text("tokenizer.ggml.model"),
+        licence: reading.licence(),
+        base_model: reading.base_model(),
+        quantized_by: reading.text("general.quantized_by"),
+        split_count,
+        split_no,
+        split_tensors: header.get("split.tensors.count").and_then(Value::as_u64),
+        tensors: complete.then_some(header.tensor_count),
+        sidecar: is_sidecar(header, file_name),
+        structure: header.layout.map_or(structure, |layout| layout.structure),
+        partly_read: header.stopped,
+        warnings: reading.warnings.into_lines(),
+    }
+}
+
+struct Reading<'a> {
+    header: &'a Header,
+    warnings: Warnings,
+    /// `general.architecture`, which begins the names of the model's own keys.
+    prefix: &'a str,
+}
+
+impl Reading<'_> {
+    /// A text that is not empty, made printable.
+    fn text(&self, key: &str) -> Option<String> {
+        self.header.text(key).map(str::trim).filter(|text| !text.is_empty()).map(|text| shortened(text, LONGEST))
+    }
+
+    fn own(&self, key: &str) -> Option<(String, &Value)> {
+        let key = format!("{}.{key}", self.prefix);
+        self.header.get(&key).map(|value| (key, value))
+    }
+
+    /// A number of the architecture.
+    fn number(&mut self, key: &str) -> Option<u64> {
+        let (key, value) = self.own(key)?;
+        let number = value.as_u64().filter(|n| *n < ABSURD);
+        if number.is_none() {
+            self.warnings.add(format!("{} is no sensible number", shown(key.as_bytes())));
+        }
+        number
+    }
+
+    /// A number of the architecture that may have one value a layer: then the largest.
+    fn per_layer(&mut self, key: &str, layers: Option<u64>) -> Option<u64> {
+        let Some((name, Value::Array(array))) = self.own(key) else { return self.number(key) };
+        let count = array.count;
+        let numbers: Option<Vec<u64>> = array.kept.iter().map(|value| value.as_u64().filter(|n| *n < ABSURD)).collect();
+        let largest = numbers.and_then(|numbers| numbers.into_iter().max());
+        if largest.is_none() {
+            self.warnings.add(format!("{} is no sensible list of numbers", shown(name.as_bytes())));
+        } else if layers.is_some_and(|layers| count < layers) {
+            self.warnings.add(format!("{} has fewer values than layers", shown(name.as_bytes())));
+        }
+        largest
+    }
+
+    /// The label, and whether it is a guess.
+    fn quantization(&mut self, file_name: &str) -> (Option<Quantization>, bool) {
+        let tally = &self.header.tally;
+        if let Some(value) = self.header.get("general.file_type") {
+            let file_type = value.as_u64().map(FileType);
+            if let Some((file_type, label)) = file_type.and_then(|file_type| Some((file_type, file_type.label()?))) {
+                if let Some(bits) = contradiction(file_type, self.header) {
+                    self.warnings.add(format!("labelled {label}, but its tensors take {bits:.2} bits a parameter"));
+                }
+                return (Some(Quantization::new(label)), file_type.is_guess());
+            }
+            self.warnings.add("general.file_type is no label that is known here");
+        }
+        if let Some(label) = Quantization::of_file_name(file_name) {
+            return (Some(label), false);
+        }
+        let complete = self.header.layout.is_some();
+        let kind = complete.then(|| tally.most_frequent().and_then(|kind| kind.name())).flatten();
+        (kind.map(Quantization::new), kind.is_some())
+    }
+
+    /// `split.no` and `split.count`.
+    fn split(&mut self, file_name: &str) -> (Option<u64>, Option<u64>) {
+        let name = FileName::parse(file_name);
+        let Some(value) = self.header.get("split.count") else { return (None, None) };
+        let Some(count) = value.as_u64().filter(|count| *count > 0) else {
+            self.warnings.add("split.count is no count of parts");
+            return (None, None);
+        };
+        let number = self.header.get("split.no").and_then(Value::as_u64).filter(|number| *number < count);
+        if number.is_none() {
+            self.warnings.add(format!("split.no is no number below split.count, which is {count}"));
+        }
+        match name.shard() {
+            Some(shard) if u64::from(shard.count) != count => {
+                self.warnings.add(format!("its name says one of {} parts, its header says one of {count}", shard.count))
+            }
+            Some(shard) if number.is_some_and(|number| number + 1 != u64::from(shard.number)) => {
+                self.warnings.add(format!("its name says part {}, its header says another", shard.number));
+            }
+            None if count > 1 => {
+                self.warnings.add(format!("it is one of {count} parts, but is not named so; llama.cpp cannot load it"));
+            }
+            _ => {}
+        }
+        if count > MANY_PARTS {
+            self.warnings.add(format!("{count} parts are more than any model has"));
+        }
+        (number, Some(count))
+    }
+
+    fn licence(&self) -> Option<String> {
+        let id = self.text("general.license");
+        if id.as_deref().is_none_or(|id| id == "other") {
+            let named = self.text("general.license.name").or_else(|| self.text("general.license.link"));
+            return named.or(id);
+        }
+        id
+    }
+
+    fn base_model(&self) -> Option<String> {
+        let part = |key: &str| self.text(&format!("general.base_model.0.{key}"));
+        if let Some(url) = part("repo_url") {
+            let repository = url.strip_prefix("https://huggingface.co/").map(str::to_owned);
+            return Some(repository.unwrap_or(url));
+        }
+        match (part("organization"), part("name")) {
+            (Some(organization), Some(name)) => Some(format!("{organization}/{name}")),
+            (_, name) => name,
+        }
+    }
+}
+
+/// Bits a parameter of a file whose tensors cannot be what its label says: no tensor has the label's type, and the
+/// average is off by half or more. Small models legitimately mix in other types, so one sign alone is not enough.
+fn contradiction(file_type: FileType, header: &Header) -> Option<f64> {
+    let (base, bits) = (file_type.base()?, header.tally.bits_per_weight().filter(|_| header.layout.is_some())?);
+    let promised = base.bits_per_weight()?;
+    let occurs = header.tally.types.iter().any(|entry| entry.kind == base);
+    (!occurs && (bits > promised * 1.5 || bits * 1.5 < promised)).then_some(bits)
+}
+
+/// Whether it is no model of its own.
+fn is_sidecar(header: &Header, file_name: &str) -> bool {
+    let tally = &header.tally;
+    let split = header.get("split.count").is_some();
+    let is_all = |tensors: u64| tensors > 0 && tensors == header.tensor_count;
+    matches!(header.text("general.type"), Some("adapter" | "imatrix" | "mmproj" | "vocab"))
+        || matches!(header.architecture(), Some("clip" | "controlvector"))
+        || is_all(tally.adapter_tensors)
+        || is_all(tally.imatrix_tensors)
+        || (header.layout.is_some() && header.tensor_count == 0 && !split)
+        || FileName::parse(file_name).is_draft_head()
+}

@@ -1,0 +1,399 @@
+//! The grammar of a GGUF header, read with a limit on everything that the file may say.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Seek};
+
+use super::layout::{Extent, layout};
+use super::source::{Halt, Source, malformed};
+use super::{Array, Depth, Error, Header, Tally, TensorInfo, TensorType, Text, Value, ValueType};
+use crate::format::sniff::LookAlike;
+use crate::format::warnings::{Warnings, shown};
+
+/// Keys of a file; real ones have under 100.
+const MOST_KEYS: u64 = 65_536;
+/// Tensors of a file; real ones have under 10,000.
+const MOST_TENSORS: u64 = 1_048_576;
+/// Bytes of a key or a tensor's name.
+const LONGEST_NAME: u64 = 65_535;
+/// Bytes of a string.
+const LONGEST_STRING: u64 = 64 << 20;
+/// Bytes of a string that are kept.
+const KEPT_STRING: u64 = 1 << 20;
+/// Elements of an array; ggml's own limit.
+const LONGEST_ARRAY: u64 = 1 << 30;
+/// Elements of an array of numbers that is kept, which is enough for one value a layer.
+const KEPT_NUMBERS: u64 = 4_096;
+/// Numbers that are kept from all arrays together.
+const KEPT_NUMBERS_IN_ALL: u64 = 16 * KEPT_NUMBERS;
+/// Bytes of keys and strings that are kept in all.
+const KEPT_BYTES: u64 = 4 << 20;
+/// What a kept entry costs beside its text, roughly.
+const ENTRY: u64 = 96;
+/// Arrays within arrays.
+const DEEPEST: u32 = 4;
+/// Bytes of the header that are read; the largest known header has 16 MB.
+const HEADER_BYTES: u64 = 256 << 20;
+/// What [`Depth::Start`] reads: with the first look at the magic, 64 KiB of a file.
+const START_BYTES: u64 = (64 << 10) - 512;
+/// Enough to tell what a file that is no GGUF looks like.
+const MAGIC_BYTES: usize = 512;
+/// The alignment of a file that names none.
+const DEFAULT_ALIGNMENT: u32 = 32;
+const LARGEST_ALIGNMENT: u32 = 1 << 20;
+/// ggml's limit, with its terminator.
+const LONGEST_GGML_NAME: usize = 63;
+
+/// Reads what `depth` asks for, as far as it can be read.
+pub(super) fn read<R: Read + Seek>(reader: R, length: u64, depth: Depth) -> (Header, Result<(), Error>) {
+    let allowance = if depth == Depth::Start { START_BYTES } else { HEADER_BYTES };
+    let mut parser = Parser {
+        source: Source::new(reader, length, allowance),
+        length,
+        depth,
+        header: Header::default(),
+        warnings: Warnings::default(),
+        hasher: RandomState::new(),
+        kept_bytes: KEPT_BYTES,
+        kept_numbers: KEPT_NUMBERS_IN_ALL,
+        alignment: None,
+    };
+    let result = match parser.header() {
+        Ok(()) => Ok(()),
+        Err(Halt::Allowance) if depth == Depth::Start => {
+            parser.header.stopped = true;
+            Ok(())
+        }
+        Err(Halt::Allowance) => Err(Error::Malformed(format!("its header is larger than {HEADER_BYTES} bytes"))),
+        Err(Halt::Error(error)) => Err(error),
+    };
+    let Parser { source, mut header, warnings, .. } = parser;
+    header.bytes_read = source.bytes_read();
+    header.warnings = warnings.into_lines();
+    (header, result)
+}
+
+struct Parser<R> {
+    source: Source<R>,
+    length: u64,
+    depth: Depth,
+    header: Header,
+    warnings: Warnings,
+    hasher: RandomState,
+    /// What may still be kept.
+    kept_bytes: u64,
+    kept_numbers: u64,
+    alignment: Option<Value>,
+}
+
+impl<R: Read + Seek> Parser<R> {
+    fn header(&mut self) -> Result<(), Halt> {
+        let head = self.source.peek(MAGIC_BYTES)?;
+        if head.first_chunk::<4>() != Some(b"GGUF") {
+            return Err(Error::NotGguf(LookAlike::of(head, self.length)).into());
+        }
+        self.source.skip(4, "magic")?;
+        self.version()?;
+        let tensors = self.source.wide("tensor count")?;
+        let keys = self.source.wide("key count")?;
+        if keys > MOST_KEYS {
+            return Err(malformed(format!("key count {keys}")));
+        }
+        if tensors > MOST_TENSORS {
+            return Err(malformed(format!("tensor count {tensors}")));
+        }
+        (self.header.key_count, self.header.tensor_count) = (keys, tensors);
+        self.keys(keys)?;
+        self.header.alignment = alignment(self.alignment.as_ref())?;
+        self.tensors(tensors)
+    }
+
+    fn version(&mut self) -> Result<(), Halt> {
+        let version = self.source.u32("version")?;
+        // No flag tells the byte order, but no version of this order has these bits clear.
+        let swapped = version != 0 && version & 0xffff == 0;
+        let version = if swapped { version.swap_bytes() } else { version };
+        self.source.big_endian = swapped;
+        self.source.narrow = version == 1;
+        self.header.version = version;
+        self.header.big_endian = swapped;
+        if !(1..=3).contains(&version) {
+            return Err(Error::Unsupported(version).into());
+        }
+        if swapped {
+            self.warnings.add("big-endian: llama.cpp cannot load it on this kind of host");
+        }
+        if version == 1 {
+            self.warnings.add("GGUF version 1: llama.cpp no longer loads it");
+        }
+        Ok(())
+    }
+
+    fn keys(&mut self, count: u64) -> Result<(), Halt> {
+        let mut seen = HashSet::new();
+        let (mut twice, mut dropped) = (0u64, 0u64);
+        for index in 0..count {
+            let name = self.name("name").map_err(|halt| placed(halt, "key", index, None))?;
+            let value = self.value(&name).map_err(|halt| placed(halt, "key", index, Some(&name)))?;
+            if name.is_empty() {
+                self.warnings.add(format!("key {index} has no name"));
+            }
+            if !seen.insert(self.hasher.hash_one(&name)) {
+                if twice == 0 {
+                    self.warnings.add(format!("key '{}' is there twice; llama.cpp refuses the file", shown(&name)));
+                }
+                twice += 1;
+                continue;
+            }
+            if name == b"general.alignment" {
+                self.alignment = Some(value.clone());
+            }
+            match self.kept_bytes.checked_sub(ENTRY + name.len() as u64) {
+                Some(left) => {
+                    self.kept_bytes = left;
+                    self.header.keys.push((String::from_utf8_lossy(&name).into_owned(), value));
+                }
+                None => dropped += 1,
+            }
+        }
+        if dropped > 0 {
+            self.warnings.add(format!("{dropped} keys were passed over: too many to keep"));
+        }
+        Ok(())
+    }
+
+    /// A key or the name of a tensor.
+    fn name(&mut self, what: &str) -> Result<Vec<u8>, Halt> {
+        let length = self.source.wide(what)?;
+        if length > LONGEST_NAME {
+            return Err(malformed(format!("{what} of {length} bytes")));
+        }
+        self.source.bytes(length, length, what)
+    }
+
+    fn value(&mut self, key: &[u8]) -> Result<Value, Halt> {
+        let kind = self.value_type("value type")?;
+        match kind {
+            ValueType::String => self.text(),
+            ValueType::Array => self.array(key),
+            _ => self.number(kind),
+        }
+    }
+
+    fn value_type(&mut self, what: &str) -> Result<ValueType, Halt> {
+        let id = self.source.u32(what)?;
+        ValueType::from_id(id).ok_or_else(|| malformed(format!("{what} {id}")))
+    }
+
+    fn text(&mut self) -> Result<Value, Halt> {
+        let length = self.source.wide("value")?;
+        if length > LONGEST_STRING {
+            return Err(malformed(format!("string of {length} bytes")));
+        }
+        let bytes = self.source.bytes(length, KEPT_STRING.min(self.kept_bytes), "value")?;
+        self.kept_bytes -= bytes.len() as u64;
+        Ok(Value::String(Text { kept: String::from_utf8_lossy(&bytes).into_owned(), length }))
+    }
+
+    fn number(&mut self, kind: ValueType) -> Result<Value, Halt> {
+        let (source, what) = (&mut self.source, "value");
+        Ok(match kind {
+            ValueType::U8 => Value::U8(source.u8(what)?),
+            ValueType::I8 => Value::I8(source.u8(what)?.cast_signed()),
+            ValueType::U16 => Value::U16(source.u16(what)?),
+            ValueType::I16 => Value::I16(source.u16(what)?.cast_signed()),
+            ValueType::U32 => Value::U32(source.u32(what)?),
+            ValueType::I32 => Value::I32(source.u32(what)?.cast_signed()),
+            ValueType::F32 => Value::F32(f32::from_bits(source.u32(what)?)),
+            ValueType::Bool => Value::Bool(source.u8(what)? != 0),
+            ValueType::U64 => Value::U64(source.u64(what)?),
+            ValueType::I64 => Value::I64(source.u64(what)?.cast_signed()),
+            ValueType::F64 => Value::F64(f64::from_bits(source.u64(what)?)),
+            ValueType::String | ValueType::Array => return Err(malformed("a number that is none")),
+        })
+    }
+
+    fn array(&mut self, key: &[u8]) -> Result<Value, Halt> {
+        let (element, count) = self.array_head()?;
+        let mut kept = Vec::new();
+        match element.size() {
+            // Vocabularies have arrays of numbers too, and nobody asks for those.
+            Some(_) if count <= KEPT_NUMBERS.min(self.kept_numbers) && !key.starts_with(b"tokenizer.") => {
+                self.kept_numbers -= count;
+                for _ in 0..count {
+                    kept.push(self.number(element)?);
+                }
+            }
+            _ => self.skip_elements(element, count, 1)?,
+        }
+        Ok(Value::Array(Array { element, count, kept }))
+    }
+
+    /// Element type and count of an array, the count compared with the bytes that are left.
+    fn array_head(&mut self) -> Result<(ValueType, u64), Halt> {
+        let element = self.value_type("element type")?;
+        let count = self.source.wide("array length")?;
+        if count > LONGEST_ARRAY {
+            return Err(malformed(format!("array of {count} elements")));
+        }
+        // The count is below 2^30 and an element below 16 bytes, so the product is exact.
+        let smallest = match element {
+            ValueType::String if self.source.narrow => 4,
+            ValueType::String => 8,
+            ValueType::Array if self.source.narrow => 8,
+            ValueType::Array => 12,
+            other => other.size().unwrap_or(1),
+        };
+        self.source.require(count * smallest, "array")?;
+        Ok((element, count))
+    }
+
+    fn skip_elements(&mut self, element: ValueType, count: u64, depth: u32) -> Result<(), Halt> {
+        match (element, element.size()) {
+            (_, Some(size)) => self.source.skip(count * size, "array"),
+            (ValueType::String, None) => self.source.skip_strings(count, LONGEST_STRING, "string in an array"),
+            (_, None) if depth >= DEEPEST => Err(malformed(format!("arrays nested deeper than {DEEPEST}"))),
+            (_, None) => {
+                for _ in 0..count {
+                    let (element, count) = self.array_head()?;
+                    self.skip_elements(element, count, depth + 1)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn tensors(&mut self, count: u64) -> Result<(), Halt> {
+        let mut seen = HashSet::new();
+        let mut extents = Vec::new();
+        let mut odd = Oddities::default();
+        for index in 0..count {
+            let name = self.name("name").map_err(|halt| placed(halt, "tensor", index, None))?;
+            let info = self.tensor(&name).map_err(|halt| placed(halt, "tensor", index, Some(&name)))?;
+            if !seen.insert(self.hasher.hash_one(&name)) {
+                odd.twice.note(&name);
+            }
+            if name.len() > LONGEST_GGML_NAME {
+                odd.long.note(&name);
+            }
+            extents.push(Extent { offset: info.offset, bytes: info.bytes() });
+            self.header.tally.add(&name, &info).ok_or_else(|| malformed("more than 2^63 parameters"))?;
+            if self.depth == Depth::Tensors {
+                self.header.tensors.push(info);
+            }
+        }
+        let found = layout(self.source.position(), self.header.alignment, extents, self.length)?;
+        self.header.layout = Some(found);
+        if let Some((first, count)) = odd.twice.0 {
+            self.warnings.add(format!("{count} tensor names are there twice ('{first}'); llama.cpp refuses the file"));
+        }
+        if let Some((first, count)) = odd.long.0 {
+            self.warnings.add(format!("{count} tensor names are longer than llama.cpp allows ('{first}')"));
+        }
+        if !found.in_order {
+            self.warnings.add("the data of the tensors is out of order or has holes; llama.cpp refuses the file");
+        }
+        if let Some(line) = self.header.tally.unknown_types() {
+            self.warnings.add(line);
+        }
+        Ok(())
+    }
+
+    fn tensor(&mut self, name: &[u8]) -> Result<TensorInfo, Halt> {
+        let count = self.source.u32("dimensions")?;
+        if count > 4 {
+            return Err(malformed(format!("{count} dimensions")));
+        }
+        let mut dimensions = Vec::new();
+        for _ in 0..count {
+            dimensions.push(self.source.wide("dimensions")?);
+        }
+        let kind = TensorType(self.source.u32("type")?);
+        let offset = self.source.u64("offset")?;
+        let keep = self.depth == Depth::Tensors;
+        let name = if keep { String::from_utf8_lossy(name).into_owned() } else { String::new() };
+        let info = TensorInfo { name, dimensions, kind, offset };
+        let elements = info.checked_elements().ok_or_else(|| malformed("dimensions multiply beyond 2^63"))?;
+        if let (Some(block), Some(bytes)) = (kind.block_elements(), kind.block_bytes()) {
+            let row = info.dimensions.first().copied().unwrap_or(1);
+            if row % block != 0 {
+                return Err(malformed(format!("rows of {row} in {kind}, which has blocks of {block}")));
+            }
+            let bytes = (elements / block).checked_mul(bytes).and_then(|bytes| bytes.checked_add(offset));
+            if bytes.is_none_or(|end| end >= 1 << 63) {
+                return Err(malformed("data ends beyond 2^63"));
+            }
+        }
+        if offset >= 1 << 63 || offset % self.header.alignment != 0 {
+            return Err(malformed(format!("offset {offset} with an alignment of {}", self.header.alignment)));
+        }
+        Ok(info)
+    }
+}
+
+/// Names of tensors that are odd in the same way: the first, and how many.
+#[derive(Default)]
+struct Noted(Option<(String, u64)>);
+
+impl Noted {
+    fn note(&mut self, name: &[u8]) {
+        match &mut self.0 {
+            Some((_, count)) => *count += 1,
+            None => self.0 = Some((shown(name), 1)),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Oddities {
+    twice: Noted,
+    long: Noted,
+}
+
+fn alignment(value: Option<&Value>) -> Result<u64, Halt> {
+    match value {
+        None => Ok(DEFAULT_ALIGNMENT.into()),
+        Some(Value::U32(value)) if value.is_power_of_two() && *value <= LARGEST_ALIGNMENT => Ok((*value).into()),
+        Some(Value::U32(value)) => Err(malformed(format!("alignment {value}"))),
+        Some(_) => Err(malformed("general.alignment is no 32-bit number")),
+    }
+}
+
+/// Says in which key or tensor reading stopped.
+fn placed(halt: Halt, what: &str, index: u64, name: Option<&[u8]>) -> Halt {
+    let place = match name {
+        Some(name) => format!("{what} {index} '{}'", shown(name)),
+        None => format!("{what} {index}"),
+    };
+    match halt {
+        Halt::Error(Error::Truncated { at, missing }) => {
+            Halt::Error(Error::Truncated { at: format!("{place}: {at}"), missing })
+        }
+        Halt::Error(Error::Malformed(reason)) => Halt::Error(Error::Malformed(format!("{place}: {reason}"))),
+        other => other,
+    }
+}
+
+impl Tally {
+    /// Counts a tensor; `None` when a sum leaves 63 bits.
+    fn add(&mut self, name: &[u8], info: &TensorInfo) -> Option<()> {
+        let sum = |a: u64, b: u64| a.checked_add(b).filter(|sum| *sum < 1 << 63);
+        let elements = info.checked_elements()?;
+        self.parameters = sum(self.parameters, elements)?;
+        self.bytes = sum(self.bytes, info.bytes().unwrap_or(0))?;
+        if contains(name, b"_exps") {
+            self.expert_parameters = sum(self.expert_parameters, elements)?;
+        }
+        if name.ends_with(b".lora_a") || name.ends_with(b".lora_b") {
+            self.adapter_tensors += 1;
+        }
+        if name.ends_with(b".in_sum2") || name.ends_with(b".counts") {
+            self.imatrix_tensors += 1;
+        }
+        self.of_type(info.kind, elements, info.dimensions.len() > 1)
+    }
+}
+
+fn contains(name: &[u8], part: &[u8]) -> bool {
+    name.windows(part.len()).any(|window| window == part)
+}

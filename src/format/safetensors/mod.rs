@@ -1,0 +1,80 @@
+//! safetensors: a JSON header, then the data of the tensors.
+//!
+//! Only the header is read. Types are those of the crate `safetensors`; a type that it does not know is a warning here, not
+//! a failure, because the header says where each tensor's data ends whatever its type is.
+//!
+//! Source of the format: `safetensors/safetensors/src/tensor.rs` and the format text beside it.
+
+mod header;
+mod index;
+
+use std::io::{Read, Seek};
+
+pub use header::{Error, Header, TensorInfo};
+pub use index::Index;
+
+use super::warnings::Warnings;
+use super::{Metadata, Structure};
+use crate::model::{Format, Quantization};
+
+/// The header that the crate accepts at most.
+const LONGEST_HEADER: u64 = 100_000_000;
+/// The header that a summary reads at most.
+const SUMMARY_HEADER: u64 = (64 << 10) - 1024;
+
+/// Whether a file that begins so can be a safetensors file: a sensible length, then a JSON object.
+pub(super) fn starts_like_one(head: &[u8]) -> bool {
+    let Some((length, rest)) = head.split_first_chunk::<8>() else { return false };
+    (2..=LONGEST_HEADER).contains(&u64::from_le_bytes(*length)) && rest.first() == Some(&b'{')
+}
+
+/// What the header of a file of `length` bytes tells. With `start_only`, larger headers are not read.
+pub(super) fn metadata(
+    mut reader: impl Read + Seek,
+    length: u64,
+    file_name: &str,
+    start_only: bool,
+) -> Result<Metadata, String> {
+    let mut warnings = Warnings::default();
+    let named = Quantization::of_file_name(file_name);
+    let header = if start_only && header::header_length(&mut reader).map_err(|e| e.to_string())? > SUMMARY_HEADER {
+        None
+    } else {
+        reader.rewind().map_err(|error| Error::Io(error).to_string())?;
+        match Header::read(reader, length) {
+            Ok(header) => Some(header),
+            Err(error @ Error::Truncated { .. }) => {
+                warnings.add(error.to_string());
+                return Ok(empty(named, Structure::Truncated { missing: None }, false, warnings));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    };
+    let Some(header) = header else { return Ok(empty(named, Structure::Partial, true, warnings)) };
+    for line in header.warnings() {
+        warnings.add(line.as_str());
+    }
+    let packed = header.is_packed();
+    if packed {
+        warnings.add("packed weights: the number of parameters is not in the header");
+    }
+    let guessed = if named.is_none() && !packed { header.most_frequent().map(Quantization::new) } else { None };
+    Ok(Metadata {
+        parameters: (!packed).then(|| header.elements()),
+        tensor_bytes: Some(header.data_bytes()),
+        tensors: Some(header.tensors().len() as u64),
+        sidecar: header.is_adapter(),
+        quantization_guessed: guessed.is_some(),
+        ..empty(named.or(guessed), header.structure(), false, warnings)
+    })
+}
+
+fn empty(quantization: Option<Quantization>, structure: Structure, partly_read: bool, warnings: Warnings) -> Metadata {
+    Metadata {
+        quantization,
+        structure,
+        partly_read,
+        warnings: warnings.into_lines(),
+        ..Metadata::unknown(Format::Safetensors)
+    }
+}
