@@ -2,11 +2,13 @@
 
 mod holders;
 mod mounts;
+mod process;
 mod users;
 
 pub use holders::{Holders, find_holders};
-pub use mounts::{Mount, Mounts};
-pub use users::{current_user, user_name};
+pub use mounts::{Mount, Mounts, device_number};
+pub use process::describe_process;
+pub use users::{current_user, user_label, user_name};
 
 /// The host's name as the kernel knows it.
 #[must_use]
