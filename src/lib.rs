@@ -11,7 +11,7 @@
 //! | L0 | `model` | values, no input or output | `error` |
 //! | L1 | `config` | settings, paths, environment variables | |
 //! | L1 | `format` | bounded readers of model headers | |
-//! | L1 | `disk` | the only door to the file system | |
+//! | L1 | `disk` | the only door to the file system | `machine` |
 //! | L1 | `machine` | this host: file systems, processes, users | |
 //! | L2 | `store` | where models are | |
 //! | L2 | `hub` | where models come from | |

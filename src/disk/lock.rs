@@ -1,14 +1,24 @@
 //! Advisory locks between processes.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
-use crate::error::Result;
+use rustix::fs::{FlockOperation, flock, fstat, stat};
+use rustix::io::Errno;
+
+use super::info::inode;
+use super::publish::open_or_create;
+use crate::error::{Error, Result};
+use crate::model::Inode;
+
+/// How often a lock file may be replaced by others while it is being locked.
+const ATTEMPTS: usize = 100;
 
 /// An exclusive `flock` on a file, released when dropped (or when the process dies).
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -18,21 +28,124 @@ impl FileLock {
     /// removed is never taken for the present one.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] when the file cannot be opened.
-    pub fn try_exclusive(_path: &Path) -> Result<Option<Self>> {
-        todo!()
+    /// [`crate::Error::Io`] when the file cannot be opened, or its file system has no locks;
+    /// [`crate::Error::UnsafePath`] when it is no regular file.
+    pub fn try_exclusive(path: &Path) -> Result<Option<Self>> {
+        for _ in 0..ATTEMPTS {
+            let file = open_or_create(path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::INTR) => continue,
+                Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {
+                    let cause = io::Error::other("the file system has no locks; mount it with flock");
+                    return Err(Error::io("lock", path)(cause));
+                }
+                Err(error) => return Err(Error::io("lock", path)(error.into())),
+            }
+            let locked = fstat(&file).map_err(|error| Error::io("lock", path)(error.into()))?;
+            if stat(path).is_ok_and(|named| inode(&named) == inode(&locked)) {
+                return Ok(Some(Self { file }));
+            }
+        }
+        Err(Error::io("lock", path)(io::Error::other("it is replaced again and again by another process")))
     }
 
     /// The locked file, for reading and writing.
     #[must_use]
     pub fn file(&self) -> &File {
-        &self._file
+        &self.file
     }
 
     /// Who holds the lock, as a person would say it ("process 4711 (llorch-models, user alice)"), as far as
     /// `/proc/locks` tells; "another process" otherwise.
     #[must_use]
-    pub fn holder(_path: &Path) -> String {
-        todo!()
+    pub fn holder(path: &Path) -> String {
+        let pid = stat(path).ok().map(|stat| inode(&stat)).and_then(|file| {
+            let locks = std::fs::read_to_string("/proc/locks").ok()?;
+            lock_owner(&locks, file)
+        });
+        pid.map_or_else(|| "another process".to_owned(), crate::machine::describe_process)
+    }
+}
+
+/// The process that holds the `flock` on `file`, from the text of `/proc/locks`
+/// (`1: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF`; a second word `->` marks one that waits).
+fn lock_owner(locks: &str, file: Inode) -> Option<u32> {
+    let mut by_number = None;
+    for line in locks.lines() {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, place, ..] = words.as_slice() else { continue };
+        let mut place = place.split(':');
+        let (Some(major), Some(minor), Some(number)) = (place.next(), place.next(), place.next()) else { continue };
+        if number.parse() != Ok(file.inode) {
+            continue;
+        }
+        let Some(pid) = pid.parse::<u32>().ok().filter(|pid| *pid > 0) else { continue };
+        let device = (u32::from_str_radix(major, 16), u32::from_str_radix(minor, 16));
+        if let (Ok(major), Ok(minor)) = device
+            && crate::machine::device_number(major, minor) == file.device
+        {
+            return Some(pid);
+        }
+        // btrfs and overlayfs show another device here than stat does: the number alone is a hint, and only if it is
+        // the only one.
+        by_number = if by_number.is_none() { Some(Some(pid)) } else { Some(None) };
+    }
+    by_number.flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_holds_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let first = FileLock::try_exclusive(&path).unwrap().unwrap();
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(first);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_on_a_removed_file_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let old = FileLock::try_exclusive(&path).unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let new = FileLock::try_exclusive(&path).unwrap().unwrap();
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(old);
+        assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        drop(new);
+        assert!(path.exists(), "a lock file is never removed");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_holder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let _lock = FileLock::try_exclusive(&path).unwrap().unwrap();
+        let holder = FileLock::holder(&path);
+        assert!(holder.starts_with(&format!("process {} (", std::process::id())), "{holder}");
+        assert_eq!(FileLock::holder(&folder.path().join("none")), "another process");
+    }
+
+    #[test]
+    fn the_lock_table_is_read_with_care() {
+        let file = Inode { device: crate::machine::device_number(8, 0x11), inode: 1234 };
+        let table = "1: POSIX  ADVISORY  WRITE 1 08:11:1234 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 2 08:11:1234 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 3 08:11:1235 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 708 08:11:1234 0 EOF\n\
+                     garbage\n";
+        assert_eq!(lock_owner(table, file), Some(708));
+        let other_device = Inode { device: 1, ..file };
+        assert_eq!(lock_owner(table, other_device), Some(708));
+        assert_eq!(lock_owner("", file), None);
+        assert_eq!(lock_owner("1: FLOCK  ADVISORY  WRITE -1 08:11:1234 0 EOF", file), None);
     }
 }

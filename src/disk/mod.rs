@@ -1,9 +1,13 @@
 //! The only door to the file system: publish atomically, lock, stay below a root, count bytes once, run plans.
 
 pub mod deletion;
-pub mod folder;
+mod errors;
+mod info;
 pub mod lock;
 pub mod publish;
 pub mod safe;
 pub mod space;
 pub mod usage;
+
+pub use errors::write_error;
+pub use info::{FileInfo, FileKind};

@@ -1,8 +1,11 @@
 //! Room on a file system.
 
+use std::io;
 use std::path::Path;
 
-use crate::error::Result;
+use rustix::fs::statvfs;
+
+use crate::error::{Error, Result};
 
 /// Room on the file system that holds a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,38 @@ pub struct Space {
 ///
 /// # Errors
 /// [`crate::Error::Io`] when no ancestor can be asked.
-pub fn space(_path: &Path) -> Result<Space> {
-    todo!()
+pub fn space(path: &Path) -> Result<Space> {
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    for ancestor in path.ancestors() {
+        let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match statvfs(ancestor) {
+            Ok(stat) => {
+                let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+                return Ok(Space {
+                    total: bytes(stat.f_blocks),
+                    free: bytes(stat.f_bfree),
+                    available: bytes(stat.f_bavail),
+                });
+            }
+            Err(error) => failure = error.into(),
+        }
+        if !matches!(failure.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+            break;
+        }
+    }
+    Err(Error::io("measure the space of", path)(failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_there_yet_has_its_ancestors_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = space(&folder.path().join("not/there/yet")).unwrap();
+        assert_eq!(deep.total, space(folder.path()).unwrap().total);
+        assert!(deep.total >= deep.free && deep.free >= deep.available && deep.available > 0);
+        space(Path::new("relative/path")).unwrap();
+    }
 }

@@ -1,0 +1,62 @@
+//! The system's errors of writing, as what a person can do about them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::error::Error;
+
+/// Wraps the error of an operation that writes `needed` bytes to `path`: [`Error::NoSpace`] for a full disk or a used-up
+/// quota, else [`Error::Io`], with the cause in words where the system's own say too little.
+pub fn write_error(operation: &'static str, path: impl Into<PathBuf>, needed: u64) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| {
+        let code = source.raw_os_error().map(Errno::from_raw_os_error);
+        let other = |words: &str| io::Error::new(source.kind(), words.to_owned());
+        let source = match code {
+            Some(Errno::DQUOT) => {
+                return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available: 0 };
+            }
+            Some(Errno::NOSPC) => {
+                let available = super::space::space(&path).map_or(0, |space| space.available);
+                if available < needed.max(1) {
+                    return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available };
+                }
+                other("the file system has no room for another file (its inodes are used up)")
+            }
+            Some(Errno::XDEV) => other("it lies on another file system"),
+            Some(Errno::ROFS) => other("the file system is mounted read-only"),
+            _ => source,
+        };
+        Error::Io { operation, path, source }
+    }
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(code: Errno, needed: u64) -> String {
+        write_error("write", "/tmp/x", needed)(io::Error::from_raw_os_error(code.raw_os_error())).to_string()
+    }
+
+    #[test]
+    fn full_disks_and_quotas_are_no_space() {
+        let quota = message(Errno::DQUOT, 4096);
+        assert_eq!(quota, "not enough space in /tmp: 4096 bytes needed, 0 free, 4096 short");
+        assert!(message(Errno::NOSPC, u64::MAX).starts_with("not enough space in /tmp"));
+        assert!(message(Errno::NOSPC, 0).contains("inodes"));
+    }
+
+    #[test]
+    fn other_causes_are_in_words() {
+        assert_eq!(message(Errno::XDEV, 1), "cannot write /tmp/x: it lies on another file system");
+        assert_eq!(message(Errno::ROFS, 1), "cannot write /tmp/x: the file system is mounted read-only");
+        assert_eq!(message(Errno::ACCESS, 1), "cannot write /tmp/x: permission denied");
+    }
+}
