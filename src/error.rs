@@ -163,6 +163,25 @@ pub enum Error {
         /// What arrived.
         actual: String,
     },
+    /// A file of the same name is in the way of a download, and nothing says that it came from the hub.
+    #[error(
+        "{} is there already and is not the file of {repository}; move it away, or replace it with --force",
+        printable(path)
+    )]
+    Occupied {
+        /// The file that is in the way.
+        path: PathBuf,
+        /// The repository.
+        repository: String,
+    },
+    /// It cannot be done that way.
+    #[error("{what} is not available yet; {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What can be done instead.
+        instead: String,
+    },
     /// The file system has too little room.
     #[error("not enough space in {}: {needed} bytes needed, {available} free, {} short", printable(path), needed.saturating_sub(*available))]
     NoSpace {

@@ -24,6 +24,7 @@ pub use plan::{Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation,
 pub use quantization::Quantization;
 pub use reference::Reference;
 pub use repo_path::RepoPath;
+pub(crate) use repo_path::wildcard as matches_pattern;
 pub use row::{Format, Holder, Model, StoreSummary};
 pub use size::{Bytes, Rate};
 pub use verification::{FileCheck, FileStatus, Verification};

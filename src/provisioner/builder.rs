@@ -1,89 +1,265 @@
-//! `ModelProvisioner` and how one is made.
+//! How a [`ModelProvisioner`] is made.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
-use tokio_util::sync::CancellationToken;
+use crate::config::{Environment, HubSettings, Settings};
+use crate::error::{Error, Result};
+use crate::hub::{Catalog, HubClient, HubOptions, Token};
+use crate::machine;
+use crate::model::Reference;
+use crate::store::flat::{Alias, FlatStore};
+use crate::transfer::Options;
 
-use super::{DownloadPlan, DownloadRequest, Downloaded};
-use crate::error::Result;
-use crate::hub::{Catalog, HubClient};
-use crate::transfer::{EventSink, Options};
-
-/// What a model takes, and its GGUF files.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelInfo {
-    /// The reference as given.
-    pub reference: String,
-    /// The folder that it lies in.
-    pub model_dir: PathBuf,
-    /// Bytes of its files, bookkeeping left out.
-    pub total_size: i64,
-    /// Number of its files, bookkeeping left out.
-    pub file_count: usize,
-    /// Its GGUF files, sorted.
-    pub gguf_files: Vec<PathBuf>,
-}
+/// Where models come from when nothing else is said.
+const PUBLIC_HUB: &str = "https://huggingface.co";
 
 /// Makes a [`ModelProvisioner`]; reads nothing from the environment.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    _base_dir: PathBuf,
+    base_dir: PathBuf,
+    hub: HubOptions,
+    catalog: Catalog,
+    options: Options,
+    fault: Option<Fault>,
+}
+
+/// What was wrong with the configuration; told when the hub is used for the first time.
+#[derive(Clone, Debug)]
+struct Fault {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Fault {
+    fn of(error: Error) -> Self {
+        match error {
+            Error::InvalidConfig { path, reason } => Self { path, reason },
+            Error::Io { path, operation, source } => Self { path, reason: format!("cannot {operation} it: {source}") },
+            other => Self { path: PathBuf::from("configuration"), reason: other.to_string() },
+        }
+    }
+
+    fn error(&self) -> Error {
+        Error::InvalidConfig { path: self.path.clone(), reason: self.reason.clone() }
+    }
+}
+
+impl Builder {
+    fn new(base_dir: PathBuf) -> Self {
+        Self {
+            base_dir,
+            hub: HubOptions { endpoint: PUBLIC_HUB.to_owned(), token: None, offline: false, proxies: false },
+            catalog: Catalog::embedded(),
+            options: Options::default(),
+            fault: None,
+        }
+    }
+
+    /// Base address of the hub.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: impl Into<String>) -> Self {
+        self.hub.endpoint = endpoint.into();
+        self
+    }
+
+    /// The token for exactly this endpoint; text that is no token counts as none.
+    #[must_use]
+    pub fn token(mut self, token: Option<&str>) -> Self {
+        self.hub.token = token.and_then(Token::new);
+        self
+    }
+
+    /// Send nothing: everything that needs the hub fails with [`Error::Offline`].
+    #[must_use]
+    pub fn offline(mut self, offline: bool) -> Self {
+        self.hub.offline = offline;
+        self
+    }
+
+    /// Whether the proxies that the environment names are used.
+    #[must_use]
+    pub fn proxies(mut self, proxies: bool) -> Self {
+        self.hub.proxies = proxies;
+        self
+    }
+
+    /// Endpoint, token, proxies and offline as settings say.
+    #[must_use]
+    pub fn hub_settings(self, settings: &HubSettings) -> Self {
+        self.endpoint(settings.endpoint.clone())
+            .token(settings.token.as_deref())
+            .offline(settings.offline)
+            .proxies(settings.proxies)
+    }
+
+    /// The catalog instead of the embedded one.
+    #[must_use]
+    pub fn catalog(mut self, catalog: Catalog) -> Self {
+        self.catalog = catalog;
+        self
+    }
+
+    /// The embedded catalog with the entries of `file` added or put in their place; a missing file adds nothing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names file, line and entry.
+    pub fn catalog_file(self, file: &Path) -> Result<Self> {
+        Ok(self.catalog(Catalog::with_user_file(file)?))
+    }
+
+    /// How `download_model` fetches: speed limit, patience.
+    #[must_use]
+    pub fn transfer(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The provisioner. Nothing is read or sent yet, except that links on the way to the base folder are resolved.
+    #[must_use]
+    pub fn build(self) -> ModelProvisioner {
+        let aliases = self
+            .catalog
+            .entries()
+            .iter()
+            .map(|entry| Alias {
+                alias: entry.alias.clone(),
+                repository: entry.repository.clone(),
+                file: entry.file.clone(),
+                folder: entry.folder.clone(),
+                former_folders: entry.former_folders.clone(),
+            })
+            .collect();
+        let store = FlatStore::new(self.base_dir.clone(), aliases);
+        ModelProvisioner {
+            inner: Arc::new(Inner {
+                base_dir: self.base_dir,
+                store,
+                catalog: self.catalog,
+                hub: self.hub,
+                client: OnceLock::new(),
+                options: self.options,
+                fault: self.fault,
+            }),
+        }
+    }
 }
 
 /// Models under one base folder, and the hub that they come from. Cheap to clone.
+///
+/// Its plain functions block on the disk; call them on a blocking thread where that matters. The asynchronous ones
+/// do their disk work on blocking threads themselves and need a tokio runtime with time and I/O.
 #[derive(Clone, Debug)]
 pub struct ModelProvisioner {
-    _base_dir: PathBuf,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    base_dir: PathBuf,
+    store: FlatStore,
+    catalog: Catalog,
+    hub: HubOptions,
+    client: OnceLock<HubClient>,
+    options: Options,
+    fault: Option<Fault>,
 }
 
 impl ModelProvisioner {
-    /// The checksums, files and place of what `request` would fetch. Nothing is written.
-    ///
-    /// # Errors
-    /// As [`Self::download`], before the first byte.
-    pub async fn plan_download(&self, _request: &DownloadRequest) -> Result<DownloadPlan> {
-        todo!()
+    /// Models under `base_dir`, with endpoint, token and proxies as environment and configuration file say, and a
+    /// user's own catalog. It cannot fail: what is wrong with the configuration is told when the hub is first used.
+    #[must_use]
+    pub fn new(base_dir: PathBuf) -> Self {
+        let environment = Environment::of_process();
+        let mut builder = Self::builder(base_dir);
+        match Settings::load(&environment, &machine::hostname(), None) {
+            Ok(settings) => {
+                builder = builder.hub_settings(&settings.hub);
+                match Catalog::with_user_file(&settings.paths.config.join("catalog.toml")) {
+                    Ok(catalog) => builder.catalog = catalog,
+                    Err(error) => builder.fault = Some(Fault::of(error)),
+                }
+            }
+            Err(error) => builder.fault = Some(Fault::of(error)),
+        }
+        builder.build()
     }
 
-    /// Fetches what `plan` says.
-    ///
-    /// # Errors
-    /// Those of the hub and of the transfer.
-    pub async fn download(
-        &self,
-        _plan: &DownloadPlan,
-        _options: &Options,
-        _events: &EventSink,
-        _cancel: &CancellationToken,
-    ) -> Result<Downloaded> {
-        todo!()
+    /// Begins one that reads nothing from the environment: the public hub without a token, the embedded catalog.
+    #[must_use]
+    pub fn builder(base_dir: PathBuf) -> Builder {
+        Builder::new(base_dir)
     }
 
-    /// Removes what an unfinished download of `request` has left on disk. Nothing there is no error.
-    ///
-    /// # Errors
-    /// As [`Self::plan_download`]; [`crate::Error::Locked`] while a transfer works on it.
-    pub async fn discard(&self, _request: &DownloadRequest) -> Result<()> {
-        todo!()
-    }
-
-    /// The base folder.
+    /// The base folder as it was given.
     #[must_use]
     pub fn base_dir(&self) -> &Path {
-        todo!()
+        &self.inner.base_dir
+    }
+
+    /// The flat store under the base folder.
+    #[must_use]
+    pub fn store(&self) -> &FlatStore {
+        &self.inner.store
     }
 
     /// The hub client.
     ///
     /// # Errors
-    /// When the endpoint is no address.
+    /// When the endpoint is no address, or the configuration could not be read.
     pub fn hub(&self) -> Result<HubClient> {
-        todo!()
+        if let Some(fault) = &self.inner.fault {
+            return Err(fault.error());
+        }
+        if let Some(client) = self.inner.client.get() {
+            return Ok(client.clone());
+        }
+        let client = HubClient::new(self.inner.hub.clone())?;
+        Ok(self.inner.client.get_or_init(|| client).clone())
     }
 
     /// The catalog.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
-        todo!()
+        &self.inner.catalog
+    }
+
+    /// How `download_model` fetches.
+    #[must_use]
+    pub fn transfer_options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Runs disk work on a blocking thread.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let this = self.clone();
+        join(tokio::task::spawn_blocking(move || work(&this)).await)
+    }
+
+    /// What a reference means here, or that it is not here.
+    pub(super) fn resolve(&self, reference: &str) -> Result<crate::store::flat::Resolved> {
+        let parsed = Reference::parse(reference)?;
+        self.inner.store.resolve(&parsed)?.ok_or_else(|| self.not_found(reference))
+    }
+
+    pub(super) fn not_found(&self, reference: &str) -> Error {
+        Error::ModelNotFound {
+            reference: crate::model::text::printable(reference),
+            place: crate::model::text::printable_path(&self.inner.base_dir),
+        }
+    }
+}
+
+/// The result of a task; a panic in it goes on in the caller.
+pub(super) fn join<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    match result {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
     }
 }

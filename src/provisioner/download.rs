@@ -27,8 +27,15 @@ pub struct DownloadRequest {
     pub files: Vec<String>,
     /// Where to.
     pub to: DestinationKind,
-    /// Fetch also what is there already.
+    /// Fetch also what is there already, and replace what is in the way.
     pub force: bool,
+}
+
+impl DownloadRequest {
+    /// Asks for what `reference` means, in the flat store.
+    pub fn new(reference: impl Into<String>) -> Self {
+        Self { reference: reference.into(), files: Vec::new(), to: DestinationKind::Flat, force: false }
+    }
 }
 
 /// What a download will fetch.
@@ -38,6 +45,8 @@ pub struct DownloadPlan {
     pub request: DownloadRequest,
     /// The repository, pinned.
     pub repository: Repository,
+    /// The branch, tag or commit that was asked for.
+    pub revision: String,
     /// What will be fetched, weights first.
     pub files: Vec<RemoteFile>,
     /// The quantization, if one was named or chosen.
@@ -46,6 +55,10 @@ pub struct DownloadPlan {
     pub folder: PathBuf,
     /// Sum of the sizes.
     pub total: u64,
+    /// Whether the folder's record proves that everything is there: then nothing is fetched, and no hub was asked.
+    pub whole: bool,
+    /// The complete listing of the repository; empty when no hub was asked.
+    pub listing: Vec<RemoteFile>,
 }
 
 /// A finished download.

@@ -3,6 +3,7 @@
 pub mod record;
 pub mod sidecar;
 pub mod staging;
+pub mod tree;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,229 @@
+//! A folder of the flat store as the place where files go.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use super::DownloadPlan;
+use crate::disk::{publish, safe};
+use crate::error::{Error, Result};
+use crate::model::{Digest, ModelId, RemoteFile, RepoPath, StoreKind, text};
+use crate::store::flat::staging::{staging_key, staging_paths};
+use crate::store::flat::{Record, RecordedFile, sidecar};
+use crate::store::verify::{self, Depth, Expected};
+use crate::transfer::{Destination, Staging};
+
+/// The folder of one download.
+///
+/// The record claims the folder before the first byte and is brought up to date after every file, so that what a crash
+/// leaves is described truthfully.
+#[derive(Debug)]
+pub(super) struct FlatDestination {
+    root: PathBuf,
+    folder: PathBuf,
+    endpoint: String,
+    repository: String,
+    revision: String,
+    commit: String,
+    listing: Vec<RemoteFile>,
+    force: bool,
+    /// Whether this run has changed the folder: bookkeeping that cannot be written is then an error.
+    changed: AtomicBool,
+    /// One record is written at a time.
+    record: Mutex<()>,
+    cancel: CancellationToken,
+}
+
+impl FlatDestination {
+    pub(super) fn new(root: &Path, endpoint: &str, plan: &DownloadPlan, cancel: CancellationToken) -> Self {
+        Self {
+            root: root.to_owned(),
+            folder: plan.folder.clone(),
+            endpoint: endpoint.to_owned(),
+            repository: plan.repository.id.clone(),
+            revision: plan.revision.clone(),
+            commit: plan.repository.commit.clone(),
+            listing: plan.listing.clone(),
+            force: plan.request.force,
+            changed: AtomicBool::new(false),
+            record: Mutex::new(()),
+            cancel,
+        }
+    }
+
+    fn merge(&self, files: &[RemoteFile]) -> Result<()> {
+        let _guard = self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let files = files
+            .iter()
+            .map(|file| RecordedFile { path: file.path.clone(), size: file.size, digest: file.digest })
+            .collect();
+        Record {
+            version: Record::VERSION,
+            endpoint: self.endpoint.clone(),
+            repository: self.repository.clone(),
+            revision: self.revision.clone(),
+            commit: self.commit.clone(),
+            files,
+        }
+        .merge(&self.folder)
+    }
+
+    /// Notes a file whose content is known to be right.
+    fn note(&self, file: &RemoteFile) -> Result<()> {
+        if let Some(digest) = &file.digest {
+            sidecar::write(&self.folder, &file.path, &self.commit, &digest.to_string())?;
+        }
+        self.merge(std::slice::from_ref(file))
+    }
+
+    /// Bookkeeping about files that were there before: where it cannot be written (a read-only store), the files are
+    /// as good as they were.
+    fn note_present(&self, noted: Result<()>) -> Result<()> {
+        match noted {
+            Err(error) if !self.changed.load(Ordering::Relaxed) => {
+                tracing::warn!("{error}; what is there is whole all the same");
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Whether the bookkeeping of `folder` vouches for `file` as it lies there now: the sidecar names its digest and the file was
+/// not changed since, or, where no digest is known, the record has it of the same commit and length.
+pub(super) fn vouched(folder: &Path, file: &RemoteFile, commit: &str, record: Option<&Record>) -> bool {
+    let target = file.path.below(folder);
+    let whole = fs::symlink_metadata(&target).is_ok_and(|status| status.is_file() && status.len() == file.size);
+    if !whole {
+        return false;
+    }
+    match &file.digest {
+        Some(digest) => sidecar::Metadata::read(folder, &file.path)
+            .is_some_and(|sidecar| Digest::parse(&sidecar.etag).as_ref() == Some(digest)),
+        None => record.is_some_and(|record| {
+            record.commit == commit
+                && record.files.iter().any(|known| known.path == file.path && known.size == file.size)
+        }),
+    }
+}
+
+impl Destination for FlatDestination {
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
+        let target = file.path.below(&self.folder);
+        match fs::symlink_metadata(&target) {
+            Ok(status) if status.is_file() && status.len() == file.size => {}
+            Ok(_) => return Ok(None),
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(Error::io("read", target)(error)),
+        }
+        // A file that this run has published is right whatever was asked for.
+        let published_now = self.changed.load(Ordering::Relaxed)
+            && vouched(&self.folder, file, &self.commit, Record::read(&self.folder)?.as_ref());
+        if self.force && !published_now {
+            return Ok(None);
+        }
+        let record = Record::read(&self.folder)?;
+        if vouched(&self.folder, file, &self.commit, record.as_ref()) {
+            return Ok(Some(target));
+        }
+        let Some(digest) = file.digest else { return Ok(None) };
+        if !self.has_digest(&target, file, digest)? {
+            return Ok(None);
+        }
+        self.note_present(self.note(file))?;
+        Ok(Some(target))
+    }
+
+    fn staging(&self, file: &RemoteFile) -> Staging {
+        self.staging_of(&file.path.below(&self.folder), file)
+    }
+
+    fn stage(&self, file: &RemoteFile) -> Result<Staging> {
+        let target = match self.folder.strip_prefix(&self.root).ok().and_then(Path::to_str) {
+            Some(folder) if !folder.is_empty() => {
+                safe::prepare_below(&self.root, &RepoPath::parse(&format!("{folder}/{}", file.path))?)?
+            }
+            _ => safe::prepare_below(&self.folder, &file.path)?,
+        };
+        if !self.force {
+            self.refuse_foreign(&target, file)?;
+        }
+        if !self.changed.swap(true, Ordering::Relaxed) {
+            self.merge(&[])?;
+        }
+        Ok(self.staging_of(&target, file))
+    }
+
+    fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
+        let target = file.path.below(&self.folder);
+        publish::publish(&staging.partial, &target)?;
+        self.note(file)?;
+        Ok(target)
+    }
+
+    fn finish(&self, files: &[RemoteFile]) -> Result<()> {
+        let written = self.merge(files).and_then(|()| {
+            if self.listing.is_empty() {
+                return Ok(());
+            }
+            sidecar::write_tree(&self.folder, &self.commit, &self.listing)
+        });
+        self.note_present(written)
+    }
+}
+
+impl FlatDestination {
+    fn staging_of(&self, target: &Path, file: &RemoteFile) -> Staging {
+        let size = file.size.to_string();
+        let content = [&self.endpoint, &self.repository, &self.commit, file.path.as_str(), &size];
+        let (partial, journal) = staging_paths(target, &staging_key(file.digest.as_ref(), &content));
+        Staging { partial, journal }
+    }
+
+    /// Reads the whole file and compares.
+    fn has_digest(&self, target: &Path, file: &RemoteFile, digest: Digest) -> Result<bool> {
+        let root = &self.root;
+        let model = ModelId { store: StoreKind::Flat, store_path: root.clone(), id: self.repository.clone() };
+        let expected = Expected {
+            path: file.path.to_string(),
+            location: target.strip_prefix(root).unwrap_or(target).to_owned(),
+            size: Some(file.size),
+            digest: Some(digest),
+        };
+        verify::run(&model, root, &[expected], Depth::Full, &mut |_| {}, &self.cancel).map(|found| found.ok)
+    }
+
+    /// Refuses to replace a file of which nothing says that it came from a hub: its bytes might be nowhere else.
+    fn refuse_foreign(&self, target: &Path, file: &RemoteFile) -> Result<()> {
+        let status = match fs::symlink_metadata(target) {
+            Ok(status) => status,
+            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) => return Err(Error::io("read", target)(error)),
+        };
+        if status.is_dir() {
+            return Err(Error::UnsafePath {
+                path: text::printable_path(target),
+                reason: "a folder of that name is in the way".to_owned(),
+            });
+        }
+        let sidecar = self.folder.join(".cache/huggingface/download").join(format!("{}.metadata", file.path));
+        let recorded =
+            Record::read(&self.folder)?.is_some_and(|record| record.files.iter().any(|known| known.path == file.path));
+        if status.len() == 0 || recorded || fs::symlink_metadata(sidecar).is_ok() {
+            return Ok(());
+        }
+        Err(Error::Occupied { path: target.to_owned(), repository: self.repository.clone() })
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

@@ -1,0 +1,125 @@
+//! Downloads: one, and several at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::join;
+use super::destination::FlatDestination;
+use super::source::HubSource;
+use super::{DownloadPlan, DownloadRequest, Downloaded, ModelProvisioner};
+use crate::error::{Error, Result};
+use crate::model::selection::principal;
+use crate::store::Store;
+use crate::transfer::{self, Destination, EventSink, Options, Request, Source, TransferEvent};
+
+impl ModelProvisioner {
+    /// Fetches a model and gives its first shard, its GGUF, or for safetensors the index or the first file. What is there
+    /// already is not fetched again; what an earlier try left is continued.
+    ///
+    /// # Errors
+    /// [`Error::UnknownProvider`] for anything but "hf"; [`Error::InvalidReference`]; and what [`Self::plan_download`] and
+    /// [`Self::download`] say.
+    pub async fn download_model(&self, reference: &str, provider: &str) -> Result<PathBuf> {
+        if provider != "hf" {
+            return Err(Error::UnknownProvider { provider: crate::model::text::printable(provider) });
+        }
+        let plan = self.plan_download(&DownloadRequest::new(reference)).await?;
+        let silent: EventSink = Arc::new(|_| {});
+        let done = self.download(&plan, self.transfer_options(), &silent, &CancellationToken::new()).await?;
+        Ok(done.path)
+    }
+
+    /// Fetches what `plan` says. Each file appears under its name only when it is whole and its checksum is right;
+    /// cancelling keeps what is there of the rest for the next time.
+    ///
+    /// # Errors
+    /// Those of the hub and of the transfer: [`Error::NoSpace`] before anything is written, [`Error::Unreachable`] when
+    /// trying again did not help, [`Error::ChecksumMismatch`], [`Error::Occupied`], [`Error::Cancelled`], …
+    pub async fn download(
+        &self,
+        plan: &DownloadPlan,
+        options: &Options,
+        events: &EventSink,
+        cancel: &CancellationToken,
+    ) -> Result<Downloaded> {
+        if plan.whole {
+            return Ok(tell_whole(plan, events));
+        }
+        let hub = self.hub()?;
+        let request = Request {
+            endpoint: hub.endpoint().to_owned(),
+            repository: plan.repository.id.clone(),
+            commit: plan.repository.commit.clone(),
+            files: plan.files.clone(),
+        };
+        let root = self.store().root();
+        let destination: Arc<dyn Destination> =
+            Arc::new(FlatDestination::new(root, hub.endpoint(), plan, cancel.child_token()));
+        let source: Arc<dyn Source> = Arc::new(HubSource::new(hub, &plan.repository));
+        let outcome = transfer::run(&request, &source, &destination, options, events, cancel).await?;
+        Ok(Downloaded { path: first_path(plan), paths: outcome.paths, fetched: outcome.fetched })
+    }
+
+    /// Plans and fetches several models, at most `parallel` at once (at least one). The results are in the order of
+    /// `requests`; one that fails does not stop the others. `events` gets the index of the request with each event.
+    pub async fn download_many(
+        &self,
+        requests: &[DownloadRequest],
+        parallel: usize,
+        options: &Options,
+        events: Arc<dyn Fn(usize, TransferEvent) + Send + Sync>,
+        cancel: &CancellationToken,
+    ) -> Vec<Result<Downloaded>> {
+        let slots = Arc::new(Semaphore::new(parallel.max(1)));
+        let mut tasks = JoinSet::new();
+        for (index, request) in requests.iter().cloned().enumerate() {
+            let (this, slots, events) = (self.clone(), Arc::clone(&slots), Arc::clone(&events));
+            let (options, cancel) = (options.clone(), cancel.clone());
+            tasks.spawn(async move {
+                let sink: EventSink = Arc::new(move |event| events(index, event));
+                let work = async {
+                    // The semaphore is never closed.
+                    let _slot = slots.acquire().await.map_err(|_| Error::Cancelled)?;
+                    if cancel.is_cancelled() {
+                        return Err(Error::Cancelled);
+                    }
+                    let plan = this.plan_download(&request).await?;
+                    this.download(&plan, &options, &sink, &cancel).await
+                };
+                (index, work.await)
+            });
+        }
+        let mut results: Vec<Result<Downloaded>> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
+        while let Some(ended) = tasks.join_next().await {
+            if let Ok((index, result)) = join(ended.map(Ok)) {
+                if let Some(place) = results.get_mut(index) {
+                    *place = result;
+                }
+            }
+        }
+        results
+    }
+}
+
+fn first_path(plan: &DownloadPlan) -> PathBuf {
+    let first = principal(plan.files.iter().map(|file| file.path.as_str()));
+    first.map_or_else(|| plan.folder.clone(), |path| plan.folder.join(path))
+}
+
+fn tell_whole(plan: &DownloadPlan, events: &EventSink) -> Downloaded {
+    events(TransferEvent::Started {
+        files: plan.files.iter().map(|file| (file.path.clone(), file.size)).collect(),
+        total: plan.total,
+    });
+    let mut paths = Vec::with_capacity(plan.files.len());
+    for file in &plan.files {
+        let path = file.path.below(&plan.folder);
+        events(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
+        paths.push(path);
+    }
+    Downloaded { path: first_path(plan), paths, fetched: 0 }
+}

@@ -1,0 +1,40 @@
+//! `find_local_model`: from a reference to the file that a server loads.
+
+use std::path::PathBuf;
+
+use super::ModelProvisioner;
+use crate::error::Result;
+use crate::model::selection::principal;
+use crate::model::{FileName, ModelFile, Role};
+
+impl ModelProvisioner {
+    /// The file to load: the first shard or file by name, never a sidecar or a middle shard; `:QUANT` is respected. For
+    /// safetensors the index or the first file. `None` when the model is not here, has no weights, or `reference` is none.
+    #[must_use]
+    pub fn find_local_model(&self, reference: &str) -> Option<PathBuf> {
+        let resolved = self.resolve(reference).ok()?;
+        let files = self.store().files(&resolved).ok()?;
+        loadable(&files).map(|file| file.absolute.clone())
+    }
+
+    /// [`Self::find_local_model`] that tells why there is none.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidReference`], [`crate::Error::ModelNotFound`] (also for a model without weights that can be
+    /// loaded), [`crate::Error::Ambiguous`], [`crate::Error::Io`].
+    pub fn find_model_file(&self, reference: &str) -> Result<PathBuf> {
+        let resolved = self.resolve(reference)?;
+        let files = self.store().files(&resolved)?;
+        loadable(&files).map(|file| file.absolute.clone()).ok_or_else(|| self.not_found(reference))
+    }
+}
+
+/// The file that a loader is given, if there are weights at all and their set begins here.
+pub(super) fn loadable(files: &[ModelFile]) -> Option<&ModelFile> {
+    let has_weights = files.iter().any(|file| {
+        let name = FileName::parse(file.path.rsplit('/').next().unwrap_or(&file.path));
+        matches!(file.role, Role::Weights | Role::Shard) && name.shard().is_none_or(|shard| shard.number == 1)
+    });
+    let path = principal(files.iter().map(|file| file.path.as_str())).filter(|_| has_weights)?;
+    files.iter().find(|file| file.path == path)
+}

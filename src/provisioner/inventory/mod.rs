@@ -1,0 +1,114 @@
+//! Every store of this host at once: what the table, `list` and `disk-usage` show, and plans over them.
+
+mod find;
+mod holders;
+mod plan;
+mod scan;
+mod totals;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::model::{Model, ModelId, StoreSummary, Verification, text};
+use crate::store::{Details, Part, Row, Store, Target, verify};
+
+pub use totals::Totals;
+
+/// What a scan gives, as it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScanEvent {
+    /// A row, as soon as it is known.
+    Row(Box<Row>),
+    /// A store is done.
+    Store(StoreSummary),
+}
+
+/// One row, or a part of it: to delete, to check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PlanTarget {
+    /// The row.
+    pub model: ModelId,
+    /// Which part.
+    pub part: Part,
+}
+
+impl PlanTarget {
+    /// All of a row.
+    #[must_use]
+    pub fn whole(model: ModelId) -> Self {
+        Self { model, part: Part::Whole }
+    }
+}
+
+/// The stores of this host. Cheap to clone; its methods block on the disk, so call them on a blocking thread.
+#[derive(Clone, Debug)]
+pub struct Inventory {
+    stores: Vec<Arc<dyn Store>>,
+    protect: Arc<[String]>,
+}
+
+impl Inventory {
+    /// The given stores; names on `protect` (ids, `STORE:ID`, `org/name`, with `*` for any text) are kept out of every
+    /// plan.
+    #[must_use]
+    pub fn new(stores: Vec<Arc<dyn Store>>, protect: Vec<String>) -> Self {
+        Self { stores, protect: protect.into() }
+    }
+
+    /// The stores.
+    #[must_use]
+    pub fn stores(&self) -> &[Arc<dyn Store>] {
+        &self.stores
+    }
+
+    /// Everything about one row, with the processes that hold it.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn details(&self, model: &ModelId) -> Result<Details> {
+        let mut details = self.store(model)?.details(&model.id)?;
+        details.model.in_use_by = Some(holders::of_files(&details));
+        Ok(details)
+    }
+
+    /// Checks one row or a part of it.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`], [`Error::Cancelled`]. What is wrong with a file is its status, never an error.
+    pub fn verify(
+        &self,
+        target: &PlanTarget,
+        depth: verify::Depth,
+        progress: &mut dyn FnMut(verify::Progress<'_>),
+        cancel: &CancellationToken,
+    ) -> Result<Verification> {
+        let store = self.store(&target.model)?;
+        let wanted = Target { id: target.model.id.clone(), part: target.part.clone() };
+        let expected = store.expected(&wanted)?;
+        verify::run(&target.model, store.root(), &expected, depth, progress, cancel)
+    }
+
+    /// The store of a row.
+    fn store(&self, model: &ModelId) -> Result<&Arc<dyn Store>> {
+        self.stores
+            .iter()
+            .find(|store| store.kind() == model.store && store.root() == model.store_path)
+            .ok_or_else(|| Error::ModelNotFound { reference: model.to_string(), place: shown(&model.store_path) })
+    }
+
+    /// Whether a plan may not contain the row.
+    fn is_protected(&self, model: &Model) -> bool {
+        let full = model.identity.to_string();
+        let names = [Some(model.identity.id.as_str()), Some(full.as_str()), model.reference.as_deref()];
+        self.protect
+            .iter()
+            .any(|pattern| names.iter().flatten().any(|name| crate::model::matches_pattern(name, pattern)))
+    }
+}
+
+fn shown(path: &Path) -> String {
+    text::printable_path(path)
+}

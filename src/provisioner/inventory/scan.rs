@@ -1,0 +1,48 @@
+//! Scanning every store at once.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Inventory, ScanEvent};
+use crate::model::StoreSummary;
+use crate::store::{Row, Store};
+
+impl Inventory {
+    /// Scans every store, each on its own thread. `sink` gets rows as they are found; each store's summary comes after
+    /// its rows; the call returns after the last. Stops soon after `cancel`.
+    ///
+    /// `sink` is called from several threads at once.
+    pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
+        let scan =
+            |store: &dyn Store| -> StoreSummary { store.scan(&mut |row| sink(ScanEvent::Row(Box::new(row))), cancel) };
+        match self.stores.as_slice() {
+            // One store needs no thread beside the caller's.
+            [store] => sink(ScanEvent::Store(scan(store.as_ref()))),
+            stores => std::thread::scope(|scope| {
+                for store in stores {
+                    scope.spawn(|| sink(ScanEvent::Store(scan(store.as_ref()))));
+                }
+            }),
+        }
+    }
+
+    /// Every row and every store's summary, in the order of the stores and of the ids.
+    #[must_use]
+    pub fn scan_all(&self, cancel: &CancellationToken) -> (Vec<Row>, Vec<StoreSummary>) {
+        let found = std::sync::Mutex::new((Vec::new(), Vec::new()));
+        self.scan(
+            &|event| {
+                let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match event {
+                    ScanEvent::Row(row) => found.0.push(*row),
+                    ScanEvent::Store(summary) => found.1.push(summary),
+                }
+            },
+            cancel,
+        );
+        let (mut rows, mut summaries): (Vec<Row>, Vec<StoreSummary>) =
+            found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        rows.sort_by(|a, b| a.model.identity.cmp(&b.model.identity));
+        summaries.sort_by(|a, b| (a.store, &a.path).cmp(&(b.store, &b.path)));
+        (rows, summaries)
+    }
+}

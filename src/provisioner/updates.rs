@@ -1,0 +1,153 @@
+//! What is newer on the hub than here.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::ModelProvisioner;
+use crate::error::{Error, Result};
+use crate::model::{ModelId, RemoteFile, RepoPath, StoreKind};
+use crate::store::Store;
+use crate::store::flat::{Record, RecordedFile};
+
+/// A model whose repository has moved on. Serialises as an element of `updates --json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelUpdate {
+    /// The row.
+    #[serde(flatten)]
+    pub model: ModelId,
+    /// The commit that is recorded here.
+    pub pinned: String,
+    /// The commit that the recorded branch or tag means now.
+    pub current: String,
+    /// Files here that are others on the hub now; empty when only other files of the repository changed.
+    pub files: Vec<ChangedFile>,
+    /// Bytes that fetching the changed files takes.
+    pub fetch_bytes: u64,
+    /// Bytes that the present versions of those files take.
+    pub free_bytes: u64,
+}
+
+/// A file that is another one on the hub now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChangedFile {
+    /// Path in the repository and in the folder.
+    pub path: RepoPath,
+    /// Its size here.
+    pub size_bytes: u64,
+    /// Its size on the hub; `None` when the hub has it no longer.
+    pub new_size_bytes: Option<u64>,
+}
+
+impl ModelProvisioner {
+    /// Asks the hub about the models that `references` name, or about every folder with a record when there are none, and
+    /// gives those whose repository has another commit now. A model without record cannot be compared: named, it is an error.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`], [`Error::Damaged`] for a model of unknown origin, and those of the hub.
+    pub async fn updates(&self, references: &[String], cancel: &CancellationToken) -> Result<Vec<ModelUpdate>> {
+        let names = references.to_vec();
+        let rows = self.blocking(move |this| this.recorded(&names)).await?;
+        let hub = self.hub()?;
+        let mut updates = Vec::new();
+        for (id, record) in rows {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let repository = hub.repository(&record.repository, Some(&record.revision)).await?;
+            if repository.commit == record.commit {
+                continue;
+            }
+            let listing = hub.listing(&repository).await?;
+            let files = changed_files(&record.files, &listing.files);
+            updates.push(ModelUpdate {
+                model: ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id },
+                pinned: record.commit,
+                current: repository.commit,
+                fetch_bytes: files.iter().filter_map(|file| file.new_size_bytes).sum(),
+                free_bytes: files.iter().filter(|file| file.new_size_bytes.is_some()).map(|file| file.size_bytes).sum(),
+                files,
+            });
+        }
+        Ok(updates)
+    }
+
+    fn recorded(&self, references: &[String]) -> Result<Vec<(String, Record)>> {
+        if references.is_empty() {
+            return self.all_recorded();
+        }
+        let mut rows = Vec::with_capacity(references.len());
+        for reference in references {
+            let resolved = self.resolve(reference)?;
+            let record = resolved.record.ok_or_else(|| {
+                Error::Damaged(format!(
+                    "{}: nothing says which repository it came from; download it again by org/name",
+                    crate::model::text::printable(&resolved.id)
+                ))
+            })?;
+            rows.push((resolved.id, record));
+        }
+        Ok(rows)
+    }
+
+    fn all_recorded(&self) -> Result<Vec<(String, Record)>> {
+        let mut folders = Vec::new();
+        let collect = &mut |row: crate::store::Row| folders.push((row.model.identity.id, row.model.path));
+        self.store().scan(collect, &CancellationToken::new());
+        folders.sort();
+        let mut rows = Vec::new();
+        for (id, folder) in folders {
+            if let Some(record) = Record::read(&folder)? {
+                rows.push((id, record));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The recorded files that the listing has with other content, or no longer.
+fn changed_files(recorded: &[RecordedFile], listing: &[RemoteFile]) -> Vec<ChangedFile> {
+    let now: BTreeMap<&RepoPath, &RemoteFile> = listing.iter().map(|file| (&file.path, file)).collect();
+    let mut changed = Vec::new();
+    for file in recorded {
+        let remote = now.get(&file.path);
+        let same = remote.is_some_and(|remote| {
+            remote.size == file.size
+                && (remote.digest == file.digest || remote.digest.is_none() || file.digest.is_none())
+        });
+        if !same {
+            changed.push(ChangedFile {
+                path: file.path.clone(),
+                size_bytes: file.size,
+                new_size_bytes: remote.map(|remote| remote.size),
+            });
+        }
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Digest;
+
+    #[test]
+    fn only_other_content_counts_as_changed() {
+        let path = |text: &str| RepoPath::parse(text).unwrap();
+        let digest = |byte: &str| Digest::parse(&byte.repeat(32));
+        let recorded = |name: &str, size, byte: &str| RecordedFile { path: path(name), size, digest: digest(byte) };
+        let listed = |name: &str, size, byte: &str| RemoteFile {
+            path: path(name),
+            size,
+            digest: digest(byte),
+            blob_id: None,
+            xet_hash: None,
+        };
+        let here = [recorded("same", 1, "aa"), recorded("other", 1, "aa"), recorded("gone", 3, "aa")];
+        let there = [listed("new", 9, "cc"), listed("other", 2, "bb"), listed("same", 1, "aa")];
+        let changed = changed_files(&here, &there);
+        let summary: Vec<_> = changed.iter().map(|file| (file.path.as_str(), file.new_size_bytes)).collect();
+        assert_eq!(summary, [("other", Some(2)), ("gone", None)]);
+    }
+}
