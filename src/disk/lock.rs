@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock, fstat, stat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, stat};
 use rustix::io::Errno;
 
 use super::info::inode;
@@ -93,6 +93,14 @@ fn lock_owner(locks: &str, file: Inode) -> Option<u32> {
         by_number = if by_number.is_none() { Some(Some(pid)) } else { Some(None) };
     }
     by_number.flatten()
+}
+
+/// Whether another holder has the lock file at `path` locked now. A lock file that is there says nothing by itself.
+#[must_use]
+pub fn is_held(path: &Path) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
 }
 
 #[cfg(test)]
