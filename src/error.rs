@@ -266,7 +266,7 @@ fn choices_hint(available: &[String]) -> String {
 }
 
 /// The system's own words without Rust's "(os error N)", which tells a person nothing.
-fn io_reason(error: &io::Error) -> String {
+pub(crate) fn io_reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_once(" (os error").map_or(text.clone(), |(reason, _)| reason.to_lowercase())
 }

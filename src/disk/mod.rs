@@ -5,10 +5,12 @@ mod errors;
 pub mod folder;
 mod info;
 pub mod lock;
+pub mod permission;
 pub mod publish;
 pub mod safe;
 pub mod space;
 pub mod usage;
+pub mod walk;
 
 pub use errors::write_error;
 pub use info::{FileInfo, FileKind};

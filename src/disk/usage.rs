@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::FileInfo;
 use crate::model::Inode;
 
 /// What is known of one inode of a set of files.
@@ -26,6 +27,13 @@ impl Usage {
     pub fn add(&mut self, inode: Inode, size_bytes: u64, disk_bytes: u64, links: u64) {
         let entry = self.0.entry(inode).or_insert(Links { disk_bytes, size_bytes, total: links, seen: 0 });
         entry.seen += 1;
+    }
+
+    /// Adds one name, if it stands for a regular file; folders, links and the rest count nothing.
+    pub fn add_info(&mut self, info: &FileInfo) {
+        if info.is_file() {
+            self.add(info.inode, info.size_bytes, info.disk_bytes, info.links);
+        }
     }
 
     /// Adds every name of `other`.
@@ -57,5 +65,25 @@ impl Usage {
     #[must_use]
     pub fn reclaimable_bytes(&self) -> u64 {
         self.0.values().filter(|links| links.seen >= links.total).map(|links| links.disk_bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Inode = Inode { device: 1, inode: 1 };
+    const B: Inode = Inode { device: 2, inode: 1 };
+
+    #[test]
+    fn an_inode_counts_once_and_is_reclaimable_when_every_link_goes() {
+        let mut usage = Usage::default();
+        usage.add(A, 100, 512, 2);
+        usage.add(B, 10, 1024, 1);
+        assert_eq!((usage.size_bytes(), usage.disk_bytes(), usage.reclaimable_bytes()), (110, 1536, 1024));
+        let mut other = Usage::default();
+        other.add(A, 100, 512, 2);
+        usage.merge(&other);
+        assert_eq!((usage.size_bytes(), usage.disk_bytes(), usage.reclaimable_bytes()), (110, 1536, 1536));
     }
 }
