@@ -1,4 +1,4 @@
-//! The HTTP client: requests, redirects, tokens, errors.
+//! The hub's calls: repository, listing, search, files.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,14 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use super::{Listing, Repository, SearchHit, SearchQuery, Token};
+use super::http::Http;
+use super::{Listing, Repository, SearchHit, SearchQuery, Token, body, listing, search};
 use crate::error::Result;
 use crate::model::{RemoteFile, Validator};
 
 /// How to reach a hub.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
-    /// Base address, `https://huggingface.co` if nothing else is said; a path prefix is kept.
+    /// Base address, `https://huggingface.co` if nothing else is said; a path prefix is kept. Credentials in it are sent
+    /// to its own origin, as the token is, and are never shown.
     pub endpoint: String,
     /// The token for exactly this endpoint's origin.
     pub token: Option<Token>,
@@ -31,14 +33,17 @@ pub struct Body {
     pub size: u64,
     /// For `If-Range` of a later request; none when the server gives no strong validator.
     pub validator: Option<Validator>,
-    /// The bytes. Ends early without error only if the server lies about the length.
+    /// The bytes. The last one is the last of the range, or of the file when the server sends the whole file; a stream
+    /// that ends before it ends with [`crate::Error::Unreachable`].
     pub stream: BoxStream<'static, Result<Bytes>>,
 }
 
-/// A client of one hub. Cheap to clone.
+/// A client of one hub. Cheap to make and to clone: connections, and certificates where they are needed, come with the
+/// first request.
 #[derive(Clone, Debug)]
 pub struct HubClient {
-    _inner: Arc<()>,
+    http: Arc<Http>,
+    endpoint: Arc<str>,
 }
 
 impl HubClient {
@@ -46,54 +51,59 @@ impl HubClient {
     ///
     /// # Errors
     /// [`crate::Error::BadAnswer`] when the endpoint is no http or https address.
-    pub fn new(_options: HubOptions) -> Result<Self> {
-        todo!()
+    pub fn new(options: HubOptions) -> Result<Self> {
+        let http = Http::new(options)?;
+        let endpoint = http.endpoint().as_str().trim_end_matches('/').into();
+        Ok(Self { http: Arc::new(http), endpoint })
     }
 
     /// The base address, without credentials and trailing slash.
     #[must_use]
     pub fn endpoint(&self) -> &str {
-        todo!()
+        &self.endpoint
     }
 
     /// What `revision` (or the default branch) of a model repository means now.
     ///
     /// # Errors
     /// By what the user can do: not found, sign in, gated, rate-limited, offline, unreachable, bad answer.
-    pub async fn repository(&self, _id: &str, _revision: Option<&str>) -> Result<Repository> {
-        todo!()
+    pub async fn repository(&self, id: &str, revision: Option<&str>) -> Result<Repository> {
+        listing::repository(&self.http, id, revision).await
     }
 
     /// The complete listing of `repository` at its commit.
     ///
     /// # Errors
     /// As [`Self::repository`].
-    pub async fn listing(&self, _repository: &Repository) -> Result<Listing> {
-        todo!()
+    pub async fn listing(&self, repository: &Repository) -> Result<Listing> {
+        listing::listing(&self.http, repository).await
     }
 
     /// Opens the bytes `range` of `file` at `commit`. Redirects are followed (the token never leaves the endpoint's
     /// origin); the identity that the hub states is compared with the listing's digest and size, and the answer to a
     /// range is checked: anything but a correct 206 gives a body from 0.
     ///
+    /// Nothing is tried again here: [`crate::Error::Unreachable`] and [`crate::Error::RateLimited`] are worth another
+    /// call, which asks the hub for a fresh address.
+    ///
     /// # Errors
     /// [`crate::Error::Changed`] when the hub states another identity than `file` has, else as [`Self::repository`].
     pub async fn open(
         &self,
-        _repository: &str,
-        _commit: &str,
-        _file: &RemoteFile,
-        _range: Range<u64>,
-        _validator: Option<&Validator>,
+        repository: &str,
+        commit: &str,
+        file: &RemoteFile,
+        range: Range<u64>,
+        validator: Option<&Validator>,
     ) -> Result<Body> {
-        todo!()
+        body::open(&self.http, repository, commit, file, range, validator).await
     }
 
     /// Models whose id has every word of the query, most downloaded first.
     ///
     /// # Errors
     /// As [`Self::repository`].
-    pub async fn search(&self, _query: &SearchQuery) -> Result<Vec<SearchHit>> {
-        todo!()
+    pub async fn search(&self, query: &SearchQuery) -> Result<Vec<SearchHit>> {
+        search::search(&self.http, query).await
     }
 }

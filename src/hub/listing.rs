@@ -1,9 +1,27 @@
 //! A repository at one commit, and its files.
 
-use jiff::Timestamp;
-use serde::Serialize;
+use std::collections::{HashMap, HashSet};
 
-use crate::model::RemoteFile;
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+use url::Url;
+
+use super::address;
+use super::http::Http;
+use super::refusal::Asked;
+use crate::error::{Error, Result};
+use crate::model::{Digest, RemoteFile, RepoPath, text};
+
+/// Most pages and files of one listing. The hub itself advises against repositories of more than 100,000 files.
+const MOST_PAGES: usize = 2000;
+const MOST_FILES: usize = 200_000;
+/// Largest file that is believed: 32 TiB. Even the sum over the largest listing fits a signed 64-bit number.
+const LARGEST_FILE: u64 = 1 << 45;
+/// Most tags of a repository that are kept, and the longest.
+const MOST_TAGS: usize = 200;
+const LONGEST_TAG: usize = 200;
 
 /// A repository pinned to a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -29,4 +47,262 @@ pub struct Listing {
     pub files: Vec<RemoteFile>,
     /// Paths that no file here may get, raw and with the reason: a selection that would include one is refused whole.
     pub refused: Vec<(String, String)>,
+}
+
+/// `false`, `"auto"` or `"manual"`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Gated {
+    Flag(bool),
+    Kind(String),
+}
+
+pub(super) fn gated(gated: Option<&Gated>) -> bool {
+    match gated {
+        None | Some(Gated::Flag(false)) => false,
+        Some(Gated::Flag(true)) => true,
+        Some(Gated::Kind(kind)) => !matches!(kind.as_str(), "" | "false"),
+    }
+}
+
+pub(super) fn tags(tags: &[String]) -> Vec<String> {
+    tags.iter().take(MOST_TAGS).map(|tag| text::printable(&tag.chars().take(LONGEST_TAG).collect::<String>())).collect()
+}
+
+/// Whether `id` is `org/name` (or the one part of an old canonical model) in the characters that the hub allows.
+pub(super) fn is_id(id: &str) -> bool {
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.len() <= 96
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+    };
+    id.split('/').count() <= 2 && id.split('/').all(is_part)
+}
+
+#[derive(Deserialize)]
+struct Info {
+    id: String,
+    sha: String,
+    #[serde(default)]
+    gated: Option<Gated>,
+    #[serde(default, rename = "lastModified")]
+    last_modified: Option<String>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+pub(super) async fn repository(http: &Http, id: &str, revision: Option<&str>) -> Result<Repository> {
+    let mut parts = vec!["api", "models"];
+    parts.extend(checked_id(id)?);
+    if let Some(revision) = revision {
+        parts.extend(["revision", revision]);
+    }
+    let url = address::below(http.endpoint(), parts)?;
+    let asked = Asked { repository: Some(id), revision, file: None };
+    let (info, url, _) = http.json::<Info>(&url, &asked).await?;
+    let bad = |what: &str, value: &str| {
+        let value: String = value.chars().take(100).collect();
+        let reason = format!("its {what} of {} is '{}'", text::printable(id), text::printable(&value));
+        Error::BadAnswer { url: address::shown(&url), reason }
+    };
+    if !is_id(&info.id) {
+        return Err(bad("id", &info.id));
+    }
+    let commit = info.sha.to_ascii_lowercase();
+    if commit.len() != 40 || !commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad("commit", &info.sha));
+    }
+    Ok(Repository {
+        commit,
+        gated: gated(info.gated.as_ref()),
+        updated: info.last_modified.and_then(|time| time.parse().ok()),
+        tags: tags(&info.tags),
+        id: info.id,
+    })
+}
+
+/// The parts of an id, for an address.
+pub(super) fn checked_id(id: &str) -> Result<impl Iterator<Item = &str>> {
+    if id.split('/').count() > 2 || id.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Error::InvalidReference {
+            reference: text::printable(id),
+            reason: "it is no repository; give org/name".to_owned(),
+        });
+    }
+    Ok(id.split('/'))
+}
+
+/// Pages of rows, each page's address given by the one before.
+pub(super) struct Pages<'a> {
+    http: &'a Http,
+    next: Option<Url>,
+    asked: Asked<'a>,
+    visited: HashSet<Url>,
+    most: usize,
+}
+
+impl<'a> Pages<'a> {
+    pub(super) fn new(http: &'a Http, first: Url, asked: Asked<'a>, most: usize) -> Self {
+        Self { http, next: Some(first), asked, visited: HashSet::new(), most }
+    }
+
+    /// The rows of the next page, or `None` after the last.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<Vec<T>>> {
+        let Some(url) = self.next.take() else { return Ok(None) };
+        let (rows, from, headers) = self.http.json::<Vec<T>>(&url, &self.asked).await?;
+        let bad = |reason: String| Error::BadAnswer { url: address::shown(&from), reason };
+        self.visited.insert(url);
+        if let Some(link) = address::next_page(&headers) {
+            let next = from.join(&link).map_err(|_| bad("the link to its next page is no address".to_owned()))?;
+            if !address::same_origin(&next, self.http.endpoint()) && !address::same_origin(&next, &from) {
+                let host = next.origin().ascii_serialization();
+                return Err(bad(format!("its next page lies on another server ({})", text::printable(&host))));
+            }
+            if self.visited.contains(&next) {
+                return Err(bad("its pages lead in a circle".to_owned()));
+            }
+            if self.visited.len() >= self.most {
+                return Err(bad(format!("it has more than {} pages", self.most)));
+            }
+            self.next = Some(next);
+        }
+        Ok(Some(rows))
+    }
+}
+
+/// A row of the tree.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    path: String,
+    #[serde(default)]
+    oid: Option<String>,
+    #[serde(default)]
+    size: Option<Number>,
+    #[serde(default)]
+    lfs: Option<Lfs>,
+    #[serde(default, rename = "xetHash")]
+    xet_hash: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    #[serde(alias = "sha256")]
+    oid: String,
+    #[serde(default)]
+    size: Option<Number>,
+}
+
+pub(super) async fn listing(http: &Http, repository: &Repository) -> Result<Listing> {
+    let parts = ["api", "models"].into_iter().chain(checked_id(&repository.id)?).chain(["tree", &repository.commit]);
+    let mut url = address::below(http.endpoint(), parts)?;
+    url.query_pairs_mut().append_pair("recursive", "true");
+    let shown = address::shown(&url);
+    let asked = Asked { repository: Some(&repository.id), revision: Some(&repository.commit), file: None };
+    let mut pages = Pages::new(http, url, asked, MOST_PAGES);
+    let mut files = Vec::new();
+    let mut refused = Vec::new();
+    let mut rows = 0;
+    while let Some(page) = pages.next::<Entry>().await? {
+        rows += page.len();
+        if rows > MOST_FILES {
+            let reason = format!("its listing has more than {MOST_FILES} rows");
+            return Err(Error::BadAnswer { url: shown, reason });
+        }
+        for entry in page {
+            match read_entry(entry) {
+                Ok(Some(file)) => files.push(file),
+                Ok(None) => {}
+                Err(Unfit::Path(path, reason)) => refused.push((path, reason)),
+                Err(Unfit::Row(reason)) => return Err(Error::BadAnswer { url: shown, reason }),
+            }
+        }
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    if let Some(pair) = files.windows(2).find(|pair| pair[0].path == pair[1].path) {
+        let reason = format!("it lists '{}' twice", pair[0].path);
+        return Err(Error::BadAnswer { url: shown, reason });
+    }
+    refuse_clashes(&mut files, &mut refused);
+    refused.sort();
+    Ok(Listing { repository: repository.clone(), files, refused })
+}
+
+/// Why a row is no file here.
+enum Unfit {
+    /// Its path is refused; the rest of the listing stands.
+    Path(String, String),
+    /// It makes no sense, and so the listing does not.
+    Row(String),
+}
+
+fn read_entry(entry: Entry) -> std::result::Result<Option<RemoteFile>, Unfit> {
+    match entry.kind.as_str() {
+        "directory" => return Ok(None),
+        "file" => {}
+        _ => return Err(Unfit::Path(entry.path, "it is neither a file nor a folder".to_owned())),
+    }
+    let path = match RepoPath::parse(&entry.path) {
+        Ok(path) => path,
+        Err(Error::UnsafePath { reason, .. }) => return Err(Unfit::Path(entry.path, reason)),
+        Err(error) => return Err(Unfit::Path(entry.path, error.to_string())),
+    };
+    let bad = |what: &str, value: &str| {
+        let value: String = value.chars().take(100).collect();
+        Unfit::Row(format!("its {what} of '{path}' is '{}'", text::printable(&value)))
+    };
+    let size_of = |size: Option<&Number>| match size {
+        None => Err(bad("size", "missing")),
+        Some(number) => {
+            number.as_u64().filter(|size| *size <= LARGEST_FILE).ok_or_else(|| bad("size", &number.to_string()))
+        }
+    };
+    let size = size_of(entry.size.as_ref())?;
+    let digest = match &entry.lfs {
+        Some(lfs) => {
+            if lfs.size.is_some() && size_of(lfs.size.as_ref())? != size {
+                return Err(bad("size", "told twice and differently"));
+            }
+            let hex = lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid);
+            match Digest::parse(hex) {
+                Some(digest @ Digest::Sha256(_)) => Some(digest),
+                _ => return Err(bad("SHA-256", hex)),
+            }
+        }
+        None => match entry.oid.as_deref().map(Digest::parse) {
+            None => None,
+            Some(Some(digest @ Digest::GitSha1(_))) => Some(digest),
+            Some(_) => return Err(bad("git id", entry.oid.as_deref().unwrap_or_default())),
+        },
+    };
+    let hex_only = |text: Option<String>| {
+        text.filter(|text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    };
+    Ok(Some(RemoteFile { path, size, digest, blob_id: hex_only(entry.oid), xet_hash: hex_only(entry.xet_hash) }))
+}
+
+/// Takes out what cannot lie beside each other on every file system: names that differ in case only, and a file where
+/// others have a folder.
+fn refuse_clashes(files: &mut Vec<RemoteFile>, refused: &mut Vec<(String, String)>) {
+    let mut same: HashMap<String, usize> = HashMap::new();
+    let mut folders: HashSet<String> = HashSet::new();
+    for file in files.iter() {
+        let lower = file.path.as_str().to_lowercase();
+        folders.extend(lower.match_indices('/').map(|(at, _)| lower[..at].to_owned()));
+        *same.entry(lower).or_default() += 1;
+    }
+    files.retain(|file| {
+        let lower = file.path.as_str().to_lowercase();
+        let reason = if folders.contains(&lower) {
+            "it is a file and a folder"
+        } else if same.get(&lower).is_some_and(|count| *count > 1) {
+            "another name differs from it in case only"
+        } else {
+            return true;
+        };
+        refused.push((file.path.as_str().to_owned(), reason.to_owned()));
+        false
+    });
 }

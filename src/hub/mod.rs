@@ -1,8 +1,12 @@
 //! Where models come from: a client of the hub's HTTP API, and the catalog of well-known models.
 
+mod address;
+mod body;
 mod catalog;
 mod client;
+mod http;
 mod listing;
+mod refusal;
 mod search;
 mod token;
 

@@ -1,6 +1,18 @@
 //! Searching the hub.
 
 use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::address;
+use super::http::Http;
+use super::listing::{Gated, Pages, gated, is_id, tags};
+use super::refusal::Asked;
+use crate::error::Result;
+
+/// Rows that are asked for at once, at most.
+const PAGE: usize = 100;
+/// Most pages of one search.
+const MOST_PAGES: usize = 50;
 
 /// What to search for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,4 +38,47 @@ pub struct SearchHit {
     pub gated: bool,
     /// Tags.
     pub tags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    id: String,
+    #[serde(default)]
+    downloads: u64,
+    #[serde(default)]
+    likes: i64,
+    #[serde(default, rename = "lastModified")]
+    last_modified: Option<String>,
+    #[serde(default)]
+    gated: Option<Gated>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+pub(super) async fn search(http: &Http, query: &SearchQuery) -> Result<Vec<SearchHit>> {
+    let mut hits = Vec::new();
+    if query.limit == 0 {
+        return Ok(hits);
+    }
+    let mut url = address::below(http.endpoint(), ["api", "models"])?;
+    let words: Vec<&str> = query.text.split_whitespace().collect();
+    url.query_pairs_mut()
+        .append_pair("search", &words.join(" "))
+        .append_pair("sort", "downloads")
+        .append_pair("limit", &query.limit.min(PAGE).to_string())
+        .extend_pairs(["downloads", "likes", "lastModified", "gated", "tags"].map(|key| ("expand", key)));
+    let mut pages = Pages::new(http, url, Asked::default(), MOST_PAGES);
+    while hits.len() < query.limit {
+        let Some(rows) = pages.next::<Row>().await? else { break };
+        hits.extend(rows.into_iter().filter(|row| is_id(&row.id)).map(|row| SearchHit {
+            downloads: row.downloads,
+            likes: u64::try_from(row.likes).unwrap_or(0),
+            updated: row.last_modified.and_then(|time| time.parse().ok()),
+            gated: gated(row.gated.as_ref()),
+            tags: tags(&row.tags),
+            id: row.id,
+        }));
+    }
+    hits.truncate(query.limit);
+    Ok(hits)
 }
