@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::disk::FileInfo;
 use crate::disk::folder::EntryType;
+use crate::disk::permission::Removal;
 use crate::model::{Blocked, Inode, Operation, Plan, Step};
 
 use super::tree::Entry;
@@ -22,13 +24,15 @@ pub struct PlanBuilder {
     root: PathBuf,
     plan: Plan,
     inodes: BTreeMap<Inode, Names>,
+    /// What each step removes.
+    targets: Vec<FileInfo>,
 }
 
 impl PlanBuilder {
     /// An empty plan for a store under `root`.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), plan: Plan::default(), inodes: BTreeMap::new() }
+        Self { root: root.to_owned(), plan: Plan::default(), inodes: BTreeMap::new(), targets: Vec::new() }
     }
 
     /// Everything but the steps.
@@ -48,6 +52,7 @@ impl PlanBuilder {
             });
             names.steps.push(index);
         }
+        self.targets.push(entry.status);
         self.plan.steps.push(Step {
             operation: if entry.is_folder() { Operation::RemoveFolder } else { Operation::RemoveFile },
             root: self.root.clone(),
@@ -61,10 +66,11 @@ impl PlanBuilder {
         index
     }
 
-    /// The plan, after the steps that `blocked` names, those that require them, and the folders that hold them are taken
-    /// out of it.
+    /// The plan, after the steps that `blocked` names, those that the system would refuse, those that require them, and the
+    /// folders that hold them are taken out of it.
     #[must_use]
-    pub fn finish(mut self, blocked: Vec<Blocked>) -> Plan {
+    pub fn finish(mut self, mut blocked: Vec<Blocked>) -> Plan {
+        blocked.extend(self.refused());
         self.drop_blocked(blocked);
         for names in self.inodes.values() {
             // Only the step that removes the last name frees anything.
@@ -74,6 +80,20 @@ impl PlanBuilder {
         }
         self.plan.expected_bytes = self.plan.steps.iter().map(|step| step.bytes).sum();
         self.plan
+    }
+
+    /// What permissions, sticky folders and read-only file systems forbid.
+    fn refused(&self) -> Vec<Blocked> {
+        let mut folders: BTreeMap<PathBuf, Removal> = BTreeMap::new();
+        let steps = self.plan.steps.iter().zip(&self.targets);
+        steps
+            .filter_map(|(step, target)| {
+                let folder = step.root.join(&step.folder);
+                let removal = folders.entry(folder).or_insert_with_key(|folder| Removal::from_folder(folder));
+                let because = removal.blocked(&step.name, target)?;
+                Some(Blocked { path: step.path(), because })
+            })
+            .collect()
     }
 
     fn drop_blocked(&mut self, blocked: Vec<Blocked>) {

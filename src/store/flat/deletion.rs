@@ -71,8 +71,7 @@ impl FlatStore {
         for row in selected {
             builder.plan().blocked.extend(row.busy);
         }
-        let blocked = Vec::new();
-        Ok(builder.finish(blocked))
+        Ok(builder.finish(Vec::new()))
     }
 
     /// Everything of `folder` that goes with `parts`.
