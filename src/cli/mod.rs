@@ -1,1 +1,117 @@
-//! The commands.
+//! The commands: one file each, their arguments, their output, their exit codes.
+
+mod arguments;
+mod catalog;
+mod completions;
+#[cfg(feature = "tui")]
+mod delete;
+mod disk_usage;
+mod download;
+mod exit;
+mod follow;
+mod info;
+mod list;
+mod log;
+mod output;
+mod scan;
+#[cfg(feature = "tui")]
+mod screen;
+mod search;
+mod session;
+mod signals;
+mod updates;
+mod verify;
+
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+
+pub use arguments::{Arguments, Command, Global, parse};
+pub use exit::Exit;
+#[cfg(feature = "tui")]
+pub use screen::open as open_screen;
+
+use self::exit::{Outcome, Stop};
+use self::output::Output;
+use self::session::Session;
+use crate::config::Environment;
+
+/// Runs a command to its end and says what went wrong, if anything did. Without a command there is nothing to run.
+#[must_use]
+pub fn run(command: Command, global: &Global) -> Exit {
+    let environment = Environment::of_process();
+    let result = dispatch(command, global, &environment);
+    conclude(result, global.verbose)
+}
+
+fn dispatch(command: Command, global: &Global, environment: &Environment) -> Outcome {
+    // Needs no settings, and so works whatever is wrong with them.
+    if let Command::Completions { shell } = command {
+        return completions::run(shell, &Output::new(crate::config::When::Never, environment));
+    }
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let mut session = Session::begin(global, environment)?;
+        match command {
+            Command::List(arguments) => list::run(&mut session, arguments).await,
+            Command::Download(arguments) => download::run(&mut session, arguments).await,
+            Command::Info(arguments) => info::run(&mut session, arguments).await,
+            Command::Verify(arguments) => verify::run(&mut session, arguments).await,
+            Command::Delete(arguments) => delete::run(&mut session, arguments).await,
+            Command::DiskUsage(arguments) => disk_usage::run(&mut session, arguments).await,
+            Command::Catalog(arguments) => catalog::run(&mut session, arguments).await,
+            Command::Search(arguments) => search::run(&mut session, arguments).await,
+            Command::Updates(arguments) => updates::run(&mut session, arguments).await,
+            Command::Completions { .. } => Ok(Exit::Usage),
+        }
+    });
+    // A thread that waits for a disk that does not answer must not keep the program.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+/// Two threads: one that reads and hashes a download, one for the rest.
+fn runtime() -> Result<Runtime, Stop> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|error| Stop::Error(anyhow::Error::new(error).context("cannot start")))
+}
+
+/// Says why a command stopped, in one line (with `-v` the chain of causes), and gives the exit code.
+fn conclude(result: Outcome, verbose: u8) -> Exit {
+    let say = |line: &str| {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr().lock(), "llorch-models: {line}");
+    };
+    match result {
+        Ok(exit) => exit,
+        Err(Stop::Closed) => Exit::Done,
+        Err(Stop::Usage(line)) => {
+            say(&line);
+            Exit::Usage
+        }
+        Err(Stop::Error(error)) => {
+            say(&one_line(&error, verbose));
+            Exit::Failed
+        }
+    }
+}
+
+fn one_line(error: &anyhow::Error, verbose: u8) -> String {
+    let mut line = String::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let text = cause.to_string().replace(['\n', '\r'], " ");
+        // A library error has its cause in its line already; the program's own contexts do not.
+        let own = cause.downcast_ref::<crate::Error>().is_some();
+        if depth == 0 {
+            line.push_str(&text);
+        } else if verbose > 0 {
+            line.push_str(&format!("\n  because: {text}"));
+        } else if !line.contains(&text) {
+            line.push_str(&format!(": {text}"));
+        }
+        if own && verbose == 0 {
+            break;
+        }
+    }
+    line
+}

@@ -12,7 +12,6 @@ use crate::jobs::{JobEventKind, JobOutcome};
 use crate::model::ModelId;
 use crate::model::size::Meter;
 use crate::provisioner::PlanTarget;
-use crate::store::Part;
 use crate::store::verify::{Depth, Progress};
 
 const WINDOW: Duration = Duration::from_secs(3);
@@ -33,7 +32,7 @@ impl Performer {
                         *seen.lock().unwrap_or_else(PoisonError::into_inner) =
                             (before + progress.bytes, before + progress.total);
                     };
-                    let target = PlanTarget { model, part: Part::Whole };
+                    let target = PlanTarget::whole(model);
                     results.push(inventory.verify(&target, depth, &mut progress, &cancel)?);
                     before += read;
                 }

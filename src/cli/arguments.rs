@@ -1,0 +1,335 @@
+//! What may stand on the command line.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::builder::styling::{Effects, Styles};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::exit::Exit;
+use crate::config::{Overrides, When};
+use crate::model::filter::{Filter, SortKey};
+use crate::model::{Bytes, StoreKind, text};
+
+const AFTER_HELP: &str = "\
+Without a command the models of this host are shown on the whole terminal.
+
+REFERENCE is an alias of the catalog (tinyllama), a folder, org/name, or the page of a model on the hub, each with
+:QUANT and/or @REVISION. Commands about models that are here also take STORE:ID.
+
+Data goes to standard output, everything else to standard error.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 64 no terminal, 129/130/143 ended by HUP, INT, TERM.";
+
+/// Models on this host: see them, fetch them, verify them, delete them and get the bytes back.
+#[derive(Debug, Parser)]
+#[command(name = "llorch-models", version, after_help = AFTER_HELP, styles = STYLES, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do; none is the screen.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+const STYLES: Styles = Styles::plain()
+    .header(clap::builder::styling::Style::new().effects(Effects::BOLD))
+    .usage(clap::builder::styling::Style::new().effects(Effects::BOLD));
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Base folder of the models
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub models_dir: Option<PathBuf>,
+    /// The store with this root, where there are several of a kind
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub store_path: Option<PathBuf>,
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
+    /// Base address of the hub
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub endpoint: Option<String>,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, help_heading = "Global options")]
+    pub color: Option<Color>,
+    /// Borders and marks of ASCII characters only
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub ascii: bool,
+    /// Note what happens in this file
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub log_file: Option<PathBuf>,
+    /// Tell more: the chain of causes, and with a log file its details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub verbose: u8,
+}
+
+impl Global {
+    /// What of it overrides settings.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            models_dir: self.models_dir.clone(),
+            endpoint: self.endpoint.clone(),
+            color: self.color.map(Into::into),
+            ascii: self.ascii.then_some(true),
+            ..Overrides::default()
+        }
+    }
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Also into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+impl From<Color> for When {
+    fn from(color: Color) -> Self {
+        match color {
+            Color::Auto => Self::Auto,
+            Color::Always => Self::Always,
+            Color::Never => Self::Never,
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the models that are here
+    List(List),
+    /// Fetch a model, or the rest of it
+    Download(Download),
+    /// Show everything about a model
+    Info(Info),
+    /// Check models against their checksums
+    Verify(Verify),
+    /// Delete models
+    Delete(Delete),
+    /// Show what the models take on disk
+    DiskUsage(Plain),
+    /// Show the short names of well-known models
+    Catalog(Plain),
+    /// Search the hub
+    Search(Search),
+    /// Show which models have changed on the hub
+    Updates(Updates),
+    /// Write the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `list`.
+#[derive(Args, Debug)]
+pub struct List {
+    /// Only this kind of store
+    #[arg(long, value_name = "KIND", value_parser = store_kind)]
+    pub store: Vec<StoreKind>,
+    /// Only models for which this holds: a word of the name, size>10G, age>30d, quant:q4, owner:alice, idle
+    #[arg(long, value_name = "EXPR", value_parser = Filter::parse)]
+    pub filter: Vec<Filter>,
+    /// The order
+    #[arg(long, value_name = "KEY", value_parser = sort_key, default_value = "name")]
+    pub sort: SortKey,
+    /// Look which processes hold the models
+    #[arg(long)]
+    pub in_use: bool,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `download`.
+#[derive(Args, Debug)]
+pub struct Download {
+    /// What to fetch
+    pub reference: String,
+    /// Only files whose whole path matches; * crosses /, "*" is the whole repository
+    #[arg(long, value_name = "GLOB")]
+    pub file: Vec<String>,
+    /// Fetch also what is there already
+    #[arg(long)]
+    pub force: bool,
+    /// Bytes per second, like 50M
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit: Option<Bytes>,
+    /// One line of JSON for every event
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `info`.
+#[derive(Args, Debug)]
+pub struct Info {
+    /// The model
+    pub reference: String,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `verify`.
+#[derive(Args, Debug)]
+pub struct Verify {
+    /// The models
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub reference: Vec<String>,
+    /// Every model that is here
+    #[arg(long)]
+    pub all: bool,
+    /// Presence, sizes and headers only; read no weights
+    #[arg(long)]
+    pub quick: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `delete`.
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// The models
+    #[arg(required = true)]
+    pub reference: Vec<String>,
+    /// Show what would go, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Also what is in use, what another model links to, and the rest where something cannot go
+    #[arg(long)]
+    pub force: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `search`.
+#[derive(Args, Debug)]
+pub struct Search {
+    /// Words that each must be in the name
+    #[arg(required = true)]
+    pub query: Vec<String>,
+    /// Most hits to show
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub limit: u16,
+    /// Also the quantizations with their sizes: one more request a hit
+    #[arg(long)]
+    pub files: bool,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `updates`.
+#[derive(Args, Debug)]
+pub struct Updates {
+    /// The models; all that came from a hub if none is named
+    pub reference: Vec<String>,
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A command without arguments of its own.
+#[derive(Args, Debug)]
+pub struct Plain {
+    /// JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads arguments. Help and version are printed here, and so is what is wrong, in one line.
+///
+/// # Errors
+/// How the program ends instead.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Exit> {
+    Arguments::try_parse_from(arguments).map_err(|error| {
+        if error.use_stderr() {
+            let _ = writeln!(io::stderr().lock(), "llorch-models: {}", usage_line(&error));
+            return Exit::Usage;
+        }
+        // Help into a pipe that is closed is no error.
+        let _ = error.print();
+        Exit::Done
+    })
+}
+
+/// clap's first paragraph as one line, and the way out.
+fn usage_line(error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
+    let paragraph = rendered.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = paragraph.split_whitespace().collect();
+    format!("{}; see `llorch-models --help`", text::printable(words.join(" ").trim_end_matches('.')))
+}
+
+/// Kinds of store that are looked at.
+pub(super) const STORES: [StoreKind; 1] = [StoreKind::Flat];
+
+fn store_kind(text: &str) -> Result<StoreKind, String> {
+    let kind: StoreKind = text.parse()?;
+    if STORES.contains(&kind) { Ok(kind) } else { Err(format!("stores of kind '{kind}' are not read yet")) }
+}
+
+fn sort_key(text: &str) -> Result<SortKey, String> {
+    SortKey::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
+        let names: Vec<&str> = SortKey::ALL.iter().map(|key| key.name()).collect();
+        format!("use one of {}", names.join(", "))
+    })
+}
+
+fn rate(text: &str) -> Result<Bytes, String> {
+    Bytes::parse(text)
+        .filter(|rate| rate.0 > 0)
+        .ok_or_else(|| "give bytes per second, like 500k, 50M or 1.5G".to_owned())
+}
+
+/// The definition, for completions and the manual page.
+pub(super) fn definition() -> clap::Command {
+    use clap::CommandFactory;
+    Arguments::command().color(ColorChoice::Never)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        for line in [
+            "llorch-models list --host gpu02",
+            "llorch-models list --store ollama",
+            "llorch-models list --sort colour",
+            "llorch-models download x --detach",
+            "llorch-models download x --to hf",
+            "llorch-models download x --limit 0",
+            "llorch-models sweep",
+            "llorch-models verify",
+            "llorch-models verify x --all",
+            "llorch-models delete",
+            "llorch-models list --filter size>",
+        ] {
+            let arguments = line.split(' ').map(OsString::from);
+            let error = Arguments::try_parse_from(arguments).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            let said = usage_line(&error);
+            assert!(!said.contains('\n') && said.ends_with("see `llorch-models --help`"), "{said}");
+        }
+    }
+}

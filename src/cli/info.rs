@@ -1,0 +1,97 @@
+//! `info`: everything about one model.
+
+use serde::Serialize;
+
+use super::arguments::Info;
+use super::exit::{Exit, Outcome};
+use super::output::Output;
+use super::output::table::{Align, Table};
+use super::session::Session;
+use crate::model::selector::Selector;
+use crate::model::size::parameters;
+use crate::model::{Bytes, Format, text};
+use crate::store::Details;
+
+/// `info --json`: the row, its files, and what is known beside them.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    details: &'a Details,
+    /// Whether it fits into the memory of this host's GPUs; not looked at yet.
+    fit: Option<()>,
+}
+
+pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
+    let (inventory, store_path) = (session.inventory.clone(), session.store_path.clone());
+    let (details, signal) = session
+        .blocking(move || {
+            let target = inventory.find(&Selector::parse(&arguments.reference)?, store_path.as_deref())?;
+            inventory.details(&target.model)
+        })
+        .await?;
+    if let Some(exit) = signal {
+        return Ok(exit);
+    }
+    let details = details?;
+    if arguments.json {
+        session.output.json(&Shown { details: &details, fit: None })?;
+    } else {
+        session.output.print(&text(&details, &session.output))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(details: &Details, output: &Output) -> String {
+    let model = &details.model;
+    let mut facts: Vec<(&str, String)> = Vec::new();
+    let mut fact = |name, value: Option<String>| {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            facts.push((name, value));
+        }
+    };
+    fact("model", Some(model.identity.to_string()));
+    fact("reference", model.reference.as_deref().map(text::printable));
+    fact("path", Some(text::printable_path(&model.path)));
+    fact("format", model.format.map(Format::name).map(str::to_owned));
+    fact("quantization", Some(model.quantization_label()));
+    fact("architecture", model.architecture.as_deref().map(text::printable));
+    fact("parameters", model.parameters.map(parameters));
+    fact("context", model.context_length.map(|tokens| format!("{tokens} tokens")));
+    fact("files", Some(model.file_count.to_string()));
+    fact("size", Some(Bytes(model.size_bytes).to_string()));
+    fact("on disk", Some(Bytes(model.disk_bytes).to_string()));
+    fact("reclaimable", Some(Bytes(model.reclaimable_bytes).to_string()));
+    fact("owner", model.owner.clone());
+    fact("mount", model.mount.as_deref().map(text::printable_path));
+    fact("modified", model.modified.map(|time| time.to_string()));
+    fact("used", model.accessed.map(|time| time.to_string()));
+    fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
+    for revision in &details.revisions {
+        let refs = if revision.refs.is_empty() { String::new() } else { format!(" ({})", revision.refs.join(", ")) };
+        fact("revision", Some(text::printable(&format!("{}{refs}", revision.commit))));
+    }
+    if let Some(metadata) = &details.metadata {
+        fact("name", metadata.name.clone());
+        fact("layers", metadata.layers.map(|count| count.to_string()));
+        fact("licence", metadata.licence.as_deref().map(text::printable));
+        fact("base model", metadata.base_model.as_deref().map(text::printable));
+    }
+    for holder in model.in_use_by.iter().flatten() {
+        fact("in use by", Some(format!("{} ({}, {})", holder.pid, holder.user, holder.command)));
+    }
+    for warning in &model.warnings {
+        fact("warning", Some(warning.clone()));
+    }
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut out: String = facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect();
+    let mut files = Table::new().flexible("FILE").column("ROLE", Align::Left).column("SIZE", Align::Right);
+    for file in &details.files {
+        let role = format!("{:?}", file.role).to_lowercase();
+        files.row(vec![file.label(), role, Bytes(file.size_bytes).to_string()]);
+    }
+    if !details.files.is_empty() {
+        out.push('\n');
+        out.push_str(&files.render(output));
+    }
+    out
+}

@@ -1,0 +1,127 @@
+//! `list`: the models of this host.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::arguments::List;
+use super::exit::{Exit, Outcome};
+use super::output::table::{Align, Table};
+use super::scan::{self, Scan};
+use super::session::Session;
+use crate::model::filter::{Filter, last_use};
+use crate::model::size::parameters;
+use crate::model::{Bytes, Model, StoreSummary, text};
+use crate::provisioner::Totals;
+
+/// `list --json`.
+#[derive(Serialize)]
+struct Listed<'a> {
+    models: Vec<&'a Model>,
+    stores: &'a [StoreSummary],
+    totals: Counted,
+}
+
+#[derive(Serialize)]
+struct Counted {
+    disk_bytes: u64,
+    models: u64,
+}
+
+pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
+    let (mut scan, signal) = scan::run(session).await?;
+    if let Some(exit) = signal {
+        return Ok(exit);
+    }
+    if !arguments.store.is_empty() {
+        scan.rows.retain(|row| arguments.store.contains(&row.model.identity.store));
+        scan.stores.retain(|store| arguments.store.contains(&store.store));
+    }
+    if (arguments.in_use || arguments.filter.iter().any(Filter::needs_holders))
+        && let Some(exit) = scan::look_for_holders(session, &mut scan).await?
+    {
+        return Ok(exit);
+    }
+    let now = Timestamp::now();
+    scan.rows.retain(|row| arguments.filter.iter().all(|filter| filter.matches(&row.model, now)));
+    scan.rows.sort_by(|a, b| arguments.sort.compare(&a.model, &b.model));
+    scan.say_warnings(session);
+    let totals: Totals = scan.rows.iter().collect();
+    if arguments.json {
+        session.output.json(&Listed {
+            models: scan.rows.iter().map(|row| &row.model).collect(),
+            stores: &scan.stores,
+            totals: Counted { disk_bytes: totals.disk_bytes(), models: totals.models() },
+        })?;
+        return Ok(Exit::Done);
+    }
+    if scan.rows.is_empty() {
+        let place = text::printable_path(&session.settings.models_dir);
+        let why = if arguments.filter.is_empty() { "" } else { " that the filter lets through" };
+        session.output.say(&format!("no models{why} in {place}; `llorch-models download tinyllama` fetches one"));
+        return Ok(Exit::Done);
+    }
+    let table = table(&scan, now).render(&session.output);
+    let models = count(scan.rows.len(), "model");
+    session.output.print(&format!("{table}\n{models}, {} on disk\n", Bytes(totals.disk_bytes())))?;
+    Ok(Exit::Done)
+}
+
+fn table(scan: &Scan, now: Timestamp) -> Table {
+    let several = scan.stores.len() > 1;
+    let mut table = Table::new()
+        .column("STORE", Align::Left)
+        .flexible("NAME")
+        .column("QUANT", Align::Left)
+        .column("PARAMS", Align::Right)
+        .column("ON DISK", Align::Right)
+        .column("USED", Align::Right)
+        .column("NOTE", Align::Left);
+    for row in &scan.rows {
+        let model = &row.model;
+        table.row(vec![
+            if several { model.identity.store.name().to_owned() } else { String::new() },
+            model.label(),
+            model.quantization_label(),
+            model.parameters.map(parameters).unwrap_or_default(),
+            Bytes(model.disk_bytes).to_string(),
+            last_use(model).map(|then| ago(now, then)).unwrap_or_default(),
+            notes(model).join(", "),
+        ]);
+    }
+    table
+}
+
+fn notes(model: &Model) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !model.complete {
+        notes.push("incomplete".to_owned());
+    }
+    match model.in_use_by.as_deref() {
+        Some([holder]) => notes.push(format!("in use by {}", holder.pid)),
+        Some([_, ..]) => notes.push("in use".to_owned()),
+        _ => {}
+    }
+    if !model.warnings.is_empty() {
+        notes.push(count(model.warnings.len(), "warning"));
+    }
+    notes
+}
+
+/// `1 model`, `2 models`, `2 processes`.
+pub(super) fn count(number: usize, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        _ if noun.ends_with('s') => format!("{number} {noun}es"),
+        _ => format!("{number} {noun}s"),
+    }
+}
+
+/// A time as its distance: `5 m`, `3 h`, `12 d`.
+fn ago(now: Timestamp, then: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
+    match seconds {
+        0..=3599 => format!("{} m", seconds / 60),
+        3600..=86_399 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,122 @@
+//! What every command works with: settings, stores, streams, signals.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::Global;
+use super::exit::{Exit, Stop};
+use super::log;
+use super::output::Output;
+use super::signals::Signals;
+use crate::config::{Environment, Settings};
+use crate::error::{Error, Result};
+use crate::machine;
+use crate::model::selector::Selector;
+use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
+use crate::store::Store;
+use crate::store::flat::FlatStore;
+
+/// A command at work.
+pub(super) struct Session {
+    pub(super) settings: Settings,
+    pub(super) provisioner: ModelProvisioner,
+    pub(super) inventory: Inventory,
+    pub(super) output: Output,
+    /// `--store-path`, resolved as stores resolve their roots.
+    pub(super) store_path: Option<PathBuf>,
+    pub(super) cancel: CancellationToken,
+    signals: Signals,
+}
+
+impl Session {
+    pub(super) fn begin(global: &Global, environment: &Environment) -> std::result::Result<Self, Stop> {
+        let settings =
+            Settings::load_with(environment, &machine::hostname(), global.config.as_deref(), &global.overrides())?;
+        let output = Output::new(settings.screen.color, environment);
+        for warning in settings.warnings.iter().chain(&log::begin(global, false)) {
+            output.say(&format!("llorch-models: {warning}"));
+        }
+        let (provisioner, inventory) = stores(&settings)?;
+        let store_path = global.store_path.as_deref().map(resolved);
+        let signals = Signals::take();
+        let cancel = CancellationToken::new();
+        Ok(Self { settings, provisioner, inventory, output, store_path, cancel, signals })
+    }
+
+    /// Runs `work`, which stops when [`Self::cancel`] is cancelled; a signal does that and decides the exit code.
+    pub(super) async fn guard<T>(&mut self, work: impl Future<Output = T>) -> (T, Option<Exit>) {
+        self.signals.guard(&self.cancel, work).await
+    }
+
+    /// Runs disk work on a thread that may block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> std::result::Result<(T, Option<Exit>), Stop> {
+        let (result, signal) = self.guard(tokio::task::spawn_blocking(work)).await;
+        match result {
+            Ok(value) => Ok((value, signal)),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Cancelled.into()),
+            },
+        }
+    }
+
+    /// What the arguments name, all of it or nothing.
+    pub(super) async fn find(&mut self, references: Vec<String>) -> std::result::Result<Found, Stop> {
+        let (inventory, store_path) = (self.inventory.clone(), self.store_path.clone());
+        let (targets, signal) = self
+            .blocking(move || {
+                let mut targets: Vec<PlanTarget> = Vec::new();
+                for reference in &references {
+                    let target = inventory.find(&Selector::parse(reference)?, store_path.as_deref())?;
+                    if !targets.contains(&target) {
+                        targets.push(target);
+                    }
+                }
+                Ok::<_, Error>(targets)
+            })
+            .await?;
+        Ok(match signal {
+            Some(exit) => Found::Signal(exit),
+            None => Found::Targets(targets?),
+        })
+    }
+}
+
+/// The end of a search on disk.
+pub(super) enum Found {
+    /// In the order of the arguments, each once.
+    Targets(Vec<PlanTarget>),
+    /// A signal came first.
+    Signal(Exit),
+}
+
+/// The provisioner and the stores that settings describe. Nothing is read or sent yet but the user's catalog.
+pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory)> {
+    let provisioner = ModelProvisioner::builder(settings.models_dir.clone())
+        .hub_settings(&settings.hub)
+        .catalog_file(&settings.paths.config.join("catalog.toml"))?
+        .build();
+    let inventory = inventory(&provisioner, settings);
+    Ok((provisioner, inventory))
+}
+
+pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {
+    let own = provisioner.store().clone();
+    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(own)];
+    for folder in &settings.stores.flat {
+        let store = FlatStore::new(folder.clone(), Vec::new());
+        if stores.iter().all(|known| known.root() != store.root()) {
+            stores.push(Arc::new(store));
+        }
+    }
+    Inventory::new(stores, settings.protect.clone())
+}
+
+fn resolved(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
