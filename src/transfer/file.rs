@@ -64,6 +64,7 @@ pub(super) async fn fetch(run: &mut Run<'_>, file: &RemoteFile) -> Result<PathBu
 /// Waits until nobody else works on the file.
 async fn acquire(run: &Run<'_>, file: &RemoteFile, staging: &Staging) -> Result<FileLock> {
     let mut told = None;
+    let mut seen = None;
     loop {
         let journal = staging.journal.clone();
         let tried = run.blocking(move || {
@@ -76,10 +77,13 @@ async fn acquire(run: &Run<'_>, file: &RemoteFile, staging: &Staging) -> Result<
             Ok(lock) => return Ok(lock),
             Err(holder) => holder,
         };
-        if told.as_ref() != Some(&holder) {
+        // Just when the lock changes hands nobody can be named: a new name is told when it is seen again.
+        let settled = told.is_none() || seen.as_ref() == Some(&holder);
+        if settled && told.as_ref() != Some(&holder) {
             run.tell(TransferEvent::Waiting { file: file.path.clone(), why: format!("{holder} is fetching it") });
-            told = Some(holder);
+            told = Some(holder.clone());
         }
+        seen = Some(holder);
         tokio::select! {
             () = tokio::time::sleep(LOCK_INTERVAL) => {}
             () = run.cancel.cancelled() => return Err(Error::Cancelled),

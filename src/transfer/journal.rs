@@ -254,3 +254,187 @@ pub(super) fn remove_if_there(path: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            endpoint: "http://hub.test".into(),
+            repository: "acme/tiny".into(),
+            commit: "c".repeat(40),
+            path: "sub/m \"quoted\".gguf".into(),
+            size: 1 << 40,
+            digest: Digest::parse(&"ab".repeat(32)),
+        }
+    }
+
+    fn open(path: &Path, identity: &Identity) -> (Journal, RangeSet) {
+        let lock = FileLock::try_exclusive(path).unwrap().unwrap();
+        Journal::open(lock, path, identity).unwrap()
+    }
+
+    fn upto(end: u64) -> RangeSet {
+        let mut set = RangeSet::default();
+        set.insert(0..end);
+        set
+    }
+
+    #[test]
+    fn what_was_committed_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let (mut journal, ranges) = open(&path, &identity());
+        assert!(ranges.is_empty());
+        journal.set_validator(Some(Validator("v".into())));
+        for end in 1..10 {
+            journal.commit(&upto(end)).unwrap();
+        }
+        drop(journal);
+        let (journal, ranges) = open(&path, &identity());
+        assert_eq!(ranges, upto(9));
+        assert_eq!(journal.validator(), Some(&Validator("v".into())));
+        journal.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn it_reads_as_json_with_the_promised_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let (mut journal, _) = open(&path, &identity());
+        journal.commit(&upto(5)).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        for slot in bytes.chunks(SLOT as usize) {
+            let line = slot.split(|byte| *byte == b'\n').next().unwrap();
+            let record: serde_json::Value = serde_json::from_slice(line).unwrap();
+            for field in ["version", "repository", "commit", "path", "size", "digest", "validator", "ranges"] {
+                assert!(record.get(field).is_some(), "{field}");
+            }
+            assert_eq!(record["digest"], "ab".repeat(32));
+        }
+    }
+
+    #[test]
+    fn a_reset_leaves_no_claim_to_fall_back_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let (mut journal, _) = open(&path, &identity());
+        journal.commit(&upto(500)).unwrap();
+        journal.commit(&upto(1000)).unwrap();
+        journal.reset(&upto(10)).unwrap();
+        drop(journal);
+        let (records, _) = read(&File::open(&path).unwrap()).unwrap();
+        for record in records {
+            assert_eq!(record.unwrap().ranges, [[0, 10]]);
+        }
+    }
+
+    #[test]
+    fn claims_that_cannot_be_are_refused_with_all_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        for ranges in [vec![[5, 5]], vec![[0, u64::MAX]], vec![[9, 3]], vec![[0, 9], [4, 12]]] {
+            let mut record = Record::new(&identity(), 7);
+            record.ranges = ranges;
+            fs::write(&path, record.line().unwrap()).unwrap();
+            assert!(open(&path, &identity()).1.is_empty());
+        }
+        let mut record = Record::new(&identity(), 7);
+        (record.version, record.ranges) = (VERSION + 1, vec![[0, 9]]);
+        fs::write(&path, record.line().unwrap()).unwrap();
+        assert!(open(&path, &identity()).1.is_empty());
+        fs::write(&path, vec![b'x'; 100_000]).unwrap();
+        assert!(open(&path, &identity()).1.is_empty());
+    }
+
+    #[test]
+    fn more_than_a_slot_holds_is_cut_and_never_overstated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let mut identity = identity();
+        identity.size = u64::MAX;
+        identity.path = "\"".repeat(1024);
+        let mut many = RangeSet::default();
+        for at in 0..1000 {
+            many.insert((1 << 62) + at * 10..(1 << 62) + at * 10 + 5);
+        }
+        let (mut journal, _) = open(&path, &identity);
+        journal.set_validator(Some(Validator("v".repeat(MAX_VALIDATOR + 1))));
+        assert_eq!(journal.validator(), None);
+        journal.commit(&many).unwrap();
+        drop(journal);
+        let (_, kept) = open(&path, &identity);
+        assert!(kept.count() > 100, "{}", kept.count());
+        assert!(kept.pairs().all(|[start, end]| many.run_end(start) == Some(end)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Commit(u64),
+        Reset,
+        Reopen,
+        /// The write of the next commit stops after so many bytes.
+        Torn(u64, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1..1000u64).prop_map(Step::Commit),
+            1 => Just(Step::Reset),
+            2 => Just(Step::Reopen),
+            2 => (1..1000u64, 0..600usize).prop_map(|(grow, cut)| Step::Torn(grow, cut)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn after_any_crash_it_says_what_was_last_said_or_said_before(steps in prop::collection::vec(step(), 1..40)) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("j");
+            let (mut journal, _) = open(&path, &identity());
+            let mut end = 0;
+            for step in steps {
+                match step {
+                    Step::Commit(grow) => {
+                        end += grow;
+                        journal.commit(&upto(end)).unwrap();
+                    }
+                    Step::Reset => {
+                        end = 0;
+                        journal.reset(&RangeSet::default()).unwrap();
+                    }
+                    Step::Reopen => {
+                        drop(journal);
+                        let ranges;
+                        (journal, ranges) = open(&path, &identity());
+                        prop_assert_eq!(ranges.end(), end);
+                    }
+                    Step::Torn(grow, cut) => {
+                        let before = fs::read(&path).unwrap();
+                        journal.commit(&upto(end + grow)).unwrap();
+                        let slot = (journal.slot * SLOT) as usize;
+                        let mut after = fs::read(&path).unwrap();
+                        let line = after[slot..].iter().position(|byte| *byte == b'\n').unwrap() + 1;
+                        for at in slot + cut.min(line)..after.len().min(slot + SLOT as usize) {
+                            after[at] = before.get(at).copied().unwrap_or(0);
+                        }
+                        drop(journal);
+                        fs::write(&path, &after).unwrap();
+                        let ranges;
+                        (journal, ranges) = open(&path, &identity());
+                        let said = if cut >= line { end + grow } else { end };
+                        // A cut that spares all that differs is no tear.
+                        prop_assert!(ranges.end() == said || ranges.end() == end + grow);
+                        end = ranges.end();
+                    }
+                }
+            }
+        }
+    }
+}

@@ -75,14 +75,15 @@ impl Receiver<'_, '_> {
     async fn fill(&mut self, mut pipeline: Pipeline) -> (Option<Pipeline>, Result<()>) {
         let mut ready: Option<Opening> = None;
         loop {
+            let Some(gap) = self.here.gaps(self.file.size).next() else { return (Some(pipeline), Ok(())) };
             // Without a digest nothing but a validator can tell that two halves belong together.
             if !self.here.is_empty() && self.file.digest.is_none() && self.validator.is_none() {
                 pipeline = match self.start_again(pipeline).await {
                     Ok(pipeline) => pipeline,
                     Err(error) => return (None, Err(error)),
                 };
+                continue;
             }
-            let Some(gap) = self.here.gaps(self.file.size).next() else { return (Some(pipeline), Ok(())) };
             let opening = match ready.take() {
                 Some(opening) => Ok(opening),
                 None => self.open(gap.clone()).await,
