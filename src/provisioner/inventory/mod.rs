@@ -4,6 +4,8 @@ mod find;
 mod holders;
 mod plan;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod totals;
 
 use std::path::Path;
