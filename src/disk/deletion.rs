@@ -1,10 +1,16 @@
 //! Runs deletion plans, and nothing else removes a model's file.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{DeletionReport, Plan, Step};
+use super::permission::removal_error;
+use super::safe::{Folder, is_plain_name};
+use crate::error::{Error, io_reason};
+use crate::model::{DeletionReport, Failure, Inode, Operation, Plan, Step, text};
 
 /// What a [`Hook`] wants to happen at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +25,7 @@ pub enum Decision {
 
 /// Called before every operation that changes the disk, so that tests can stop or fail at each.
 pub trait Hook: Send {
-    /// `index` counts operations from 0.
+    /// `index` counts operations from 0. The step's checks come after this call, right before the removal.
     fn before(&mut self, index: usize, step: &Step) -> Decision;
 }
 
@@ -35,15 +41,192 @@ impl Hook for NoHook {
 
 /// Runs `plan`: each step re-checks the identity of its folder and its target right before it removes, follows no
 /// link below the root, and skips itself when a step that it requires did not succeed. A failure is noted with its
-/// cause and the run goes on; a target that is already gone is noted as a failure that says so.
+/// cause and the run goes on; a target that is already gone is noted as a failure that says so. A folder that is not
+/// empty stays, and so does one whose emptying did not succeed; neither is a failure of its own.
 ///
-/// `still_open` tells whether a process keeps a file open, for `held_bytes`. `progress` gets each finished step.
+/// What a step requires is synced to the disk before it runs, so that even a power failure leaves no name without its
+/// payload.
+///
+/// `still_open` tells whether a process keeps a file open, for `held_bytes`. `progress` gets each finished step, removed
+/// or not, with the bytes that it freed. A cancelled run ends between two steps; the report has what was done.
 pub fn run(
-    _plan: &Plan,
-    _hook: &mut dyn Hook,
-    _still_open: &dyn Fn(crate::model::Inode) -> bool,
-    _progress: &mut dyn FnMut(&Path, u64),
-    _cancel: &CancellationToken,
+    plan: &Plan,
+    hook: &mut dyn Hook,
+    still_open: &dyn Fn(Inode) -> bool,
+    progress: &mut dyn FnMut(&Path, u64),
+    cancel: &CancellationToken,
 ) -> DeletionReport {
-    todo!()
+    let mut run = Run::default();
+    let mut report = DeletionReport::default();
+    for (number, step) in plan.steps.iter().enumerate() {
+        if cancel.is_cancelled() {
+            break;
+        }
+        let outcome = match run.missing_requirement(number, step, &plan.steps) {
+            Some(missing) => missing,
+            None => match hook.before(run.operations, step) {
+                Decision::Stop => break,
+                Decision::Proceed => run.attempt(step, &plan.steps, None),
+                Decision::Fail(code) => run.attempt(step, &plan.steps, Some(Errno::from_raw_os_error(code))),
+            },
+        };
+        run.succeeded.push(matches!(outcome, Outcome::Removed { .. }));
+        let path = step.path();
+        let mut freed = 0;
+        match outcome {
+            Outcome::Removed { freed: bytes } => {
+                freed = bytes;
+                report.freed_bytes += bytes;
+                if bytes > 0 && still_open(step.target) {
+                    report.held_bytes += bytes;
+                }
+                report.removed.push(path.clone());
+            }
+            Outcome::Kept => {}
+            Outcome::Failed(error) => report.failed.push(Failure { path: path.clone(), error }),
+        }
+        progress(&path, freed);
+    }
+    report
+}
+
+/// What became of a step.
+enum Outcome {
+    Removed {
+        freed: u64,
+    },
+    /// A folder that is not empty.
+    Kept,
+    Failed(String),
+}
+
+/// The state of a run.
+#[derive(Default)]
+struct Run {
+    /// Operations tried so far.
+    operations: usize,
+    /// For each step so far, whether its target was removed.
+    succeeded: Vec<bool>,
+    /// The roots, each opened once.
+    roots: BTreeMap<PathBuf, Folder>,
+    /// Folders with removals that are not synced yet, by root and path below it.
+    unsynced: BTreeSet<(PathBuf, PathBuf)>,
+}
+
+impl Run {
+    /// What becomes of a step that requires one that did not succeed.
+    fn missing_requirement(&self, number: usize, step: &Step, steps: &[Step]) -> Option<Outcome> {
+        let missing =
+            step.requires.iter().find(|required| !self.succeeded.get(**required).copied().unwrap_or(false))?;
+        if *missing >= number {
+            return Some(Outcome::Failed("the plan is wrong: this step requires a later one; scan again".to_owned()));
+        }
+        if step.operation == Operation::RemoveFolder {
+            return Some(Outcome::Kept);
+        }
+        let names = text::printable_path(&steps[*missing].path());
+        Some(Outcome::Failed(format!("kept, because {names} could not be removed")))
+    }
+
+    fn attempt(&mut self, step: &Step, steps: &[Step], injected: Option<Errno>) -> Outcome {
+        self.operations += 1;
+        match self.remove(step, steps, injected) {
+            Ok(outcome) => outcome,
+            Err(cause) => Outcome::Failed(cause),
+        }
+    }
+
+    fn remove(&mut self, step: &Step, steps: &[Step], injected: Option<Errno>) -> Result<Outcome, String> {
+        check(step)?;
+        self.sync_required(step, steps)?;
+
+        let folder = self.root(&step.root)?.open_folder(&step.folder).map_err(|error| match error {
+            Error::Io { source, .. } => format!("its folder cannot be opened: {}", io_reason(&source)),
+            Error::UnsafePath { reason, .. } => format!("its folder is another one now: {reason}; scan again"),
+            other => other.to_string(),
+        })?;
+        if folder.inode().map_err(|error| error.to_string())? != step.parent {
+            return Err("its folder is another one now; scan again".to_owned());
+        }
+        let info = folder.info(&step.name).map_err(|error| match error {
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                "it was already gone".to_owned()
+            }
+            other => other.to_string(),
+        })?;
+        if info.inode != step.target {
+            return Err("something else has that name now; scan again".to_owned());
+        }
+        if info.is_folder() != (step.operation == Operation::RemoveFolder) {
+            return Err("it is no longer what the plan says; scan again".to_owned());
+        }
+
+        let flags = if info.is_folder() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let removed = match injected {
+            Some(error) => Err(error),
+            None => unlinkat(&folder, &step.name, flags),
+        };
+        match removed {
+            Ok(()) => {}
+            // POSIX allows either number for a folder that is not empty.
+            Err(Errno::NOTEMPTY | Errno::EXIST) if info.is_folder() => return Ok(Outcome::Kept),
+            Err(Errno::NOENT) => return Err("it was already gone".to_owned()),
+            Err(error) => return Err(removal_error(error, folder.path(), &step.name, &info)),
+        }
+        if info.is_folder() {
+            let gone = step.folder.join(&step.name);
+            self.unsynced.retain(|(root, folder)| *root != step.root || !folder.starts_with(&gone));
+        }
+        self.unsynced.insert((step.root.clone(), step.folder.clone()));
+        Ok(Outcome::Removed { freed: if info.is_file() && info.links == 1 { info.disk_bytes } else { 0 } })
+    }
+
+    fn root(&mut self, path: &Path) -> Result<&Folder, String> {
+        if !self.roots.contains_key(path) {
+            let root = Folder::open_root(path).map_err(|error| error.to_string())?;
+            let identity = |folder: &Folder| folder.inode().map_err(|error| error.to_string());
+            if identity(&root)? == identity(&Folder::open_root(Path::new("/")).map_err(|error| error.to_string())?)? {
+                return Err(ROOT_REFUSED.to_owned());
+            }
+            self.roots.insert(path.to_owned(), root);
+        }
+        self.roots.get(path).ok_or_else(|| "its store cannot be opened".to_owned())
+    }
+
+    /// Syncs the folders in which the steps that `step` requires removed something.
+    fn sync_required(&mut self, step: &Step, steps: &[Step]) -> Result<(), String> {
+        for required in &step.requires {
+            let Some(required) = steps.get(*required) else { continue };
+            // The folder itself, or the nearest one around it that is still there.
+            let around = required.folder.ancestors().find_map(|folder| {
+                let key = (required.root.clone(), folder.to_owned());
+                self.unsynced.contains(&key).then_some(key)
+            });
+            let Some(key) = around else { continue };
+            self.root(&key.0)?
+                .open_folder(&key.1)
+                .map_err(|error| error.to_string())
+                .and_then(|folder| folder.sync().map_err(|error| io_reason(&error)))
+                .map_err(|cause| format!("kept, because what names it is not safely gone: {cause}"))?;
+            self.unsynced.remove(&key);
+        }
+        Ok(())
+    }
+}
+
+const ROOT_REFUSED: &str = "refused: its store is the root of the file system, or no resolved path";
+
+/// Refuses what no store would ever plan.
+fn check(step: &Step) -> Result<(), String> {
+    let mut parts = step.root.components();
+    let resolved = parts.next() == Some(Component::RootDir)
+        && step.root.parent().is_some()
+        && parts.all(|part| matches!(part, Component::Normal(_)));
+    if !resolved {
+        return Err(ROOT_REFUSED.to_owned());
+    }
+    if !is_plain_name(&step.name) {
+        return Err("refused: it is not one plain name".to_owned());
+    }
+    Ok(())
 }

@@ -8,78 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use jiff::Timestamp;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::model::Inode;
-
-/// What an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EntryType {
-    /// A regular file.
-    File,
-    /// A folder.
-    Folder,
-    /// A symbolic link.
-    Link,
-    /// A pipe, a socket, a device.
-    Other,
-}
-
-impl From<FileType> for EntryType {
-    fn from(kind: FileType) -> Self {
-        match kind {
-            FileType::RegularFile => Self::File,
-            FileType::Directory => Self::Folder,
-            FileType::Symlink => Self::Link,
-            _ => Self::Other,
-        }
-    }
-}
-
 /// What the kernel says of an entry itself, links not followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// What it is.
-    pub kind: EntryType,
-    /// Which one it is.
-    pub inode: Inode,
-    /// `st_size`.
-    pub size_bytes: u64,
-    /// `st_blocks * 512`.
-    pub disk_bytes: u64,
-    /// `st_nlink`.
-    pub links: u64,
-    /// Owner.
-    pub uid: u32,
-    /// Modification time.
-    pub modified: Option<Timestamp>,
-    /// Access time.
-    pub accessed: Option<Timestamp>,
-}
-
-impl Status {
-    #[allow(
-        clippy::unnecessary_cast,
-        clippy::cast_sign_loss,
-        reason = "the types of the fields differ between systems"
-    )]
-    fn new(stat: &rustix::fs::Stat) -> Self {
-        let time =
-            |seconds: i64, nanoseconds: i64| Timestamp::new(seconds, i32::try_from(nanoseconds).unwrap_or(0)).ok();
-        Self {
-            kind: FileType::from_raw_mode(stat.st_mode).into(),
-            inode: Inode { device: stat.st_dev as u64, inode: stat.st_ino as u64 },
-            size_bytes: stat.st_size as u64,
-            disk_bytes: stat.st_blocks as u64 * 512,
-            links: stat.st_nlink as u64,
-            uid: stat.st_uid,
-            modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            accessed: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
-        }
-    }
-}
+pub use super::info::FileInfo as Status;
+/// What an entry is.
+pub use super::info::FileKind as EntryType;
 
 /// An open folder.
 #[derive(Debug)]
@@ -155,7 +90,7 @@ impl Folder {
     pub fn each(&self, mut each: impl FnMut(&CStr, Option<EntryType>)) -> Result<(), Errno> {
         let mut give = |name: &CStr, kind: FileType| {
             if name != c"." && name != c".." {
-                each(name, (kind != FileType::Unknown).then(|| kind.into()));
+                each(name, (kind != FileType::Unknown).then(|| EntryType::of(kind)));
             }
         };
         #[cfg(target_os = "linux")]

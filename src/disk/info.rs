@@ -6,7 +6,7 @@ use rustix::fs::{FileType, Stat};
 use crate::model::Inode;
 
 /// What a name stands for. Links are never followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FileKind {
     /// A regular file: the only kind that counts bytes.
     File,
@@ -16,6 +16,18 @@ pub enum FileKind {
     Link,
     /// A pipe, socket or device.
     Other,
+}
+
+impl FileKind {
+    /// What the kernel's type of an entry is here.
+    pub(super) fn of(kind: FileType) -> Self {
+        match kind {
+            FileType::RegularFile => Self::File,
+            FileType::Directory => Self::Folder,
+            FileType::Symlink => Self::Link,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// What is known of one name.
@@ -49,14 +61,8 @@ impl FileInfo {
     /// What `stat` says, as the same types on every system.
     #[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, clippy::cast_lossless, clippy::useless_conversion)]
     pub(super) fn new(stat: &Stat) -> Self {
-        let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => FileKind::File,
-            FileType::Directory => FileKind::Folder,
-            FileType::Symlink => FileKind::Link,
-            _ => FileKind::Other,
-        };
         Self {
-            kind,
+            kind: FileKind::of(FileType::from_raw_mode(stat.st_mode)),
             inode: inode(stat),
             size_bytes: (stat.st_size as i64).max(0) as u64,
             disk_bytes: ((stat.st_blocks as i64).max(0) as u64).saturating_mul(512),

@@ -219,7 +219,7 @@ fn not_regular(path: &Path, info: &FileInfo) -> Error {
 fn refused(path: &Path, operation: &'static str, error: Errno) -> Error {
     match error {
         Errno::LOOP | Errno::XDEV => unsafe_path(path, "a part of the way is a symbolic link"),
-        Errno::NOTDIR => unsafe_path(path, "a part of the way is no folder"),
+        Errno::NOTDIR => unsafe_path(path, "a part of the way is a symbolic link or no folder"),
         error => Error::io(operation, path)(error.into()),
     }
 }

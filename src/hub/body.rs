@@ -80,7 +80,7 @@ impl Call<'_> {
                     && validator.is_none_or(|old| strong_validator(headers).is_none_or(|new| new == *old));
                 Ok(correct.then(|| self.body(answer, range.clone())))
             }
-            StatusCode::OK => self.from_start(answer).map(Some),
+            StatusCode::OK => self.accept_whole(answer).map(Some),
             StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
             _ => Err(refused(self.http, &self.asked, answer).await.error),
         }
@@ -90,7 +90,7 @@ impl Call<'_> {
     async fn whole(&self) -> Result<Body> {
         let answer = self.http.get(self.url.clone(), &HeaderMap::new()).await.map_err(|failed| failed.error)?;
         match answer.response.status() {
-            StatusCode::OK => self.from_start(answer),
+            StatusCode::OK => self.accept_whole(answer),
             status if status.is_success() => {
                 Err(self.bad(&answer, format!("it answered {} to a request for the whole file", status.as_u16())))
             }
@@ -99,7 +99,7 @@ impl Call<'_> {
     }
 
     /// Checks an answer with the whole file.
-    fn from_start(&self, answer: Answer) -> Result<Body> {
+    fn accept_whole(&self, answer: Answer) -> Result<Body> {
         let confirmed = self.check_identity(&answer)?;
         self.check_coding(&answer)?;
         let headers = answer.response.headers();

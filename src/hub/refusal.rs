@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn waits_are_read_in_the_hubs_order() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let cases: [(&[(&str, &str)], Option<u64>); 7] = [
+        type Pairs = &'static [(&'static str, &'static str)];
+        let cases: [(Pairs, Option<u64>); 7] = [
             (&[("ratelimit", "\"resolvers\";r=0;t=172"), ("retry-after", "5")], Some(173)),
             (&[("ratelimit", "\"api\";r=7;t=172"), ("retry-after", "5")], Some(5)),
             (&[("retry-after", "Thu, 01 Jan 2026 00:01:00 GMT")], Some(60)),

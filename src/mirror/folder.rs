@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use walkdir::WalkDir;
 
 use super::{Content, Facts, ServedFile};
+use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::model::RepoPath;
 
@@ -107,28 +108,12 @@ impl Content for Folder {
     fn open(&self, id: &str, path: &RepoPath) -> Result<File> {
         let missing = || Error::ModelNotFound { reference: id.to_owned(), place: self.root.display().to_string() };
         let folder = self.repository(id).ok_or_else(missing)?;
-        open_below(&folder, path)
+        let below = folder.strip_prefix(&self.root).map_err(|_| missing())?;
+        safe::open_below(&self.root, &path.below(below))
     }
 
     fn facts(&self, id: &str) -> Facts {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned().unwrap_or_default()
-    }
-}
-
-/// Opens `path` part by part from `folder`, following no link and not waiting for the writer of a pipe.
-fn open_below(folder: &Path, path: &RepoPath) -> Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let failed = |error: rustix::io::Errno| Error::io("open", path.below(folder))(error.into());
-    let mut at = rustix::fs::open(folder, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
-    for part in path.parts() {
-        at = rustix::fs::openat(&at, part, flags, Mode::empty()).map_err(failed)?;
-    }
-    let file = File::from(at);
-    match file.metadata() {
-        Ok(metadata) if metadata.is_file() => Ok(file),
-        Ok(_) => Err(Error::UnsafePath { path: path.to_string(), reason: "it is no regular file".to_owned() }),
-        Err(error) => Err(Error::io("read", path.below(folder))(error)),
     }
 }
 

@@ -201,7 +201,7 @@ impl Shared {
         let accounts = &self.options.accounts;
         match headers.get(header::AUTHORIZATION) {
             None if self.options.anonymous => Ok(Caller::Anonymous),
-            None => refuse(answer::refusal(StatusCode::UNAUTHORIZED, None, "Invalid username or password.")),
+            None => refuse(answer::refusal(StatusCode::UNAUTHORIZED, None, "This mirror answers only to a token")),
             Some(_) if accounts.is_empty() && self.options.anonymous => Ok(Caller::Ignored),
             Some(value) => {
                 let token = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();

@@ -1,6 +1,9 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
 pub mod flat;
+pub mod headers;
+pub mod planning;
+pub mod tree;
 pub mod verify;
 
 use std::fmt;

@@ -136,6 +136,8 @@ pub enum What {
     Slow(u64),
     /// Other bytes under the same address, with another `ETag`; ranges and `If-Range` work.
     Replaced(Vec<u8>),
+    /// These bytes, without saying how many they are.
+    Chunked(Vec<u8>),
     /// The bytes from this offset of the body on are inverted; length and headers stay.
     Damaged(u64),
 }
@@ -174,6 +176,7 @@ impl fmt::Debug for What {
             Self::RedirectLoop => "RedirectLoop",
             Self::Slow(_) => "Slow",
             Self::Replaced(_) => "Replaced",
+            Self::Chunked(_) => "Chunked",
             Self::Damaged(_) => "Damaged",
         })
     }
@@ -483,7 +486,12 @@ async fn broken(response: Response, what: What) -> Response {
         }
         What::LyingLength(count) => {
             head.headers.insert(header::CONTENT_LENGTH, length(count));
-            body
+            let end = stream::once(tokio::time::sleep(Duration::from_millis(10))).map(|()| Ok(Bytes::new()));
+            Body::from_stream(body.into_data_stream().chain(end))
+        }
+        What::Chunked(bytes) => {
+            head.headers.remove(header::CONTENT_LENGTH);
+            Body::from_stream(stream::iter([Ok::<_, axum::Error>(Bytes::from(bytes))]))
         }
         What::Damaged(from) => {
             let mut bytes = to_bytes(body, usize::MAX).await.unwrap().to_vec();

@@ -51,6 +51,10 @@ impl Tensor {
         let elements = self.dimensions.iter().try_fold(1u64, |product, n| product.checked_mul(*n));
         elements.and_then(|n| (n / block).checked_mul(bytes)).ok_or_else(|| wrong("too large"))
     }
+
+    fn padded(&self, alignment: u64) -> io::Result<u64> {
+        round_up(self.bytes()?, alignment).ok_or_else(|| invalid("the file is too large".to_owned()))
+    }
 }
 
 impl Writer {
@@ -113,9 +117,9 @@ impl Writer {
     /// # Errors
     /// Of kind [`ErrorKind::InvalidInput`] when no valid file can be made of the keys and tensors.
     pub fn length(&self) -> io::Result<u64> {
-        let header = self.header()?.len() as u64;
+        let (header, alignment) = (self.header()?.len() as u64, self.alignment()?);
         self.tensors.iter().try_fold(header, |end, tensor| {
-            let end = end.checked_add(self.padded(tensor)?);
+            let end = end.checked_add(tensor.padded(alignment)?);
             end.ok_or_else(|| invalid("the file is too large".to_owned()))
         })
     }
@@ -136,7 +140,7 @@ impl Writer {
             out.u32(value.value_type().id());
             out.value(value).map_err(|why| invalid(format!("key '{key}': {why}")))?;
         }
-        let mut offset = 0u64;
+        let (mut offset, alignment) = (0u64, self.alignment()?);
         for tensor in &self.tensors {
             out.string(&tensor.name);
             out.u32(u32::try_from(tensor.dimensions.len()).unwrap_or(u32::MAX));
@@ -145,11 +149,12 @@ impl Writer {
             }
             out.u32(tensor.kind.0);
             out.u64(offset);
-            offset =
-                offset.checked_add(self.padded(tensor)?).ok_or_else(|| invalid("the file is too large".to_owned()))?;
+            offset = offset
+                .checked_add(tensor.padded(alignment)?)
+                .ok_or_else(|| invalid("the file is too large".to_owned()))?;
         }
         if !self.tensors.is_empty() {
-            let end = round_up(out.bytes.len() as u64, self.alignment()?);
+            let end = round_up(out.bytes.len() as u64, alignment);
             out.bytes.resize(end.and_then(|end| usize::try_from(end).ok()).unwrap_or(out.bytes.len()), 0);
         }
         Ok(out.bytes)
@@ -162,11 +167,11 @@ impl Writer {
     pub fn write_to(&self, out: &mut impl Write, seed: u64) -> io::Result<u64> {
         let header = self.header()?;
         out.write_all(&header)?;
-        let mut written = header.len() as u64;
+        let (mut written, alignment) = (header.len() as u64, self.alignment()?);
         let mut noise = Noise(seed);
         let mut chunk = vec![0; CHUNK];
         for tensor in &self.tensors {
-            let (data, padded) = (tensor.bytes()?, self.padded(tensor)?);
+            let (data, padded) = (tensor.bytes()?, tensor.padded(alignment)?);
             let mut left = data;
             while left > 0 {
                 let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
@@ -187,10 +192,6 @@ impl Writer {
             Some((_, Value::U32(value))) if value.is_power_of_two() => Ok((*value).into()),
             Some(_) => Err(invalid("general.alignment must be a u32 and a power of two".to_owned())),
         }
-    }
-
-    fn padded(&self, tensor: &Tensor) -> io::Result<u64> {
-        round_up(tensor.bytes()?, self.alignment()?).ok_or_else(|| invalid("the file is too large".to_owned()))
     }
 }
 

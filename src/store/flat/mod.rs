@@ -1,20 +1,40 @@
 //! The flat store: one folder a model under a base folder.
+//!
+//! A row is a folder directly under the base folder, a weights file (or set of shards) that lies directly in the base folder, or a
+//! link there. Dot-folders of the base folder are no rows; they count in the store's bytes, as does any other file there.
 
+mod deletion;
+mod folder;
 pub mod record;
+mod resolve;
+mod row;
+mod rows;
 pub mod sidecar;
 pub mod staging;
 pub mod tree;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
 pub use record::{Record, RecordedFile};
 
+use self::folder::ModelFolder;
+use self::row::Surroundings;
+use self::rows::{Base, Found, is_hidden};
+use super::headers::Headers;
+use super::planning::lexical;
+use super::tree::Tree;
 use super::verify::Expected;
 use super::{Details, Part, Row, Store, Target};
-use crate::error::Result;
-use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary};
+use crate::disk::folder::EntryType;
+use crate::disk::usage::Usage;
+use crate::error::{Error, Result};
+use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, text};
+
+/// Most missing shards that are named one by one: a hostile name claims up to 99,999.
+const MAX_MISSING: u32 = 1000;
 
 /// A catalog entry as far as this store needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,52 +64,147 @@ pub struct Resolved {
     pub record: Option<Record>,
 }
 
-/// A base folder with one folder a model.
+/// A base folder with one folder a model. Clones share the headers that were read.
 #[derive(Clone, Debug)]
 pub struct FlatStore {
     root: PathBuf,
     aliases: Vec<Alias>,
+    headers: Headers,
 }
 
 impl FlatStore {
     /// The store under `root`, which need not exist. Links on the way to `root` are resolved once, here.
     #[must_use]
     pub fn new(root: PathBuf, aliases: Vec<Alias>) -> Self {
-        Self { root, aliases }
-    }
-
-    /// What `reference` means here now; `None` when that is not here.
-    ///
-    /// # Errors
-    /// [`crate::Error::Ambiguous`] when several folders are equally meant, [`crate::Error::Io`] when the base folder cannot be read.
-    pub fn resolve(&self, _reference: &Reference) -> Result<Option<Resolved>> {
-        todo!()
-    }
-
-    /// The folder that a download of `repository` by `reference` goes to: where the reference's files are already, else the
-    /// alias's folder, else the last part of the repository's name in lower case, else `org--name`. Never one that belongs to
-    /// another repository. It may not exist yet.
-    ///
-    /// # Errors
-    /// [`crate::Error::Io`] when the base folder cannot be read; [`crate::Error::UnsafePath`] when every candidate is taken.
-    pub fn target_folder(&self, _reference: &Reference, _repository: &str) -> Result<PathBuf> {
-        todo!()
+        Self { root: resolved_root(&root), aliases, headers: Headers::default() }
     }
 
     /// The files that are meant, weights first, then by path; every depth, dot-folders skipped.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] when the folder cannot be read.
-    pub fn files(&self, _resolved: &Resolved) -> Result<Vec<ModelFile>> {
-        todo!()
+    /// [`Error::ModelNotFound`] when the row is gone; [`Error::Io`] when the folder cannot be read.
+    pub fn files(&self, resolved: &Resolved) -> Result<Vec<ModelFile>> {
+        let base = self.base(&resolved.id)?;
+        match self.found(&base, &resolved.id)? {
+            Found::Model(folder) => {
+                let part = self.part(&folder, &resolved.id, &resolved.part)?;
+                Ok(self.model_files(&folder, |index| part.contains(&index)))
+            }
+            Found::Link(_) => Ok(Vec::new()),
+            Found::Closed(entry, reason) => Err(self.closed(&entry.path, reason)),
+        }
     }
 
     /// What [`super::verify::run`] is to check of a row or a part of it, missing files included.
     ///
     /// # Errors
-    /// [`crate::Error::ModelNotFound`] when there is no such row.
-    pub fn expected(&self, _target: &Target) -> Result<Vec<Expected>> {
-        todo!()
+    /// [`Error::ModelNotFound`] when there is no such row; [`Error::Io`] when its folder cannot be read.
+    pub fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
+        let base = self.base(&target.id)?;
+        let folder = match self.found(&base, &target.id)? {
+            Found::Model(folder) => folder,
+            Found::Link(entry) => {
+                return Ok(vec![Expected {
+                    path: text::escape(entry.path.as_os_str()),
+                    location: entry.path,
+                    size: None,
+                    digest: None,
+                }]);
+            }
+            Found::Closed(entry, reason) => return Err(self.closed(&entry.path, reason)),
+        };
+        let part = self.part(&folder, &target.id, &target.part)?;
+        let mut expected: Vec<Expected> = Vec::new();
+        for (index, entry, _) in folder.content().filter(|(index, ..)| part.contains(index)) {
+            // A link to another file of the store is a second name for it; one that leads out is told as unreadable.
+            if entry.link.as_deref().is_some_and(|target| self.leads_inside(&folder, index, target)) {
+                continue;
+            }
+            let (size, digest) = self.known(&folder, entry);
+            expected.push(self.expect(&folder, &entry.path, size, digest));
+        }
+        let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
+        let mut missing: BTreeSet<PathBuf> = BTreeSet::new();
+        for set in folder.sets.iter().filter(|set| folder::all_of(set).any(|index| part.contains(&index))) {
+            let numbers = set.missing.iter().flat_map(|&(from, to)| from..=to);
+            missing.extend(numbers.take(MAX_MISSING as usize).map(|number| set.key.shard_path(number)));
+            missing.extend(set.staging.iter().filter_map(|&index| folder.staging_target(index)).map(Path::to_owned));
+        }
+        if target.part == Part::Whole {
+            let recorded = folder.record.get().map_or(&[][..], |record| &record.files);
+            let paths = recorded.iter().map(|file| PathBuf::from(file.path.as_str()));
+            missing.extend(paths.filter(|path| folder.is_live(path)));
+        }
+        for path in missing.into_iter().filter(|path| !here.contains(&folder.below.join(path))) {
+            let recorded = path.to_str().and_then(|path| folder.record.get()?.file(path));
+            let (size, digest) = recorded.map_or((None, None), |file| (Some(file.size), file.digest));
+            expected.push(self.expect(&folder, &path, size, digest));
+        }
+        Ok(expected)
+    }
+
+    fn expect(
+        &self,
+        folder: &ModelFolder,
+        path: &Path,
+        size: Option<u64>,
+        digest: Option<crate::model::Digest>,
+    ) -> Expected {
+        Expected { path: text::escape(path.as_os_str()), location: folder.below.join(path), size, digest }
+    }
+
+    fn leads_inside(&self, folder: &ModelFolder, index: usize, target: &Path) -> bool {
+        let at = self.root.join(folder.location(&folder.tree.entries[index]));
+        let end = lexical(&at.parent().unwrap_or(&self.root).join(target));
+        end.starts_with(&self.root) && end.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    }
+
+    fn not_found(&self, id: &str) -> Error {
+        Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(&self.root) }
+    }
+
+    fn closed(&self, path: &Path, reason: String) -> Error {
+        Error::Io { operation: "read", path: self.root.join(path), source: std::io::Error::other(reason) }
+    }
+
+    fn base(&self, id: &str) -> Result<Base> {
+        Base::open(&self.root)?.ok_or_else(|| self.not_found(id))
+    }
+
+    fn found(&self, base: &Base, id: &str) -> Result<Found> {
+        base.place(&text::unescape(id)).and_then(|place| base.read(&place)).ok_or_else(|| self.not_found(id))
+    }
+
+    /// The entries that `part` means.
+    fn part(&self, folder: &ModelFolder, id: &str, part: &Part) -> Result<BTreeSet<usize>> {
+        folder.part(part, &self.root, &self.headers).ok_or_else(|| {
+            let what = match part {
+                Part::Whole => String::new(),
+                Part::Quantization(label) => format!(":{label}"),
+                Part::Revision(revision) => format!("@{revision}"),
+                Part::Files(paths) => format!(" ({})", paths.join(", ")),
+            };
+            self.not_found(&format!("{id}{what}"))
+        })
+    }
+}
+
+/// `root` without links, as far as it exists.
+fn resolved_root(root: &Path) -> PathBuf {
+    let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let mut existing = absolute.as_path();
+    let mut rest: Vec<&std::ffi::OsStr> = Vec::new();
+    loop {
+        if let Ok(resolved) = existing.canonicalize() {
+            return rest.iter().rev().fold(resolved, |path, part| path.join(part));
+        }
+        match (existing.parent(), existing.file_name()) {
+            (Some(parent), Some(name)) => {
+                rest.push(name);
+                existing = parent;
+            }
+            _ => return absolute,
+        }
     }
 }
 
@@ -102,17 +217,75 @@ impl Store for FlatStore {
         &self.root
     }
 
-    fn scan(&self, _sink: &mut dyn FnMut(Row), _cancel: &CancellationToken) -> StoreSummary {
-        let _ = &self.aliases;
-        todo!()
+    fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
+        let mut summary = StoreSummary {
+            store: StoreKind::Flat,
+            path: self.root.clone(),
+            disk_bytes: 0,
+            models: 0,
+            warnings: Vec::new(),
+        };
+        let base = match Base::open(&self.root) {
+            Ok(Some(base)) => base,
+            Ok(None) => return summary,
+            Err(error) => {
+                summary.warnings.push(error.to_string());
+                return summary;
+            }
+        };
+        let mut usage = Usage::default();
+        let mut around = Surroundings::default();
+        for place in base.places() {
+            if cancel.is_cancelled() {
+                return summary;
+            }
+            let Some(found) = base.read(&place) else { continue };
+            let row = self.row(&found, &mut around);
+            usage.merge(&row.usage);
+            summary.models += 1;
+            sink(row);
+        }
+        // What is no row takes room all the same.
+        for (name, kind) in &base.entries {
+            match kind {
+                EntryType::Folder if is_hidden(name) => match Tree::read(&base.folder, name) {
+                    Ok(tree) => add_files(&mut usage, &tree),
+                    Err(error) => summary.warnings.push(format!(
+                        "{} cannot be read: {}",
+                        text::printable(&text::escape(name)),
+                        super::tree::reason(error)
+                    )),
+                },
+                EntryType::File => {
+                    if let Some(entry) = base.entry(name).filter(|entry| entry.is_file()) {
+                        let status = &entry.status;
+                        usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
+                    }
+                }
+                _ => {}
+            }
+        }
+        summary.disk_bytes = usage.disk_bytes();
+        summary
     }
 
-    fn details(&self, _id: &str) -> Result<Details> {
-        todo!()
+    fn details(&self, id: &str) -> Result<Details> {
+        let base = self.base(id)?;
+        let found = self.found(&base, id)?;
+        let row = self.row(&found, &mut Surroundings::default());
+        let (files, metadata) = match &found {
+            Found::Model(folder) => {
+                let header = folder.sets.iter().find_map(|set| folder.header(set, &self.root, &self.headers));
+                let metadata = header.and_then(|header| header.as_ref().as_ref().ok().cloned());
+                (self.model_files(folder, |_| true), metadata)
+            }
+            _ => (Vec::new(), None),
+        };
+        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata })
     }
 
-    fn plan_deletion(&self, _targets: &[Target]) -> Result<Plan> {
-        todo!()
+    fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
+        self.plan(targets)
     }
 
     fn find(&self, reference: &Reference) -> Result<Option<Target>> {
@@ -121,5 +294,12 @@ impl Store for FlatStore {
 
     fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
         Self::expected(self, target)
+    }
+}
+
+fn add_files(usage: &mut Usage, tree: &Tree) {
+    for entry in tree.entries.iter().filter(|entry| entry.is_file()) {
+        let status = &entry.status;
+        usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
     }
 }

@@ -1,9 +1,26 @@
 //! What the official client leaves beside downloaded files: `.cache/huggingface/` with one `.metadata` a file.
+//!
+//! Names and contents are those of huggingface_hub 2.4 (`_local_folder.py`, `_tree_cache.py`), so that `hf download
+//! --local-dir` finds what we fetched and fetches nothing again.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::Result;
-use crate::model::{RemoteFile, RepoPath};
+use serde::Serialize;
+
+use crate::disk::{publish, safe};
+use crate::error::{Error, Result};
+use crate::model::{Digest, RemoteFile, RepoPath};
+
+const FOLDER: &str = ".cache/huggingface";
+const MAX_BYTES: u64 = 4096;
+
+const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This file is a cache directory tag created by huggingface_hub.\n\
+    # For information about cache directory tags, see:\n\
+    #\thttps://bford.info/cachedir/\n";
 
 /// What a `.metadata` file says about its file.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,27 +34,191 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The sidecar of `file` in `folder`, if there is one, it can be read, and the file was not changed since.
+    /// The sidecar of `file` in `folder`, if there is one, it can be read, and the file was not changed since: its
+    /// modification time is at most one second later, the rule of the official client.
     #[must_use]
-    pub fn read(_folder: &Path, _file: &RepoPath) -> Option<Self> {
-        todo!()
+    pub fn read(folder: &Path, file: &RepoPath) -> Option<Self> {
+        Self::read_below(folder, Path::new(""), Path::new(file.as_str()))
     }
+
+    /// The same for a file below `below`, both relative to the root of a store.
+    pub(super) fn read_below(root: &Path, below: &Path, file: &Path) -> Option<Self> {
+        let mut name = file.file_name()?.to_owned();
+        name.push(".metadata");
+        let location = below.join(FOLDER).join("download").join(file.with_file_name(name));
+        let mut text = String::new();
+        safe::open_below(root, &location).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+        let metadata = Self::parse(&text)?;
+        let modified = root.join(below).join(file).symlink_metadata().ok()?.modified().ok()?;
+        let modified = match modified.duration_since(UNIX_EPOCH) {
+            Ok(after) => after.as_secs_f64(),
+            Err(before) => -before.duration().as_secs_f64(),
+        };
+        (modified - 1.0 <= metadata.time).then_some(metadata)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines().map(str::trim);
+        let (commit, etag, time) = (lines.next()?, lines.next()?, lines.next()?.parse::<f64>().ok()?);
+        (time.is_finite() && !etag.is_empty()).then(|| Self { commit: commit.to_owned(), etag: etag.to_owned(), time })
+    }
+
+    /// The etag as a digest, if it is one.
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        Digest::parse(&self.etag)
+    }
+}
+
+/// Where the sidecar of `file` lies.
+#[must_use]
+pub fn path(folder: &Path, file: &RepoPath) -> PathBuf {
+    folder.join(format!("{FOLDER}/download/{file}.metadata"))
 }
 
 /// Writes the sidecar of a file that was just published (its time is now), and what the official client puts beside it:
 /// `CACHEDIR.TAG` and `.gitignore`.
 ///
 /// # Errors
-/// [`crate::Error::Io`], [`crate::Error::NoSpace`], [`crate::Error::UnsafePath`].
-pub fn write(_folder: &Path, _file: &RepoPath, _commit: &str, _etag: &str) -> Result<()> {
-    todo!()
+/// [`Error::Io`], [`Error::NoSpace`], [`Error::UnsafePath`].
+pub fn write(folder: &Path, file: &RepoPath, commit: &str, etag: &str) -> Result<()> {
+    for (name, content) in [("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", "*")] {
+        let path = safe::prepare_below(folder, &RepoPath::parse(&format!("{FOLDER}/{name}"))?)?;
+        if path.symlink_metadata().is_err() {
+            publish::write_atomically(&path, content.as_bytes())?;
+        }
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let text = format!("{commit}\n{etag}\n{}.{:06}\n", now.as_secs(), now.subsec_micros());
+    let mut sidecar = prepare(folder, "download", file)?.into_os_string();
+    sidecar.push(".metadata");
+    publish::write_atomically(Path::new(&sidecar), text.as_bytes())
+}
+
+#[derive(Serialize)]
+struct Tree<'a> {
+    format_version: u32,
+    files: BTreeMap<&'a str, TreeEntry<'a>>,
+}
+
+#[derive(Serialize)]
+struct TreeEntry<'a> {
+    size: u64,
+    blob_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lfs_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lfs_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xet_hash: Option<&'a str>,
 }
 
 /// Writes `trees/<commit>.json`. `files` must be the complete listing of the repository at `commit`: the official client
-/// takes it for the whole truth.
+/// takes it for the whole truth. Nothing is written when `commit` is no commit or a file has no git blob id, since the
+/// listing would then not be what the official client expects.
 ///
 /// # Errors
-/// [`crate::Error::Io`], [`crate::Error::NoSpace`], [`crate::Error::UnsafePath`].
-pub fn write_tree(_folder: &Path, _commit: &str, _files: &[RemoteFile]) -> Result<()> {
-    todo!()
+/// [`Error::Io`], [`Error::NoSpace`], [`Error::UnsafePath`].
+pub fn write_tree(folder: &Path, commit: &str, files: &[RemoteFile]) -> Result<()> {
+    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let entries: Option<BTreeMap<_, _>> = files
+        .iter()
+        .map(|file| {
+            let sha256 = match file.digest {
+                Some(digest @ Digest::Sha256(_)) => Some(digest.to_string()),
+                _ => None,
+            };
+            let entry = TreeEntry {
+                size: file.size,
+                blob_id: file.blob_id.as_deref()?,
+                lfs_size: sha256.is_some().then_some(file.size),
+                lfs_sha256: sha256,
+                xet_hash: file.xet_hash.as_deref(),
+            };
+            Some((file.path.as_str(), entry))
+        })
+        .collect();
+    let Some(files) = entries.filter(|_| is_commit) else { return Ok(()) };
+    let bytes = serde_json::to_vec_pretty(&Tree { format_version: 1, files })
+        .map_err(|error| Error::Damaged(format!("the listing cannot be written as JSON: {error}")))?;
+    publish::write_atomically(&prepare(folder, "trees", &RepoPath::parse(&format!("{commit}.json"))?)?, &bytes)
+}
+
+/// The path `in_folder/file` of the bookkeeping, with its folders created through no link.
+fn prepare(folder: &Path, in_folder: &str, file: &RepoPath) -> Result<PathBuf> {
+    // The way is checked in two parts: together they may be longer than a path of a repository may be.
+    let bookkeeping = safe::prepare_below(folder, &RepoPath::parse(&format!("{FOLDER}/{in_folder}/x"))?)?;
+    safe::prepare_below(bookkeeping.parent().unwrap_or(folder), file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path_of(text: &str) -> RepoPath {
+        RepoPath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_sidecar_reads_back_until_the_file_changes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = path_of("Q4/m.gguf");
+        std::fs::create_dir(scratch.path().join("Q4")).unwrap();
+        std::fs::write(scratch.path().join("Q4/m.gguf"), b"x").unwrap();
+        let etag = "ab".repeat(32);
+        write(scratch.path(), &file, &"c".repeat(40), &etag).unwrap();
+        let metadata = Metadata::read(scratch.path(), &file).unwrap();
+        assert_eq!((metadata.commit.as_str(), metadata.etag.as_str()), ("c".repeat(40).as_str(), etag.as_str()));
+        assert_eq!(metadata.digest(), Digest::parse(&etag));
+        assert_eq!(std::fs::read(scratch.path().join(".cache/huggingface/.gitignore")).unwrap(), b"*");
+        assert!(scratch.path().join(".cache/huggingface/CACHEDIR.TAG").is_file());
+
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        std::fs::File::options()
+            .write(true)
+            .open(scratch.path().join("Q4/m.gguf"))
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+        assert_eq!(Metadata::read(scratch.path(), &file), None);
+    }
+
+    #[test]
+    fn what_is_no_sidecar_says_nothing() {
+        for text in ["", "c\n", "c\ne\n", "c\ne\nnever\n", "c\ne\nNaN\n", "c\n\n1.5\n"] {
+            assert_eq!(Metadata::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Metadata::parse("c\n\"e\"\n1712656091.123\n").unwrap().digest(), None);
+    }
+
+    #[test]
+    fn a_tree_is_written_as_the_official_client_writes_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = |path: &str, digest: &str, blob: Option<&str>| RemoteFile {
+            path: path_of(path),
+            size: 7,
+            digest: Digest::parse(digest),
+            blob_id: blob.map(str::to_owned),
+            xet_hash: None,
+        };
+        let commit = "c".repeat(40);
+        let listing = [
+            file("m.gguf", &"ab".repeat(32), Some("pointer")),
+            file("config.json", &"cd".repeat(20), Some(&"cd".repeat(20))),
+        ];
+        write_tree(scratch.path(), &commit, &listing).unwrap();
+        let path = scratch.path().join(format!(".cache/huggingface/trees/{commit}.json"));
+        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({"format_version": 1, "files": {
+                "config.json": {"size": 7, "blob_id": "cd".repeat(20)},
+                "m.gguf": {"size": 7, "blob_id": "pointer", "lfs_sha256": "ab".repeat(32), "lfs_size": 7},
+            }})
+        );
+        std::fs::remove_file(&path).unwrap();
+        write_tree(scratch.path(), &commit, &[file("x", "", None)]).unwrap();
+        write_tree(scratch.path(), "../../x", &listing).unwrap();
+        assert!(!path.exists());
+    }
 }

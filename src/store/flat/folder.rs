@@ -1,0 +1,428 @@
+//! One model's folder as it lies on disk: its files sorted by what they are, and the sets of weights among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::record::Record;
+use super::staging::StagingName;
+use crate::disk::folder::Folder;
+use crate::model::{FileName, Inode, Quantization, Role, text};
+use crate::store::Part;
+use crate::store::headers::{Header, Headers};
+use crate::store::tree::{Entry, Tree};
+
+/// What an entry is to the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// A file of the model, or a link in the place of one.
+    Content(Role),
+    /// A partial file or its journal; the path is that of the file that it will become.
+    Staging {
+        /// Path of the finished file.
+        target: PathBuf,
+        /// Whether it is the journal.
+        journal: bool,
+    },
+    /// Records, sidecars and locks, ours and the official client's, and their folders.
+    Bookkeeping,
+    /// In a dot-folder that no download tool made.
+    Hidden,
+    /// A visible folder.
+    Folder,
+}
+
+/// The folder's record, as far as it could be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RecordState {
+    /// There is none.
+    Missing,
+    /// It can be read.
+    Read(Record),
+    /// It is there and cannot be read, and why. Whose folder this is, is then unknown.
+    Unreadable(String),
+}
+
+impl RecordState {
+    pub(super) fn read(folder: &Folder) -> Self {
+        match Record::read_in(folder) {
+            Ok(Some(record)) => Self::Read(record),
+            Ok(None) => Self::Missing,
+            Err(reason) => Self::Unreadable(reason),
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<&Record> {
+        match self {
+            Self::Read(record) => Some(record),
+            _ => None,
+        }
+    }
+}
+
+/// What makes files one set of weights.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SetKey {
+    folder: PathBuf,
+    stem: String,
+    /// 0 for a file that is no shard.
+    count: u32,
+    extension: String,
+}
+
+impl SetKey {
+    /// The set of the file at `path`; `None` if it is no weights file.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let name = text::escape(path.file_name()?);
+        let parsed = FileName::parse(&name);
+        parsed.is_weights().then(|| Self {
+            folder: path.parent().map(Path::to_owned).unwrap_or_default(),
+            stem: parsed.stem().to_owned(),
+            count: parsed.shard().map_or(0, |shard| shard.count),
+            extension: name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase(),
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// 0 for a file that is no shard.
+    pub(super) fn shard_count(&self) -> u32 {
+        self.count
+    }
+
+    /// The path of the set as people write it: without number.
+    pub(super) fn name(&self) -> PathBuf {
+        self.folder.join(text::unescape(&self.stem))
+    }
+
+    /// The path that shard `number` of this set has.
+    pub(super) fn shard_path(&self, number: u32) -> PathBuf {
+        let name = format!("{}-{number:05}-of-{:05}.{}", self.stem, self.count, self.extension);
+        self.folder.join(text::unescape(&name))
+    }
+}
+
+/// Weights in one file or in shards, whole or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WeightSet {
+    pub(super) key: SetKey,
+    /// Entries of its files, in the order of their numbers.
+    pub(super) members: Vec<usize>,
+    /// Entries of its partial files and journals.
+    pub(super) staging: Vec<usize>,
+    /// Numbers that are missing, as ranges with both ends.
+    pub(super) missing: Vec<(u32, u32)>,
+    /// The quantization that the name, or the folder that holds it, tells.
+    pub(super) label: Option<Quantization>,
+}
+
+impl WeightSet {
+    /// Whether the last word of the name is `wanted`: publishers also write tags that are no labels ("-q4.gguf").
+    fn tagged(&self, wanted: &str) -> bool {
+        self.label.is_none()
+            && self.key.stem.rsplit(['-', '.']).next().is_some_and(|tag| tag.eq_ignore_ascii_case(wanted))
+    }
+
+    pub(super) fn is_gguf(&self) -> bool {
+        self.key.extension == "gguf"
+    }
+}
+
+/// A model's folder.
+#[derive(Clone, Debug)]
+pub(super) struct ModelFolder {
+    pub(super) id: OsString,
+    /// Relative to the root of the store; empty for weights that lie directly in it.
+    pub(super) below: PathBuf,
+    /// The folder that holds the row.
+    pub(super) parent: Inode,
+    pub(super) tree: Tree,
+    pub(super) classes: Vec<Class>,
+    pub(super) sets: Vec<WeightSet>,
+    pub(super) record: RecordState,
+}
+
+impl ModelFolder {
+    /// Reads the folder `id` of the store's root.
+    pub(super) fn read(root: &Folder, root_inode: Inode, id: &OsStr) -> Result<Self, Errno> {
+        let folder = root.folder(id)?;
+        let tree = Tree::of(&folder)?;
+        Ok(Self::new(id.to_owned(), PathBuf::from(id), root_inode, tree, RecordState::read(&folder)))
+    }
+
+    pub(super) fn new(id: OsString, below: PathBuf, parent: Inode, tree: Tree, record: RecordState) -> Self {
+        let classes: Vec<Class> = tree.entries.iter().map(classify).collect();
+        let sets = weight_sets(&tree.entries, &classes);
+        Self { id, below, parent, tree, classes, sets, record }
+    }
+
+    /// Whether it is a set of weights directly in the root and no folder.
+    pub(super) fn is_loose(&self) -> bool {
+        self.below.as_os_str().is_empty()
+    }
+
+    pub(super) fn id_text(&self) -> String {
+        text::escape(&self.id)
+    }
+
+    /// Where an entry lies, relative to the root.
+    pub(super) fn location(&self, entry: &Entry) -> PathBuf {
+        self.below.join(&entry.path)
+    }
+
+    /// Its content: files and links in their place, by path.
+    pub(super) fn content(&self) -> impl Iterator<Item = (usize, &Entry, Role)> {
+        self.tree.entries.iter().zip(&self.classes).enumerate().filter_map(|(index, (entry, class))| match class {
+            Class::Content(role) => Some((index, entry, *role)),
+            _ => None,
+        })
+    }
+
+    /// The entry at a path inside the folder.
+    pub(super) fn find(&self, path: &Path) -> Option<usize> {
+        // Trees list folders before what they hold and names in byte order, which is the order of paths.
+        self.tree.entries.binary_search_by(|entry| entry.path.as_path().cmp(path)).ok()
+    }
+
+    /// Whether something of the file at `path` is here: the file or a part of it.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        !self.entries_of_file(path).is_empty()
+    }
+
+    /// The file at `path` with the rest of its set and with their partial files.
+    pub(super) fn entries_of_file(&self, path: &Path) -> BTreeSet<usize> {
+        if let Some(key) = SetKey::of(path) {
+            return self.sets.iter().filter(|set| set.key == key).flat_map(all_of).collect();
+        }
+        self.single(path)
+    }
+
+    /// The file at `path` alone, with its partial files.
+    fn single(&self, path: &Path) -> BTreeSet<usize> {
+        let classes = self.tree.entries.iter().zip(&self.classes).enumerate();
+        classes
+            .filter(|(_, (entry, class))| match class {
+                Class::Content(_) => entry.path == path,
+                Class::Staging { target, .. } => target == path,
+                _ => false,
+            })
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// The header of the first file of a set that is there.
+    pub(super) fn header(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Header> {
+        let entry = set.members.iter().map(|&index| &self.tree.entries[index]).find(|entry| entry.is_file())?;
+        Some(headers.get(root, &self.location(entry), &entry.status))
+    }
+
+    /// The quantization of a set: the header's, else the name's.
+    pub(super) fn quantization(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Quantization> {
+        let header = self.header(set, root, headers);
+        let told = header.as_deref().and_then(|header| header.as_ref().ok());
+        told.and_then(|metadata| metadata.quantization.clone().filter(|_| !metadata.quantization_guessed))
+            .or_else(|| set.label.clone())
+            .or_else(|| told.and_then(|metadata| metadata.quantization.clone()))
+    }
+
+    /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so
+    /// that no more is meant than what was said.
+    pub(super) fn sets_of(&self, wanted: &str, root: &Path, headers: &Headers) -> Vec<&WeightSet> {
+        let exact = Quantization::new(wanted);
+        let by_name: [&dyn Fn(&WeightSet) -> bool; 3] = [
+            &|set| set.label.as_ref() == Some(&exact),
+            &|set| set.label.as_ref().is_some_and(|label| label.is(wanted)),
+            &|set| set.tagged(wanted),
+        ];
+        for matches in by_name {
+            let found: Vec<_> = self.sets.iter().filter(|set| matches(set)).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        let labels: Vec<_> = self.sets.iter().map(|set| (set, self.quantization(set, root, headers))).collect();
+        let by_header: [&dyn Fn(&Quantization) -> bool; 2] = [&|label| *label == exact, &|label| label.is(wanted)];
+        for matches in by_header {
+            let found: Vec<_> =
+                labels.iter().filter(|(_, label)| label.as_ref().is_some_and(matches)).map(|(set, _)| *set).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The content and staging entries that a part of the row means; `None` when there is nothing of it.
+    pub(super) fn part(&self, part: &Part, root: &Path, headers: &Headers) -> Option<BTreeSet<usize>> {
+        match part {
+            Part::Whole => Some(self.every_file()),
+            Part::Quantization(wanted) => {
+                let entries: BTreeSet<usize> =
+                    self.sets_of(wanted, root, headers).into_iter().flat_map(all_of).collect();
+                (!entries.is_empty()).then_some(entries)
+            }
+            Part::Revision(revision) => self.is_revision(revision).then(|| self.every_file()),
+            Part::Files(paths) => {
+                let mut entries = BTreeSet::new();
+                for path in paths {
+                    let found = self.single(Path::new(&text::unescape(path)));
+                    if found.is_empty() {
+                        return None;
+                    }
+                    entries.extend(found);
+                }
+                Some(entries)
+            }
+        }
+    }
+
+    fn every_file(&self) -> BTreeSet<usize> {
+        let wanted = |class: &Class| matches!(class, Class::Content(_) | Class::Staging { .. });
+        self.classes.iter().enumerate().filter(|(_, class)| wanted(class)).map(|(index, _)| index).collect()
+    }
+
+    /// Whether the record says that the folder was filled from `revision`, given as a name, a commit or the first 7 or more
+    /// digits of one.
+    pub(super) fn is_revision(&self, revision: &str) -> bool {
+        self.record.get().is_some_and(|record| {
+            record.revision == revision
+                || record.commit == revision
+                || (revision.len() >= 7 && record.commit.starts_with(revision))
+        })
+    }
+
+    /// The file that a staging entry will become.
+    pub(super) fn staging_target(&self, index: usize) -> Option<&Path> {
+        match &self.classes[index] {
+            Class::Staging { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Whether a file that the record names should still be here: it is, or its sidecar is. A deletion removes the file and
+    /// its sidecar together, so without either nobody misses it.
+    pub(super) fn is_live(&self, path: &Path) -> bool {
+        self.find(path).is_some() || self.sidecars(path).next().is_some()
+    }
+
+    /// The official client's sidecar and lock of the file at `path`.
+    pub(super) fn sidecars<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = usize> + 'a {
+        sidecar_paths(path).filter_map(|path| self.find(&path))
+    }
+}
+
+/// The entries of a set: its files, then its partial files.
+pub(super) fn all_of(set: &WeightSet) -> impl Iterator<Item = usize> + '_ {
+    set.members.iter().chain(&set.staging).copied()
+}
+
+/// Where the official client keeps sidecar and lock of a file: the present place and the one of its release 0.23.
+fn sidecar_paths(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    [".cache/huggingface/download", ".huggingface/download"].into_iter().flat_map(move |folder| {
+        [".metadata", ".lock"].into_iter().map(move |suffix| {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(suffix);
+            Path::new(folder).join(path.with_file_name(name))
+        })
+    })
+}
+
+fn classify(entry: &Entry) -> Class {
+    let hidden = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
+    let parts: Vec<&OsStr> = entry.path.iter().collect();
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Class::Folder };
+    let ours = match first.to_str() {
+        Some(".cache") => match parts.get(1) {
+            Some(second) => *second == "huggingface" || *second == "llorch-models",
+            None => entry.is_folder(),
+        },
+        Some(".huggingface") => parts.len() > 1 || entry.is_folder(),
+        _ => false,
+    };
+    if ours {
+        return Class::Bookkeeping;
+    }
+    if parts[..parts.len() - 1].iter().any(|part| hidden(part)) || (hidden(last) && !entry.is_file()) {
+        return Class::Hidden;
+    }
+    if entry.is_folder() {
+        return Class::Folder;
+    }
+    if entry.is_file() {
+        if let Some(staging) = StagingName::parse(last) {
+            return Class::Staging { target: entry.path.with_file_name(staging.target), journal: staging.journal };
+        }
+    }
+    Class::Content(Role::of(&text::escape(last)))
+}
+
+fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
+    let mut sets: BTreeMap<SetKey, WeightSet> = BTreeMap::new();
+    for (index, (entry, class)) in entries.iter().zip(classes).enumerate() {
+        let path = match class {
+            Class::Content(_) => &entry.path,
+            Class::Staging { target, .. } => target,
+            _ => continue,
+        };
+        let Some(key) = SetKey::of(path) else { continue };
+        let set = sets.entry(key.clone()).or_insert_with(|| WeightSet {
+            label: label_of(path),
+            key,
+            members: Vec::new(),
+            staging: Vec::new(),
+            missing: Vec::new(),
+        });
+        match class {
+            Class::Staging { .. } => set.staging.push(index),
+            _ => set.members.push(index),
+        }
+    }
+    let mut sets: Vec<WeightSet> = sets.into_values().collect();
+    for set in &mut sets {
+        set.missing = missing(set, entries);
+    }
+    sets
+}
+
+/// Entries are in byte order, so members come in the order of their numbers.
+fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<(u32, u32)> {
+    let mut next = 1;
+    let mut missing = Vec::new();
+    for &member in &set.members {
+        let name = text::escape(entries[member].name());
+        let Some(shard) = FileName::parse(&name).shard().cloned() else { return Vec::new() };
+        if shard.number > next {
+            missing.push((next, shard.number - 1));
+        }
+        next = next.max(shard.number + 1);
+    }
+    if next <= set.key.count {
+        missing.push((next, set.key.count));
+    }
+    missing
+}
+
+/// The quantization that a file's name, else the name of its folder, tells.
+fn label_of(path: &Path) -> Option<Quantization> {
+    let name = text::escape(path.file_name().unwrap_or_default());
+    Quantization::of_file_name(&name).or_else(|| {
+        let folder = path.parent().and_then(Path::file_name)?;
+        // The ending keeps a dot in the folder's name from being read as the start of an extension.
+        Quantization::of_file_name(&format!("{}.gguf", text::escape(folder)))
+    })
+}
+
+/// Ranges as people write them: `2, 4-6`.
+pub(super) fn ranges(ranges: &[(u32, u32)]) -> String {
+    let texts: Vec<String> = ranges
+        .iter()
+        .take(8)
+        .map(|&(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
+        .collect();
+    let more = if ranges.len() > 8 { ", …" } else { "" };
+    format!("{}{more}", texts.join(", "))
+}

@@ -1,0 +1,82 @@
+//! The same figures as the Python package `gguf`, both ways. Needs an interpreter that has it, so it runs on request only:
+//! `LLORCH_TEST_PYTHON=/path/to/python cargo test --test formats -- --ignored`.
+
+use std::path::Path;
+use std::process::Command;
+
+use rbee_hive::format::gguf::{Depth, Header, TensorType, Writer};
+use rbee_hive::format::{Structure, read_metadata};
+use serde_json::{Value as Json, json};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/interop.py");
+
+fn python(command: &str, folder: &Path) -> Json {
+    let interpreter = std::env::var_os("LLORCH_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let output = Command::new(interpreter).arg(SCRIPT).arg(command).arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What both sides tell of a file.
+fn ours(path: &Path) -> Json {
+    let file = std::fs::File::open(path).unwrap();
+    let header = Header::read(&file, file.metadata().unwrap().len(), Depth::Tensors).unwrap();
+    let told = read_metadata(&file, path.file_name().unwrap().to_str().unwrap()).unwrap();
+    assert_eq!(told.structure, Structure::Whole, "{}", path.display());
+    json!({
+        "big_endian": header.big_endian,
+        "keys": header.keys.iter().map(|(key, _)| key).collect::<Vec<_>>(),
+        "architecture": told.architecture,
+        "data_start": (header.tensor_count > 0).then(|| header.layout.unwrap().start),
+        "parameters": told.parameters,
+        "tensor_bytes": told.tensor_bytes,
+        "tensors": header.tensors.iter().map(|tensor| {
+            json!([tensor.name, tensor.dimensions, tensor.kind.0, tensor.offset, tensor.bytes()])
+        }).collect::<Vec<_>>(),
+    })
+}
+
+fn compare(folder: &Path) {
+    let theirs = python("read", folder);
+    let theirs = theirs.as_object().unwrap();
+    assert!(!theirs.is_empty());
+    for (name, figures) in theirs {
+        assert_eq!(&ours(&folder.join(name)), figures, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs Python with the package gguf"]
+fn what_python_writes_reads_the_same_here() {
+    let folder = tempfile::tempdir().unwrap();
+    python("write", folder.path());
+    compare(folder.path());
+}
+
+#[test]
+#[ignore = "needs Python with the package gguf"]
+fn what_is_written_here_reads_the_same_in_python() {
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, writer: &Writer| {
+        writer.write_to(&mut std::fs::File::create(folder.path().join(name)).unwrap(), 3).unwrap();
+    };
+    let mut all = Writer::new("command-r")
+        .key("general.name", "Größe")
+        .key("general.alignment", 64u32)
+        .key("a.numbers", vec![1u32, 2, 3])
+        .key("a.texts", vec!["eins", "zwei"])
+        .key("a.flags", vec![true, false])
+        .key("a.float", 0.5f64)
+        .key("a.small", -3i8);
+    // The package gives Q8_1 a size of its own and does not know the newest type.
+    for kind in TensorType::all().filter(|kind| ![TensorType::Q8_1, TensorType::Q2_0].contains(kind)) {
+        all = all.tensor(&format!("t.{kind}"), &[256, 3], kind);
+    }
+    save("all.gguf", &all);
+    save("big.gguf", &all.clone().big_endian());
+    save("vocabulary.gguf", &Writer::new("llama").key("tokenizer.ggml.tokens", vec!["a", "b"]));
+    for (at, shard) in all.into_shards(3).iter().enumerate() {
+        save(&format!("shards-{:05}-of-00003.gguf", at + 1), shard);
+    }
+    compare(folder.path());
+}

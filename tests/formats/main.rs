@@ -1,0 +1,11 @@
+//! Readers of model headers: what good files tell, and what hostile ones cannot do.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod gguf;
+mod hostile;
+mod interop;
+mod memory;
+mod properties;
+mod safetensors;
+mod support;
