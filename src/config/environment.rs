@@ -54,6 +54,7 @@ impl Environment {
         variable("LC_CTYPE", "locale, if LC_ALL is not set"),
         variable("LANG", "locale, if neither LC_ALL nor LC_CTYPE is set"),
         variable("SSH_CONNECTION", "set in an SSH session"),
+        variable("TMUX", "set inside tmux: a copied path is wrapped for it"),
         variable("XDG_CONFIG_HOME", "configuration (~/.config)"),
         variable("XDG_STATE_HOME", "queue, log, remembered results (~/.local/state)"),
         variable("XDG_CACHE_HOME", "caches (~/.cache)"),
