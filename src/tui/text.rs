@@ -1,0 +1,160 @@
+//! Text that is safe and fits: no control characters, cut by the columns that it takes on a screen.
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use crate::model::text::printable;
+
+/// Columns that `text` takes.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    UnicodeWidthStr::width(text)
+}
+
+/// `text` made printable and cut at its end to `columns`.
+#[must_use]
+pub fn cut(text: &str, columns: usize, ellipsis: &str) -> String {
+    let text = printable(text);
+    if width(&text) <= columns {
+        return text;
+    }
+    let room = columns.saturating_sub(width(ellipsis));
+    if room == 0 {
+        return head(&text, columns).to_owned();
+    }
+    format!("{}{ellipsis}", head(&text, room))
+}
+
+/// `text` made printable and cut in its middle to `columns`: the end stays, for it tells quantization and shard.
+#[must_use]
+pub fn cut_middle(text: &str, columns: usize, ellipsis: &str) -> String {
+    let text = printable(text);
+    if width(&text) <= columns {
+        return text;
+    }
+    let room = columns.saturating_sub(width(ellipsis));
+    if room < 4 {
+        return tail(&text, columns).to_owned();
+    }
+    let end = room * 3 / 5;
+    format!("{}{ellipsis}{}", head(&text, room - end), tail(&text, end))
+}
+
+/// `text` as it is, with spaces after it up to `columns`. It must fit already.
+#[must_use]
+pub fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// `text` as it is, with spaces before it up to `columns`. It must fit already.
+#[must_use]
+pub fn pad_left(text: &str, columns: usize) -> String {
+    format!("{}{text}", " ".repeat(columns.saturating_sub(width(text))))
+}
+
+/// Breaks `text`, made printable, into lines of at most `columns`, at spaces where there are some.
+#[must_use]
+pub fn wrap(text: &str, columns: usize) -> Vec<String> {
+    if columns == 0 {
+        return Vec::new();
+    }
+    let text = printable(text);
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    for word in text.split(' ') {
+        let mut word = word;
+        let separator = usize::from(!line.is_empty());
+        if width(&line) + separator + width(word) <= columns {
+            if separator == 1 {
+                line.push(' ');
+            }
+            line.push_str(word);
+            continue;
+        }
+        if !line.is_empty() {
+            lines.push(std::mem::take(&mut line));
+        }
+        while width(word) > columns {
+            let part = head(word, columns);
+            if part.is_empty() {
+                break;
+            }
+            lines.push(part.to_owned());
+            word = &word[part.len()..];
+        }
+        line.push_str(word);
+    }
+    if !line.is_empty() || lines.is_empty() {
+        lines.push(line);
+    }
+    lines
+}
+
+/// The longest start of `text` that takes at most `columns`.
+fn head(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices() {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            return &text[..at];
+        }
+    }
+    text
+}
+
+/// The longest end of `text` that takes at most `columns`.
+fn tail(text: &str, columns: usize) -> &str {
+    let mut used = 0;
+    for (at, c) in text.char_indices().rev() {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            return &text[at + c.len_utf8()..];
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_end_that_tells_stays() {
+        let name = "Meta-Llama-3.1-405B-Instruct-Q4_K_M-00002-of-00009.gguf";
+        assert_eq!(width(&cut_middle(name, 40, "…")), 40);
+        assert!(cut_middle(name, 40, "…").ends_with("00002-of-00009.gguf"));
+        assert_eq!(cut("abcdef", 4, "…"), "abc…");
+        assert_eq!(cut("abcdef", 0, "…"), "");
+    }
+
+    #[test]
+    fn wide_characters_count_twice() {
+        assert_eq!(width("模型"), 4);
+        assert_eq!(cut("模型模型", 5, "…"), "模型…");
+        assert_eq!(cut("模型模型", 4, "…"), "模…");
+    }
+
+    #[test]
+    fn control_characters_never_pass() {
+        let shown = cut("a\u{1b}[31mb\u{202e}c\n", 80, "…");
+        assert!(!shown.chars().any(crate::model::text::is_unsafe), "{shown:?}");
+    }
+
+    #[test]
+    fn lines_break_at_spaces_and_inside_long_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("/a/very/long/path x", 6), ["/a/ver", "y/long", "/path", "x"]);
+        assert_eq!(wrap("", 5), [""]);
+        assert_eq!(wrap("x", 0), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_ever_wider_than_asked(text in ".{0,60}", columns in 0usize..50) {
+            prop_assert!(width(&cut(&text, columns, "…")) <= columns);
+            prop_assert!(width(&cut_middle(&text, columns, "…")) <= columns);
+            prop_assert!(wrap(&text, columns.max(2)).iter().all(|line| width(line) <= columns.max(2)));
+        }
+    }
+}
