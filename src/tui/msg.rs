@@ -1,0 +1,117 @@
+//! Facts that arrive.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::keymap::Key;
+use crate::hub::SearchHit;
+use crate::jobs::Update;
+use crate::model::{Holder, ModelId, Plan};
+use crate::provisioner::ScanEvent;
+use crate::store::Details;
+
+/// The time of a message: when a key was read, not when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Time since the start of the program; never goes back.
+    pub at: Duration,
+    /// The time of day.
+    pub wall: Timestamp,
+}
+
+/// Tells the answers to one request from those to the request that came after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// A fact. What failed comes as the line that is shown.
+#[derive(Clone, Debug)]
+pub enum Msg {
+    /// A key was pressed.
+    Key(Key),
+    /// Text was pasted.
+    Paste(String),
+    /// The terminal has this many columns and rows.
+    Resize(u16, u16),
+    /// A frame has been written to the terminal.
+    Drawn,
+    /// The process was stopped and goes on.
+    Continued,
+    /// A signal asks the program to end.
+    End(i32),
+    /// A time that [`super::state::State::deadline`] named has come.
+    Tick,
+    /// A scan found rows or finished stores.
+    Scanned(Generation, Vec<ScanEvent>),
+    /// A scan is over.
+    ScanDone(Generation),
+    /// Who holds each row that was looked at.
+    Holders(Generation, BTreeMap<ModelId, Vec<Holder>>),
+    /// Everything about a row.
+    Details(Generation, Result<Box<Details>, String>),
+    /// What a deletion would do.
+    Planned(Generation, Result<Box<Plan>, String>),
+    /// What a repository offers.
+    Listed(Generation, Result<Box<Offer>, String>),
+    /// What the hub found.
+    Found(Generation, Result<Vec<SearchHit>, String>),
+    /// File systems, the one with the models folder first.
+    Host(Generation, Vec<FileSystem>),
+    /// The queue changed.
+    Jobs(Update),
+    /// The queue took a job: what it is about.
+    Submitted(String),
+    /// The queue refused something.
+    Refused(String),
+    /// Something went wrong that has no place of its own.
+    Trouble(String),
+}
+
+/// A file system, for the header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSystem {
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Its size.
+    pub total: u64,
+    /// Free for this user.
+    pub available: u64,
+}
+
+/// What a repository offers to download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// `org/name`.
+    pub repository: String,
+    /// The commit that was listed.
+    pub commit: String,
+    /// Where a download would go.
+    pub folder: PathBuf,
+    /// Room there for this user.
+    pub available: Option<u64>,
+    /// What can be taken.
+    pub choices: Vec<Choice>,
+    /// The choice that the reference named, or that it means without `:QUANT`.
+    pub default: Option<usize>,
+    /// Why there is no such choice.
+    pub note: Option<String>,
+}
+
+/// One thing to take from a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its quantization, or the name of its first file.
+    pub label: String,
+    /// What to ask the queue for.
+    pub reference: String,
+    /// Number of its files.
+    pub files: usize,
+    /// The file that stands for it.
+    pub principal: String,
+    /// Sum of their sizes.
+    pub bytes: u64,
+    /// Why it cannot be taken.
+    pub problem: Option<String>,
+}

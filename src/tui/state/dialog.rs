@@ -1,0 +1,117 @@
+//! Dialogs, one over the other.
+
+use std::time::Duration;
+
+use super::{Line, Wait};
+use crate::hub::SearchHit;
+use crate::model::{ModelId, Plan};
+use crate::tui::keymap::Pane;
+use crate::tui::msg::Offer;
+
+/// A dialog.
+#[derive(Clone, Debug)]
+pub enum Dialog {
+    /// What a deletion would do.
+    Plan(PlanDialog),
+    /// The second question about a deletion that hurts something.
+    Sure(SureDialog),
+    /// What to fetch.
+    Pull(PullDialog),
+    /// What the hub found.
+    Hits(HitsDialog),
+    /// What a repository offers.
+    Files(FilesDialog),
+    /// The keys.
+    Help {
+        /// Lines that are scrolled away.
+        scroll: usize,
+    },
+    /// Whether to quit although jobs would stop.
+    Quit,
+}
+
+impl Dialog {
+    /// Where its keys are looked up.
+    #[must_use]
+    pub fn pane(&self) -> Pane {
+        match self {
+            Self::Plan(_) => Pane::Plan,
+            Self::Sure(_) => Pane::Sure,
+            Self::Pull(_) => Pane::Pull,
+            Self::Hits(_) => Pane::Hits,
+            Self::Files(_) => Pane::Files,
+            Self::Help { .. } => Pane::Help,
+            Self::Quit => Pane::Quit,
+        }
+    }
+}
+
+/// A deletion plan on its way to a decision.
+#[derive(Clone, Debug)]
+pub struct PlanDialog {
+    /// What it is about.
+    pub targets: Vec<ModelId>,
+    /// The request, while it runs.
+    pub wait: Option<Wait>,
+    /// The plan, or why there is none.
+    pub plan: Option<Result<Box<Plan>, String>>,
+    /// When the plan was written to the terminal; keys from before are no answer to it.
+    pub drawn: Option<Duration>,
+    /// Lines that are scrolled away.
+    pub scroll: usize,
+}
+
+/// The second question.
+#[derive(Clone, Debug)]
+pub struct SureDialog {
+    /// What would happen, a line each.
+    pub reasons: Vec<String>,
+    /// When it was written to the terminal.
+    pub drawn: Option<Duration>,
+}
+
+/// The text field of a pull.
+#[derive(Clone, Debug, Default)]
+pub struct PullDialog {
+    /// What is typed.
+    pub line: Line,
+    /// What it waits for: a listing or a search.
+    pub wait: Option<(Wait, Asked)>,
+    /// What went wrong with the last try.
+    pub error: Option<String>,
+}
+
+/// What was asked of the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The files of a reference.
+    Files,
+    /// Repositories by words.
+    Hits,
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct HitsDialog {
+    /// What was searched for.
+    pub text: String,
+    /// The repositories.
+    pub hits: Vec<SearchHit>,
+    /// The one that keys go to.
+    pub cursor: usize,
+    /// The listing that it waits for.
+    pub wait: Option<Wait>,
+    /// What went wrong with the last try.
+    pub error: Option<String>,
+}
+
+/// What a repository offers.
+#[derive(Clone, Debug)]
+pub struct FilesDialog {
+    /// The choices.
+    pub offer: Box<Offer>,
+    /// The one that keys go to.
+    pub cursor: usize,
+    /// Why the last try did not work.
+    pub error: Option<String>,
+}

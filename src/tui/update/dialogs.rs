@@ -1,0 +1,176 @@
+//! Deletion plans and their questions, help, the quit question.
+
+use std::time::Duration;
+
+use super::{Effects, moved};
+use crate::jobs::JobSpec;
+use crate::model::{ModelId, Plan, text};
+use crate::provisioner::PlanTarget;
+use crate::store::Part;
+use crate::tui::Exit;
+use crate::tui::action::Action;
+use crate::tui::effect::Effect;
+use crate::tui::msg::{Generation, Now};
+use crate::tui::state::{Dialog, Level, PlanDialog, State, SureDialog};
+
+/// Nobody reads a plan faster than this; a `y` that comes earlier was meant for something else.
+const READING: Duration = Duration::from_millis(300);
+
+/// Opens the dialog of a deletion and asks for its plan.
+pub(super) fn stage(state: &mut State, targets: Vec<ModelId>, now: Now) -> Effect {
+    let wait = state.wait(now);
+    let asked = targets.iter().map(|model| PlanTarget { model: model.clone(), part: Part::Whole }).collect();
+    let dialog = PlanDialog { targets, wait: Some(wait), plan: None, drawn: None, scroll: 0 };
+    state.dialogs.push(Dialog::Plan(dialog));
+    Effect::Plan(wait.generation, asked)
+}
+
+pub(super) fn planned(state: &mut State, generation: Generation, result: Result<Box<Plan>, String>) -> Effects {
+    for dialog in &mut state.dialogs {
+        if let Dialog::Plan(dialog) = dialog
+            && dialog.wait.is_some_and(|wait| wait.generation == generation)
+        {
+            dialog.wait = None;
+            dialog.plan = Some(result);
+            dialog.drawn = None;
+            break;
+        }
+    }
+    Vec::new()
+}
+
+/// A frame has been written: what it showed can be answered from now on.
+pub(super) fn drawn(state: &mut State, now: Now) {
+    match state.dialogs.last_mut() {
+        Some(Dialog::Plan(dialog)) if dialog.plan.is_some() => {
+            dialog.drawn.get_or_insert(now.at);
+        }
+        Some(Dialog::Sure(dialog)) => {
+            dialog.drawn.get_or_insert(now.at);
+        }
+        _ => {}
+    }
+}
+
+/// Whether a key that was pressed at `now` can be an answer to what was drawn.
+fn answers(drawn: Option<Duration>, now: Now) -> bool {
+    drawn.is_some_and(|drawn| now.at >= drawn + READING)
+}
+
+pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
+    let page = crate::tui::view::plan_rows(&state.layout());
+    let length = crate::tui::view::plan_length(state);
+    match state.dialogs.last_mut() {
+        Some(Dialog::Sure(sure)) => match action {
+            Action::Confirm if answers(sure.drawn, now) => {
+                state.dialogs.pop();
+                return run(state);
+            }
+            Action::Confirm => early(state, now),
+            Action::Close => {
+                state.dialogs.pop();
+            }
+            _ => {}
+        },
+        Some(Dialog::Plan(dialog)) => {
+            let last = length.saturating_sub(page);
+            if let Some(scroll) = moved(action, dialog.scroll.min(last), page, last + 1) {
+                dialog.scroll = scroll;
+                return Vec::new();
+            }
+            match (action, &dialog.plan) {
+                (Action::Close, _) => {
+                    state.dialogs.pop();
+                }
+                (Action::Confirm, Some(Ok(plan))) if answers(dialog.drawn, now) => {
+                    if plan.steps.is_empty() {
+                        state.say(Level::Warn, "there is nothing that could be deleted", now);
+                        return Vec::new();
+                    }
+                    let reasons = reasons(plan);
+                    if reasons.is_empty() {
+                        return run(state);
+                    }
+                    state.dialogs.push(Dialog::Sure(SureDialog { reasons, drawn: None }));
+                }
+                (Action::Confirm, Some(Ok(_))) => early(state, now),
+                _ => {}
+            }
+        }
+        _ => {}
+    }
+    Vec::new()
+}
+
+fn early(state: &mut State, now: Now) {
+    state.say(Level::Info, "that key came before the question could be read; press it again", now);
+}
+
+/// What makes a second question necessary, a line each.
+fn reasons(plan: &Plan) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for holder in &plan.in_use_by {
+        reasons.push(format!(
+            "process {} ({}: {}) holds it: it may break, and the room returns only when it ends",
+            holder.pid,
+            text::printable(&holder.user),
+            text::printable(&holder.command)
+        ));
+    }
+    for broken in &plan.breaks {
+        reasons.push(format!(
+            "{} links to it and will be broken: {}",
+            broken.model,
+            text::printable_path(&broken.path)
+        ));
+    }
+    match plan.blocked.as_slice() {
+        [] => {}
+        [one] => reasons.push(format!(
+            "{} cannot go: {}; the rest will",
+            text::printable_path(&one.path),
+            text::printable(&one.because)
+        )),
+        [first, ..] => reasons.push(format!(
+            "{} paths cannot go ({}: {}); the rest will",
+            plan.blocked.len(),
+            text::printable_path(&first.path),
+            text::printable(&first.because)
+        )),
+    }
+    reasons
+}
+
+/// Hands the plan over, exactly as it was shown.
+fn run(state: &mut State) -> Effects {
+    let Some(Dialog::Plan(dialog)) = state.dialogs.pop() else { return Vec::new() };
+    let Some(Ok(plan)) = dialog.plan else { return Vec::new() };
+    for model in &plan.models {
+        state.models.marks.remove(model);
+    }
+    vec![Effect::Submit(Box::new(JobSpec::Delete { plan: *plan }))]
+}
+
+pub(super) fn help(state: &mut State, action: Action) -> Effects {
+    let page = usize::from(state.layout().large_dialog().height.saturating_sub(2));
+    let length = crate::tui::view::help_length(state);
+    let Some(Dialog::Help { scroll }) = state.dialogs.last_mut() else { return Vec::new() };
+    let last = length.saturating_sub(page);
+    if let Some(place) = moved(action, (*scroll).min(last), page, last + 1) {
+        *scroll = place;
+    } else if action == Action::Close {
+        state.dialogs.pop();
+    }
+    Vec::new()
+}
+
+pub(super) fn quit(state: &mut State, action: Action) -> Effects {
+    match action {
+        Action::Confirm => state.exit = Some(Exit::Quit),
+        Action::Close => {
+            state.dialogs.pop();
+        }
+        _ => {}
+    }
+    Vec::new()
+}

@@ -1,0 +1,146 @@
+//! Pulling: a reference lists its files, other text searches, a choice goes to the queue.
+
+use super::{Effects, moved};
+use crate::hub::SearchHit;
+use crate::jobs::JobSpec;
+use crate::model::Reference;
+use crate::provisioner::{DestinationKind, DownloadRequest};
+use crate::tui::action::Action;
+use crate::tui::effect::Effect;
+use crate::tui::msg::{Generation, Now, Offer};
+use crate::tui::state::{Asked, Dialog, FilesDialog, HitsDialog, State};
+
+pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
+    if action == Action::Close {
+        let waited = match state.dialogs.pop() {
+            Some(Dialog::Pull(pull)) => pull.wait.is_some(),
+            Some(Dialog::Hits(hits)) => hits.wait.is_some(),
+            _ => false,
+        };
+        return if waited { vec![Effect::StopAsking] } else { Vec::new() };
+    }
+    let page = usize::from(state.layout().large_dialog().height.saturating_sub(4));
+    match state.dialogs.last_mut() {
+        Some(Dialog::Pull(_)) if action == Action::Open => submit(state, now),
+        Some(Dialog::Hits(dialog)) => {
+            if let Some(cursor) = moved(action, dialog.cursor, page, dialog.hits.len()) {
+                dialog.cursor = cursor;
+            } else if action == Action::Open {
+                let Some(hit) = dialog.hits.get(dialog.cursor) else { return Vec::new() };
+                let reference = hit.id.clone();
+                let wait = state.wait(now);
+                if let Some(Dialog::Hits(dialog)) = state.dialogs.last_mut() {
+                    dialog.wait = Some(wait);
+                    dialog.error = None;
+                }
+                return vec![Effect::List(wait.generation, reference)];
+            }
+            Vec::new()
+        }
+        Some(Dialog::Files(dialog)) => {
+            if let Some(cursor) = moved(action, dialog.cursor, page, dialog.offer.choices.len()) {
+                dialog.cursor = cursor;
+                dialog.error = None;
+                return Vec::new();
+            }
+            if action == Action::Open { take(state) } else { Vec::new() }
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Enter in the text field: a whole reference lists its files, other text searches.
+fn submit(state: &mut State, now: Now) -> Effects {
+    let Some(Dialog::Pull(pull)) = state.dialogs.last() else { return Vec::new() };
+    let text = pull.line.text().trim().to_owned();
+    if text.is_empty() || pull.wait.is_some() {
+        return Vec::new();
+    }
+    let asked = match meaning(state, &text) {
+        Ok(asked) => asked,
+        Err(error) => {
+            if let Some(Dialog::Pull(pull)) = state.dialogs.last_mut() {
+                pull.error = Some(error);
+            }
+            return Vec::new();
+        }
+    };
+    let wait = state.wait(now);
+    if let Some(Dialog::Pull(pull)) = state.dialogs.last_mut() {
+        pull.wait = Some((wait, asked));
+        pull.error = None;
+    }
+    vec![match asked {
+        Asked::Files => Effect::List(wait.generation, text),
+        Asked::Hits => Effect::Search(wait.generation, text),
+    }]
+}
+
+/// Whether text names a model or describes one. What looks like a name but is malformed is an error, not a search.
+fn meaning(state: &State, text: &str) -> Result<Asked, String> {
+    let name = text.split([':', '@']).next().unwrap_or(text);
+    let looks_like_a_name = text.contains('/') || state.facts.aliases.contains(name);
+    if !looks_like_a_name || text.contains(' ') {
+        return Ok(Asked::Hits);
+    }
+    Reference::parse(text).map(|_| Asked::Files).map_err(|error| error.to_string())
+}
+
+/// Enter on a choice: it goes to the queue, and every dialog of the pull closes.
+fn take(state: &mut State) -> Effects {
+    let Some(Dialog::Files(dialog)) = state.dialogs.last_mut() else { return Vec::new() };
+    let Some(choice) = dialog.offer.choices.get(dialog.cursor) else { return Vec::new() };
+    if let Some(problem) = &choice.problem {
+        dialog.error = Some(problem.clone());
+        return Vec::new();
+    }
+    let request = DownloadRequest {
+        reference: choice.reference.clone(),
+        files: Vec::new(),
+        to: DestinationKind::default(),
+        force: false,
+    };
+    state.dialogs.retain(|dialog| !matches!(dialog, Dialog::Pull(_) | Dialog::Hits(_) | Dialog::Files(_)));
+    vec![Effect::Submit(Box::new(JobSpec::Download(request)))]
+}
+
+pub(super) fn listed(state: &mut State, generation: Generation, result: Result<Box<Offer>, String>) -> Effects {
+    let waits = match state.dialogs.last_mut() {
+        Some(Dialog::Pull(pull)) => match pull.wait {
+            Some((wait, _)) if wait.generation == generation => {
+                pull.wait = None;
+                pull.error = result.as_ref().err().cloned();
+                true
+            }
+            _ => false,
+        },
+        Some(Dialog::Hits(hits)) if hits.wait.is_some_and(|wait| wait.generation == generation) => {
+            hits.wait = None;
+            hits.error = result.as_ref().err().cloned();
+            true
+        }
+        _ => false,
+    };
+    if let (true, Ok(offer)) = (waits, result) {
+        let (cursor, error) = (offer.default.unwrap_or(0), offer.note.clone());
+        state.dialogs.push(Dialog::Files(FilesDialog { offer, cursor, error }));
+    }
+    Vec::new()
+}
+
+pub(super) fn found(state: &mut State, generation: Generation, result: Result<Vec<SearchHit>, String>) -> Effects {
+    let Some(Dialog::Pull(pull)) = state.dialogs.last_mut() else { return Vec::new() };
+    if pull.wait.is_none_or(|(wait, _)| wait.generation != generation) {
+        return Vec::new();
+    }
+    pull.wait = None;
+    match result {
+        Ok(hits) if hits.is_empty() => pull.error = Some("nothing on the hub has all of these words".to_owned()),
+        Ok(hits) => {
+            let text = pull.line.text().trim().to_owned();
+            state.dialogs.push(Dialog::Hits(HitsDialog { text, hits, cursor: 0, wait: None, error: None }));
+        }
+        Err(error) => pull.error = Some(error),
+    }
+    Vec::new()
+}
