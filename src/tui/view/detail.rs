@@ -1,0 +1,310 @@
+//! The detail of the model or the job under the cursor.
+
+use std::time::Duration;
+
+use ratatui::layout::Rect;
+
+use super::canvas::{Canvas, Spans};
+use super::figures::{age, grouped, path};
+use crate::format::{Metadata, Structure};
+use crate::jobs::{JobOutcome, JobStatus};
+use crate::model::filter::last_use;
+use crate::model::{Bytes, Holder, Model, Rate, Role as FileRole, size, text as clean};
+use crate::store::Details;
+use crate::tui::state::{Focus, State, Subject};
+use crate::tui::text;
+use crate::tui::theme::Role;
+
+/// Width of the names of fields.
+const FIELD: usize = 13;
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
+    let symbols = canvas.look.symbols;
+    let area = Rect::new(area.x + 1, area.y, area.width.saturating_sub(2), area.height).intersection(area);
+    let mut lines = lines(state, usize::from(area.width), symbols.ellipsis, symbols.none);
+    if let Some(first) = lines.first_mut()
+        && state.focus == Focus::Detail
+        && state.dialogs.is_empty()
+    {
+        for span in first {
+            span.1 = Role::Focus;
+        }
+    }
+    if canvas.lines(area, &lines, state.detail.scroll) {
+        let x = area.width.saturating_sub(1);
+        canvas.put(area, x, area.height.saturating_sub(1), symbols.sorted[1], Role::Key);
+    }
+}
+
+/// Number of lines at the present size.
+pub(crate) fn length(state: &State) -> usize {
+    let width = state.layout().detail.map_or(0, |area| usize::from(area.width.saturating_sub(2)));
+    lines(state, width, "~", "-").len()
+}
+
+fn lines(state: &State, width: usize, ellipsis: &str, none: &str) -> Vec<Spans> {
+    let mut page = Page { lines: Vec::new(), width, ellipsis, none };
+    match state.subject {
+        Subject::Model => model(&mut page, state),
+        Subject::Job => match state.queue.current() {
+            Some(status) => job(&mut page, state, status),
+            None => page.say("no job", Role::Dim),
+        },
+    }
+    page.lines
+}
+
+/// Lines that are put together.
+struct Page<'a> {
+    lines: Vec<Spans>,
+    width: usize,
+    ellipsis: &'a str,
+    none: &'a str,
+}
+
+impl Page<'_> {
+    fn say(&mut self, line: &str, role: Role) {
+        self.lines.extend(text::wrap(line, self.width).into_iter().map(|line| vec![(line, role)]));
+    }
+
+    fn gap(&mut self) {
+        self.lines.push(Spans::new());
+    }
+
+    fn field(&mut self, name: &str, value: &str) {
+        self.field_as(name, value, Role::Text);
+    }
+
+    fn field_as(&mut self, name: &str, value: &str, role: Role) {
+        let room = self.width.saturating_sub(FIELD);
+        let value = if value.is_empty() { self.none } else { value };
+        for (at, line) in text::wrap(value, room.max(8)).into_iter().enumerate() {
+            let name = if at == 0 { name } else { "" };
+            self.lines.push(vec![(text::pad(name, FIELD), Role::Dim), (line, role)]);
+        }
+    }
+
+    fn known(&mut self, name: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.field(name, &value);
+        }
+    }
+}
+
+fn model(page: &mut Page<'_>, state: &State) {
+    let Some(row) = state.models.cursor.as_ref().and_then(|id| state.models.get(id)) else {
+        page.say("no model", Role::Dim);
+        return;
+    };
+    let loaded = match &state.detail.loaded {
+        Some(Ok(details)) if state.detail.model.as_ref() == Some(&row.model.identity) => Some(details.as_ref()),
+        _ => None,
+    };
+    let model = loaded.map_or(&row.model, |details| &details.model);
+    page.say(&model.label(), Role::Title);
+    page.say(&path(&model.path, &state.facts.home), Role::Dim);
+    page.gap();
+    for warning in &model.warnings {
+        page.say(&format!("! {warning}"), if model.complete { Role::Warn } else { Role::Bad });
+    }
+    if !model.complete && model.warnings.is_empty() {
+        page.say("! not complete", Role::Bad);
+    }
+    holders(page, row.model.in_use_by.as_deref().or(model.in_use_by.as_deref()));
+    facts(page, state, model);
+    match (&state.detail.loaded, &state.detail.wait) {
+        (Some(Err(error)), _) => {
+            page.gap();
+            page.say(error, Role::Bad);
+        }
+        (_, Some(wait)) if wait.slow => {
+            page.gap();
+            page.say("the store does not answer", Role::Warn);
+        }
+        (None, Some(_)) => {
+            page.gap();
+            page.say("reading", Role::Dim);
+        }
+        _ => {}
+    }
+    if let Some(details) = loaded {
+        if let Some(metadata) = &details.metadata {
+            header(page, metadata);
+        }
+        files(page, details);
+    }
+}
+
+fn holders(page: &mut Page<'_>, holders: Option<&[Holder]>) {
+    match holders {
+        None => page.field("in use", ""),
+        Some([]) => page.field("in use", "no"),
+        Some(holders) => {
+            for holder in holders {
+                let line = format!("{} {} {}", holder.pid, clean::printable(&holder.user), holder.command);
+                page.field_as("in use", &line, Role::Warn);
+            }
+        }
+    }
+}
+
+fn facts(page: &mut Page<'_>, state: &State, model: &Model) {
+    page.field("store", &format!("{} {}", model.identity.store, path(&model.identity.store_path, &state.facts.home)));
+    page.field("reference", &model.reference.as_deref().map(clean::printable).unwrap_or_default());
+    page.known("format", model.format.map(|format| format.name().to_owned()));
+    if !model.quantizations.is_empty() {
+        page.field("quantization", &model.quantization_label().replace(',', ", "));
+    }
+    page.known("architecture", model.architecture.as_deref().map(clean::printable));
+    page.known("parameters", model.parameters.map(size::parameters));
+    page.known("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
+    page.field("size", &format!("{} in {} files", Bytes(model.size_bytes), model.file_count));
+    page.field("on disk", &Bytes(model.disk_bytes).to_string());
+    let shared = model.disk_bytes.saturating_sub(model.reclaimable_bytes);
+    let mut reclaim = Bytes(model.reclaimable_bytes).to_string();
+    if shared > 0 {
+        reclaim.push_str(&format!(" ({} is shared)", Bytes(shared)));
+    }
+    page.field("reclaimable", &reclaim);
+    let ago = |then| match age(then, state.wall).as_str() {
+        "now" => "just now".to_owned(),
+        age => format!("{age} ago"),
+    };
+    page.known("last used", last_use(model).map(ago));
+    page.known("modified", model.modified.map(ago));
+    page.known("owner", model.owner.as_deref().map(clean::printable));
+    page.known("mount", model.mount.as_deref().map(clean::printable_path));
+}
+
+fn header(page: &mut Page<'_>, metadata: &Metadata) {
+    let number = |value: Option<u64>| value.map(grouped);
+    page.gap();
+    page.say("header", Role::Title);
+    page.known("name", metadata.name.as_deref().map(clean::printable));
+    page.known("layers", number(metadata.layers));
+    page.known(
+        "heads",
+        metadata.heads.map(|heads| match metadata.heads_kv {
+            Some(kv) => format!("{heads}, {kv} for keys and values"),
+            None => heads.to_string(),
+        }),
+    );
+    page.known("embedding", number(metadata.embedding_length));
+    page.known(
+        "experts",
+        metadata.experts.filter(|experts| *experts > 0).map(|experts| match metadata.experts_used {
+            Some(used) => format!("{experts}, {used} used"),
+            None => experts.to_string(),
+        }),
+    );
+    page.known("tokenizer", metadata.tokenizer.as_deref().map(clean::printable));
+    page.known("chat template", metadata.chat_template.then(|| "yes".to_owned()));
+    page.known("licence", metadata.licence.as_deref().map(clean::printable));
+    page.known("base model", metadata.base_model.as_deref().map(clean::printable));
+    page.known("quantized by", metadata.quantized_by.as_deref().map(clean::printable));
+    match &metadata.structure {
+        Structure::Truncated { missing: Some(bytes) } => {
+            page.say(&format!("! cut short: {} missing", Bytes(*bytes)), Role::Bad);
+        }
+        Structure::Truncated { missing: None } => page.say("! cut short in its header", Role::Bad),
+        Structure::Extra { bytes } => page.say(&format!("! {} too long", Bytes(*bytes)), Role::Warn),
+        Structure::Whole | Structure::Partial => {}
+    }
+    for warning in &metadata.warnings {
+        page.say(&format!("! {}", clean::printable(warning)), Role::Warn);
+    }
+}
+
+fn files(page: &mut Page<'_>, details: &Details) {
+    page.gap();
+    page.say(&format!("{} files", details.files.len()), Role::Title);
+    for file in &details.files {
+        let size = text::pad_left(&Bytes(file.disk_bytes).to_string(), 9);
+        let role = match file.role {
+            FileRole::Weights | FileRole::Shard => Role::Text,
+            _ => Role::Dim,
+        };
+        let name = text::cut_middle(&file.label(), page.width.saturating_sub(10), page.ellipsis);
+        page.lines.push(vec![(format!("{size} "), Role::Dim), (name, role)]);
+    }
+    if details.revisions.is_empty() {
+        return;
+    }
+    page.gap();
+    page.say(&format!("{} revisions", details.revisions.len()), Role::Title);
+    for revision in &details.revisions {
+        let size = text::pad_left(&Bytes(revision.reclaimable_bytes).to_string(), 9);
+        let commit: String = clean::printable(&revision.commit).chars().take(10).collect();
+        let refs = clean::printable(&revision.refs.join(" "));
+        let line = text::cut(&format!("{commit} {refs}"), page.width.saturating_sub(10), page.ellipsis);
+        page.lines.push(vec![(format!("{size} "), Role::Dim), (line, Role::Text)]);
+    }
+}
+
+fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
+    page.say(&format!("{} {}", job.spec.kind(), job.spec.subject()), Role::Title);
+    page.gap();
+    let (word, role) = super::queue::word(job);
+    page.field_as("state", word, role);
+    if let Some(why) = &job.why {
+        page.field_as("because", why, role);
+    }
+    let bytes = match job.total {
+        Some(total) => format!("{} of {}", Bytes(job.bytes), Bytes(total)),
+        None => Bytes(job.bytes).to_string(),
+    };
+    page.field("bytes", &bytes);
+    page.field("rate", &job.rate.map(|rate| Rate(rate).to_string()).unwrap_or_default());
+    let left = job.eta_s.map(|seconds| size::duration(Duration::from_secs(seconds)));
+    page.field("left", &left.unwrap_or_default());
+    page.known("path", job.path.as_deref().map(|job| path(job, &state.facts.home)));
+    if let Some(outcome) = job.outcome.as_deref() {
+        result(page, outcome);
+    }
+    if job.files.is_empty() {
+        return;
+    }
+    page.gap();
+    page.say(&format!("{} files", job.files.len()), Role::Title);
+    for file in &job.files {
+        let progress = if file.finished {
+            "done".to_owned()
+        } else {
+            format!("{}%", u128::from(file.bytes) * 100 / u128::from(file.total.max(1)))
+        };
+        let name = text::cut_middle(&file.file, page.width.saturating_sub(17), page.ellipsis);
+        let size = text::pad_left(&Bytes(file.total).to_string(), 9);
+        page.lines.push(vec![(format!("{} {size} ", text::pad_left(&progress, 5)), Role::Dim), (name, Role::Text)]);
+    }
+}
+
+fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
+    match outcome {
+        JobOutcome::Fetched(bytes) => page.field("fetched", &Bytes(*bytes).to_string()),
+        JobOutcome::Deleted(report) => {
+            page.field("freed", &Bytes(report.freed_bytes).to_string());
+            if report.held_bytes > 0 {
+                page.field_as("held", &format!("{} until a process ends", Bytes(report.held_bytes)), Role::Warn);
+            }
+            page.gap();
+            for failure in &report.failed {
+                let line = format!("not removed: {}: {}", clean::printable_path(&failure.path), failure.error);
+                page.say(&line, Role::Bad);
+            }
+            for removed in &report.removed {
+                page.say(&clean::printable_path(removed), Role::Dim);
+            }
+        }
+        JobOutcome::Verified(models) => {
+            for model in models {
+                page.gap();
+                page.say(&clean::printable(&model.model.id), Role::Title);
+                for file in &model.files {
+                    let role = if file.status.is_ok() { Role::Good } else { Role::Bad };
+                    let name = text::cut_middle(&file.path, page.width.saturating_sub(12), page.ellipsis);
+                    page.lines.push(vec![(text::pad(file.status.name(), 12), role), (name, Role::Text)]);
+                }
+            }
+        }
+    }
+}

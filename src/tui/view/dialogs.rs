@@ -1,0 +1,55 @@
+//! Questions: the second one about a deletion, and whether to quit.
+
+use ratatui::layout::Position;
+
+use super::canvas::{Canvas, Spans, hints};
+use super::footer::hints_of;
+use super::queue::unfinished;
+use crate::tui::keymap::Pane;
+use crate::tui::state::{Layout, State, SureDialog};
+use crate::tui::text;
+use crate::tui::theme::Role;
+
+pub(super) fn sure(canvas: &mut Canvas<'_>, state: &State, dialog: &SureDialog, layout: &Layout) -> Option<Position> {
+    let width = layout.large_dialog().width.min(76);
+    let room = usize::from(width.saturating_sub(4));
+    let mut lines: Vec<Spans> = Vec::new();
+    for reason in &dialog.reasons {
+        lines.extend(text::wrap(reason, room).into_iter().map(|line| vec![(line, Role::Warn)]));
+    }
+    lines.push(Spans::new());
+    lines.push(vec![("Delete all the same?".to_owned(), Role::Bad)]);
+    question(canvas, state, layout, "are you sure", &lines, width, Pane::Sure);
+    None
+}
+
+pub(super) fn quit(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> Option<Position> {
+    let width = layout.large_dialog().width.min(64);
+    let room = usize::from(width.saturating_sub(4));
+    let text = format!(
+        "{}. Quitting stops them; downloads keep what they have and go on at the next start.",
+        unfinished(state)
+    );
+    let lines: Vec<Spans> = text::wrap(&text, room).into_iter().map(|line| vec![(line, Role::Text)]).collect();
+    question(canvas, state, layout, "quit?", &lines, width, Pane::Quit);
+    None
+}
+
+/// A box with lines and the keys that answer. Where it is too high, the end stays: the question is there.
+fn question(
+    canvas: &mut Canvas<'_>,
+    state: &State,
+    layout: &Layout,
+    title: &str,
+    lines: &[Spans],
+    width: u16,
+    pane: Pane,
+) {
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(2);
+    let area = layout.dialog(width, height);
+    let room = usize::from(area.width).saturating_sub(6);
+    let keys = hints(hints_of(&state.keymap, pane), room, canvas.look.symbols.dot);
+    let inside = canvas.boxed(area, title, &keys);
+    let inside = inside.inner(ratatui::layout::Margin::new(1, 0));
+    canvas.lines(inside, lines, usize::MAX);
+}

@@ -1,0 +1,80 @@
+//! The line at the top: host, models, file systems.
+
+use super::canvas::Canvas;
+use super::figures::{counted, path, whole};
+use crate::tui::state::{Layout, State};
+use crate::tui::text;
+use crate::tui::theme::Role;
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
+    let symbols = canvas.look.symbols;
+    canvas.rule(layout.header, [symbols.corners[0], symbols.corners[1]]);
+    let room = usize::from(layout.header.width).saturating_sub(4);
+    let gap = format!(" {} ", symbols.horizontal);
+    let mut parts = parts(state, symbols.dot);
+    // What matters least goes first; the host's name is cut at last.
+    while parts.len() > 1 && width(&parts, &gap) > room {
+        let least = parts.iter().enumerate().max_by_key(|(_, part)| part.rank).map_or(0, |(at, _)| at);
+        parts.remove(least);
+    }
+    let mut x = canvas.put(layout.header, 1, 0, " ", Role::Text);
+    for (at, part) in parts.iter().enumerate() {
+        if at > 0 {
+            x = canvas.put(layout.header, x, 0, &gap, Role::Border);
+        }
+        let room = usize::from(layout.header.width.saturating_sub(x + 2));
+        x = canvas.put(layout.header, x, 0, &text::cut(&part.text, room, symbols.ellipsis), part.role);
+    }
+    canvas.put(layout.header, x, 0, " ", Role::Text);
+}
+
+struct Part {
+    text: String,
+    role: Role,
+    rank: u8,
+}
+
+fn width(parts: &[Part], gap: &str) -> usize {
+    parts.iter().map(|part| text::width(&part.text)).sum::<usize>() + (parts.len() - 1) * text::width(gap)
+}
+
+fn parts(state: &State, dot: &str) -> Vec<Part> {
+    let models = &state.models;
+    let part = |text: String, role: Role, rank: u8| Part { text, role, rank };
+    let mut parts = vec![part(text::cut(&state.facts.host, 30, ""), Role::Title, 0)];
+    let count = if models.is_filtered() {
+        format!("{} of {}", models.shown().len(), counted(models.len(), "model", "models"))
+    } else {
+        counted(models.len(), "model", "models")
+    };
+    parts.push(part(format!("{count} {dot} {} on disk", whole(models.disk_bytes())), Role::Text, 1));
+    if models.is_filtered() && !models.filtering {
+        parts.push(part(format!("/{}", text::cut(models.filter.text(), 30, "")), Role::Focus, 2));
+    }
+    if !models.marks.is_empty() {
+        let rows = models.marks.iter().filter_map(|id| models.get(id));
+        let bytes: u64 = rows.map(|row| row.model.reclaimable_bytes).sum();
+        let hidden = match models.hidden_marks() {
+            0 => String::new(),
+            some => format!(" ({some} hidden)"),
+        };
+        let text = format!("{} marked{hidden} {dot} {}", models.marks.len(), crate::model::Bytes(bytes));
+        parts.push(part(text, Role::Mark, 1));
+    }
+    if let [first, rest @ ..] = models.scan.silent.as_slice() {
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        let place = path(&first.1, &state.facts.home);
+        parts.push(part(format!("{} {place}{more} does not answer", first.0), Role::Warn, 1));
+    } else if models.scan.since.is_some() {
+        parts.push(part("scanning".to_owned(), Role::Dim, 3));
+    }
+    for (at, file_system) in (0_u8..).zip(&state.file_systems) {
+        let used = file_system.total.saturating_sub(file_system.available);
+        let percent = (u128::from(used) * 100 / u128::from(file_system.total.max(1))).min(100);
+        let mount = text::cut_middle(&crate::model::text::printable_path(&file_system.mount), 24, "~");
+        let text = format!("{mount} {percent}% {dot} {} free", whole(file_system.available));
+        let role = if percent >= 95 { Role::Warn } else { Role::Text };
+        parts.push(part(text, role, 4_u8.saturating_add(at)));
+    }
+    parts
+}

@@ -1,0 +1,255 @@
+//! The table of models.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use ratatui::layout::Rect;
+
+use super::canvas::Canvas;
+use super::figures::{age, short};
+use crate::model::filter::{SortKey, last_use};
+use crate::model::{Bytes, Model, size, text as clean};
+use crate::tui::state::{Focus, State};
+use crate::tui::text;
+use crate::tui::theme::{Role, Symbols};
+
+/// Cursor, mark and warning stand before each row.
+const PREFIX: u16 = 3;
+/// The name keeps this much before another of the usual columns may stand beside it.
+const NAME: u16 = 24;
+/// The name keeps this much before a column that is only good to know may.
+const ROOMY_NAME: u16 = 38;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Column {
+    Store,
+    Name,
+    Quantization,
+    Parameters,
+    Size,
+    Used,
+    InUse,
+    Reclaimable,
+    Format,
+    Context,
+    Owner,
+    Files,
+}
+
+/// Columns in the order in which they stand, with their widths.
+const COLUMNS: [(Column, u16); 12] = [
+    (Column::Store, 8),
+    (Column::Name, 0),
+    (Column::Quantization, 9),
+    (Column::Parameters, 6),
+    (Column::Size, 8),
+    (Column::Used, 5),
+    (Column::InUse, 7),
+    (Column::Reclaimable, 8),
+    (Column::Format, 11),
+    (Column::Context, 7),
+    (Column::Owner, 8),
+    (Column::Files, 5),
+];
+
+/// Columns in the order in which they are given room.
+const RANKS: [(Column, u16); 11] = [
+    (Column::Size, 12),
+    (Column::Quantization, NAME),
+    (Column::Used, NAME),
+    (Column::InUse, NAME),
+    (Column::Parameters, NAME),
+    (Column::Store, NAME),
+    (Column::Reclaimable, ROOMY_NAME),
+    (Column::Format, ROOMY_NAME),
+    (Column::Owner, ROOMY_NAME),
+    (Column::Context, ROOMY_NAME),
+    (Column::Files, ROOMY_NAME),
+];
+
+impl Column {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Store => "STORE",
+            Self::Name => "NAME",
+            Self::Quantization => "QUANT",
+            Self::Parameters => "PARAMS",
+            Self::Size => "SIZE",
+            Self::Used => "USED",
+            Self::InUse => "IN USE",
+            Self::Reclaimable => "RECLAIM",
+            Self::Format => "FORMAT",
+            Self::Context => "CONTEXT",
+            Self::Owner => "OWNER",
+            Self::Files => "FILES",
+        }
+    }
+
+    fn sorts(self) -> Option<SortKey> {
+        Some(match self {
+            Self::Store => SortKey::Store,
+            Self::Name => SortKey::Name,
+            Self::Quantization => SortKey::Quantization,
+            Self::Parameters => SortKey::Parameters,
+            Self::Size => SortKey::Size,
+            Self::Used => SortKey::Used,
+            Self::Reclaimable => SortKey::Reclaimable,
+            Self::Owner => SortKey::Owner,
+            Self::InUse | Self::Format | Self::Context | Self::Files => return None,
+        })
+    }
+
+    /// Whether it is a figure, which stands at the right of its column.
+    fn is_figure(self) -> bool {
+        matches!(self, Self::Parameters | Self::Size | Self::Used | Self::Reclaimable | Self::Context | Self::Files)
+    }
+
+    fn cell(self, model: &Model, wall: Timestamp, symbols: &Symbols) -> (String, Role) {
+        let known = |text: Option<String>| text.unwrap_or_else(|| symbols.none.to_owned());
+        let text = match self {
+            Self::Store => model.identity.store.name().to_owned(),
+            Self::Name => model.label(),
+            Self::Quantization => match model.quantizations.as_slice() {
+                [] => symbols.none.to_owned(),
+                [one] => one.to_string(),
+                [first, rest @ ..] => format!("{first}+{}", rest.len()),
+            },
+            Self::Parameters => known(model.parameters.map(size::parameters)),
+            Self::Size => Bytes(model.disk_bytes).to_string(),
+            Self::Used => known(last_use(model).map(|used| age(used, wall))),
+            Self::InUse => match model.in_use_by.as_deref() {
+                None => symbols.none.to_owned(),
+                Some([]) => "no".to_owned(),
+                Some([one]) => return (one.pid.to_string(), Role::Warn),
+                Some(many) => return (format!("{} pids", many.len()), Role::Warn),
+            },
+            Self::Reclaimable => Bytes(model.reclaimable_bytes).to_string(),
+            Self::Format => known(model.format.map(|format| format.name().to_owned())),
+            Self::Context => known(model.context_length.map(short)),
+            Self::Owner => known(model.owner.as_deref().map(clean::printable)),
+            Self::Files => short(model.file_count),
+        };
+        (text, Role::Text)
+    }
+}
+
+/// The columns that fit into `width`, each with its width.
+fn columns(width: u16) -> Vec<(Column, u16)> {
+    let mut name = width.saturating_sub(PREFIX);
+    let mut chosen = vec![Column::Name];
+    for (column, least) in RANKS {
+        let takes = COLUMNS.iter().find(|(c, _)| *c == column).map_or(0, |(_, width)| width + 1);
+        if name < least + takes {
+            break;
+        }
+        name -= takes;
+        chosen.push(column);
+    }
+    COLUMNS
+        .into_iter()
+        .filter(|(column, _)| chosen.contains(column))
+        .map(|(column, width)| (column, if column == Column::Name { name } else { width }))
+        .collect()
+}
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
+    let symbols = canvas.look.symbols;
+    let columns = columns(area.width);
+    let focused = state.focus == Focus::Models && state.dialogs.is_empty();
+    let mut x = PREFIX;
+    for (column, width) in &columns {
+        let mut title = column.title().to_owned();
+        let sorted = column.sorts() == Some(state.models.sort);
+        if sorted {
+            title.push_str(symbols.sorted[usize::from(state.models.reverse)]);
+        }
+        let title = text::cut(&title, usize::from(*width), "");
+        let title = if column.is_figure() { text::pad_left(&title, usize::from(*width)) } else { title };
+        canvas.put(area, x, 0, &title, if focused { Role::Focus } else { Role::Title });
+        x += width + 1;
+    }
+    let rows = Rect::new(area.x, area.y + 1, area.width, area.height.saturating_sub(1)).intersection(area);
+    if state.models.shown().is_empty() {
+        for (y, (line, role)) in (0..rows.height).zip(nothing(state, usize::from(area.width.saturating_sub(PREFIX)))) {
+            canvas.put(rows, PREFIX, y, &line, role);
+        }
+        return;
+    }
+    for (y, row) in (0..rows.height).zip(state.models.shown().iter().skip(state.models.offset)) {
+        draw_row(canvas, state, rows, y, &row.model, &columns);
+    }
+}
+
+fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &Model, columns: &[(Column, u16)]) {
+    let symbols = canvas.look.symbols;
+    let cursor = state.models.cursor.as_ref() == Some(&model.identity);
+    let marked = state.models.marks.contains(&model.identity);
+    canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
+    canvas.put(area, 1, y, if marked { "*" } else { " " }, Role::Mark);
+    let warned = !model.complete || !model.warnings.is_empty();
+    canvas.put(area, 2, y, if warned { "!" } else { " " }, if model.complete { Role::Warn } else { Role::Bad });
+    let mut x = PREFIX;
+    for (column, width) in columns {
+        let width_here = usize::from(*width);
+        let (cell, role) = column.cell(model, state.wall, symbols);
+        let cell = if *column == Column::Name {
+            text::cut_middle(&cell, width_here, symbols.ellipsis)
+        } else {
+            text::cut(&cell, width_here, symbols.ellipsis)
+        };
+        let cell = if column.is_figure() { text::pad_left(&cell, width_here) } else { cell };
+        let role = if marked && *column == Column::Name { Role::Mark } else { role };
+        canvas.put(area, x, y, &cell, role);
+        x += width + 1;
+    }
+    if cursor {
+        let here = state.focus == Focus::Models && state.dialogs.is_empty();
+        canvas.tint(area, y, if here { Role::Cursor } else { Role::CursorElsewhere });
+    }
+}
+
+/// What is said where there are no rows.
+fn nothing(state: &State, width: usize) -> Vec<(String, Role)> {
+    let models = &state.models;
+    let mut lines = Vec::new();
+    let mut say = |line: &str, role: Role| {
+        lines.extend(text::wrap(line, width).into_iter().map(|line| (line, role)));
+    };
+    if models.is_filtered() && !models.is_empty() {
+        say("no model matches the filter; Esc clears it", Role::Dim);
+    } else if !models.scan.ever_done {
+        say("looking for models", Role::Dim);
+    } else {
+        say("no models here yet", Role::Title);
+        say("p pulls one from the hub", Role::Text);
+        let stores: Vec<(&str, &Path)> =
+            state.facts.stores.iter().map(|(kind, path)| (kind.name(), path.as_path())).collect();
+        for (kind, path) in stores {
+            say(&format!("{kind}: {}", clean::printable_path(path)), Role::Dim);
+        }
+    }
+    for summary in models.stores() {
+        for warning in &summary.warnings {
+            say(&format!("{}: {warning}", summary.store), Role::Warn);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_appear_by_rank_and_never_take_more_than_there_is() {
+        for width in 0..300 {
+            let columns = columns(width);
+            let sum: u16 = columns.iter().map(|(_, width)| width + 1).sum();
+            assert!(width <= PREFIX || PREFIX + sum <= width + 1, "{width}: {columns:?}");
+        }
+        let names = |width: u16| columns(width).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
+        assert_eq!(names(38), ["NAME", "SIZE"]);
+        assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
+        assert!(names(120).contains(&"OWNER"));
+    }
+}

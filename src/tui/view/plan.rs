@@ -1,0 +1,124 @@
+//! A deletion plan: what hurts first, then what stays, then every path that goes.
+
+use ratatui::layout::Position;
+
+use super::canvas::{Canvas, Spans, hints};
+use super::figures::{counted, path};
+use super::footer::hints_of;
+use crate::model::{Bytes, Operation, Plan, text as clean};
+use crate::tui::keymap::Pane;
+use crate::tui::state::{Dialog, Layout, PlanDialog, State};
+use crate::tui::text;
+use crate::tui::theme::Role;
+
+/// Lines of the plan that fit below its heading.
+pub(crate) fn body_rows(layout: &Layout) -> usize {
+    usize::from(layout.large_dialog().height.saturating_sub(4))
+}
+
+/// Number of lines of the plan that is shown, heading left out.
+pub(crate) fn length(state: &State) -> usize {
+    match state.dialogs.last() {
+        Some(Dialog::Plan(PlanDialog { plan: Some(Ok(plan)), .. })) => {
+            body(plan, state, width(&state.layout()), "~").len()
+        }
+        _ => 0,
+    }
+}
+
+fn width(layout: &Layout) -> usize {
+    usize::from(layout.large_dialog().width.saturating_sub(4))
+}
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, layout: &Layout) -> Option<Position> {
+    let symbols = canvas.look.symbols;
+    let area = layout.large_dialog();
+    let what = match dialog.targets.as_slice() {
+        [one] => clean::printable(&one.id),
+        many => counted(many.len(), "model", "models"),
+    };
+    let mut keys = hints_of(&state.keymap, Pane::Plan);
+    if !matches!(&dialog.plan, Some(Ok(plan)) if !plan.steps.is_empty()) {
+        // What there is nothing to say yes to is not offered.
+        let confirm = state.keymap.key(Pane::Plan, crate::tui::action::Action::Confirm).map(|key| key.to_string());
+        keys.retain(|(key, _, _)| Some(key) != confirm.as_ref());
+    }
+    let keys = hints(keys, usize::from(area.width).saturating_sub(6), symbols.dot);
+    let inside = canvas.boxed(area, &format!("delete {what}"), &keys);
+    let inside = inside.inner(ratatui::layout::Margin::new(1, 0));
+    let room = usize::from(inside.width);
+    let (heading, role) = match (&dialog.plan, &dialog.wait) {
+        (Some(Ok(plan)), _) if plan.steps.is_empty() => ("Nothing of it can be deleted.".to_owned(), Role::Warn),
+        (Some(Ok(plan)), _) => (heading(plan), Role::Title),
+        (Some(Err(error)), _) => (error.clone(), Role::Bad),
+        (None, Some(wait)) if wait.slow => ("the store does not answer; Esc closes".to_owned(), Role::Warn),
+        (None, _) => ("looking what would go".to_owned(), Role::Dim),
+    };
+    let heading: Vec<Spans> = text::wrap(&heading, room).into_iter().map(|line| vec![(line, role)]).collect();
+    let Some(Ok(plan)) = &dialog.plan else {
+        canvas.lines(inside, &heading, 0);
+        return None;
+    };
+    let heading: Vec<Spans> = heading.into_iter().take(1).collect();
+    canvas.lines(inside, &heading, 0);
+    let rows = u16::try_from(body_rows(layout)).unwrap_or(u16::MAX);
+    let body_area = ratatui::layout::Rect::new(inside.x, inside.y + 2, inside.width, rows).intersection(inside);
+    let lines = body(plan, state, room, symbols.ellipsis);
+    if canvas.lines(body_area, &lines, dialog.scroll) {
+        let x = inside.width.saturating_sub(1);
+        canvas.put(inside, x, inside.height.saturating_sub(1), symbols.sorted[1], Role::Key);
+    }
+    None
+}
+
+fn heading(plan: &Plan) -> String {
+    let files = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile).count();
+    format!("Deleting {} frees {} on disk.", counted(files, "file", "files"), Bytes(plan.expected_bytes))
+}
+
+fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> {
+    let home = &state.facts.home;
+    let mut lines: Vec<Spans> = Vec::new();
+    let say = |lines: &mut Vec<Spans>, line: &str, role: Role| {
+        lines.extend(text::wrap(line, width).into_iter().map(|line| vec![(line, role)]));
+    };
+    for holder in &plan.in_use_by {
+        let line = format!("IN USE by process {} ({}): {}", holder.pid, holder.user, holder.command);
+        say(&mut lines, &line, Role::Bad);
+    }
+    for broken in &plan.breaks {
+        say(&mut lines, &format!("BREAKS {}: {}", broken.model, path(&broken.path, home)), Role::Bad);
+    }
+    for blocked in &plan.blocked {
+        say(&mut lines, &format!("CANNOT GO {}: {}", path(&blocked.path, home), blocked.because), Role::Bad);
+    }
+    if !lines.is_empty() {
+        lines.push(Spans::new());
+    }
+    if plan.models.len() > 1 {
+        for model in &plan.models {
+            say(&mut lines, &model.to_string(), Role::Mark);
+        }
+        lines.push(Spans::new());
+    }
+    for kept in &plan.keep {
+        say(&mut lines, &format!("stays: {}: {}", path(&kept.path, home), kept.because), Role::Good);
+    }
+    if !plan.keep.is_empty() {
+        lines.push(Spans::new());
+    }
+    for step in plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile) {
+        let name = text::cut_middle(&path(&step.path(), home), width.saturating_sub(11), ellipsis);
+        let size = text::pad_left(&Bytes(step.bytes).to_string(), 9);
+        lines.push(vec![(format!("{size}  "), Role::Dim), (name, Role::Text)]);
+    }
+    let folders = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFolder).count();
+    if folders > 0 {
+        say(
+            &mut lines,
+            &format!("           and {} that are empty then", counted(folders, "folder", "folders")),
+            Role::Dim,
+        );
+    }
+    lines
+}

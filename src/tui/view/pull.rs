@@ -1,0 +1,150 @@
+//! Pulling: the field, the search results, the files.
+
+use ratatui::layout::{Position, Rect};
+
+use super::canvas::{Canvas, Spans, centred, hints};
+use super::figures::{age, counted, path, short};
+use super::footer::{field as text_field, hints_of};
+use crate::model::{Bytes, text as clean};
+use crate::tui::keymap::Pane;
+use crate::tui::state::{Asked, FilesDialog, HitsDialog, Layout, PullDialog, State};
+use crate::tui::text;
+use crate::tui::theme::Role;
+
+pub(super) fn field(canvas: &mut Canvas<'_>, state: &State, dialog: &PullDialog, layout: &Layout) -> Option<Position> {
+    let width = layout.large_dialog().width.min(84);
+    let room = usize::from(width.saturating_sub(4));
+    let (line, role) = match (&dialog.wait, &dialog.error) {
+        (Some((wait, _)), _) if wait.slow => ("the hub does not answer yet".to_owned(), Role::Warn),
+        (Some((_, Asked::Files)), _) => ("listing the files".to_owned(), Role::Dim),
+        (Some((_, Asked::Hits)), _) => ("searching the hub".to_owned(), Role::Dim),
+        (None, Some(error)) => (error.clone(), Role::Bad),
+        (None, None) => (
+            "org/name, org/name:QUANT, a catalog alias or the address of a model's page lists files; other words \
+             search the hub."
+                .to_owned(),
+            Role::Dim,
+        ),
+    };
+    let lines: Vec<Spans> = text::wrap(&line, room).into_iter().map(|line| vec![(line, role)]).collect();
+    let height = u16::try_from(lines.len()).unwrap_or(u16::MAX).saturating_add(4);
+    let inside = frame(canvas, state, layout.dialog(width, height), "pull", Pane::Pull);
+    let caret = text_field(canvas, inside, 0, 0, "> ", &dialog.line);
+    canvas.lines(below(inside, 2, inside.height.saturating_sub(2)), &lines, 0);
+    (!inside.is_empty()).then_some(Position::new(inside.x + caret, inside.y))
+}
+
+pub(super) fn hits(canvas: &mut Canvas<'_>, state: &State, dialog: &HitsDialog, layout: &Layout) -> Option<Position> {
+    let symbols = canvas.look.symbols;
+    let title = format!("search: {} {} {}", dialog.text, symbols.dot, counted(dialog.hits.len(), "model", "models"));
+    let inside = frame(canvas, state, layout.large_dialog(), &title, Pane::Hits);
+    let (line, role) = match (&dialog.wait, &dialog.error) {
+        (Some(wait), _) if wait.slow => ("the hub does not answer yet", Role::Warn),
+        (Some(_), _) => ("listing the files", Role::Dim),
+        (None, Some(error)) => (error.as_str(), Role::Bad),
+        (None, None) => ("most downloaded first", Role::Dim),
+    };
+    let status = text::wrap(line, usize::from(inside.width));
+    let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
+    let table = Rect::new(inside.x, inside.y, inside.width, inside.height - status_rows);
+    // Figures stand at the right as far as there is room for the names.
+    let with_figures = inside.width >= 50;
+    let name_width = if with_figures { inside.width - 30 } else { inside.width.saturating_sub(2) };
+    let mut y = 0;
+    if with_figures && table.height > 1 {
+        canvas.put(table, 2, 0, "MODEL", Role::Title);
+        canvas.put(table, name_width + 3, 0, "DOWNLOADS LIKES UPDATED", Role::Title);
+        y = 1;
+    }
+    let rows = table.height.saturating_sub(y);
+    let first = centred(dialog.cursor, usize::from(rows), dialog.hits.len());
+    for ((at, hit), y) in dialog.hits.iter().enumerate().skip(first).zip(y..table.height) {
+        canvas.put(table, 0, y, if at == dialog.cursor { ">" } else { " " }, Role::Text);
+        canvas.put(table, 2, y, &text::cut_middle(&hit.id, usize::from(name_width), symbols.ellipsis), Role::Text);
+        if with_figures {
+            let updated = hit.updated.map_or_else(|| symbols.none.to_owned(), |then| age(then, state.wall));
+            let figures = format!("{:>9} {:>5} {:>7}", short(hit.downloads), short(hit.likes), updated);
+            let x = canvas.put(table, name_width + 3, y, &figures, Role::Dim);
+            if hit.gated {
+                canvas.put(table, x + 1, y, "gated", Role::Warn);
+            }
+        }
+        if at == dialog.cursor {
+            canvas.tint(table, y, Role::Cursor);
+        }
+    }
+    let lines: Vec<Spans> = status.into_iter().map(|line| vec![(line, role)]).collect();
+    canvas.lines(below(inside, table.height, status_rows), &lines, 0);
+    None
+}
+
+pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog, layout: &Layout) -> Option<Position> {
+    let symbols = canvas.look.symbols;
+    let offer = &dialog.offer;
+    let commit: String = clean::printable(&offer.commit).chars().take(7).collect();
+    let title = format!("{} at {commit}", clean::printable(&offer.repository));
+    let inside = frame(canvas, state, layout.large_dialog(), &title, Pane::Files);
+    let room = usize::from(inside.width);
+    let free = offer.available.map(|free| format!(" {} {} free", symbols.dot, Bytes(free))).unwrap_or_default();
+    let place = path(&offer.folder, &state.facts.home);
+    let place = text::cut_middle(&place, room.saturating_sub(4 + text::width(&free)), symbols.ellipsis);
+    canvas.put(inside, 0, 0, &format!("to {place}{free}"), Role::Dim);
+    let (line, role) = below_choice(dialog);
+    let status = text::wrap(&line, room);
+    let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
+    let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
+    let first = centred(dialog.cursor, usize::from(table.height), offer.choices.len());
+    for ((at, choice), y) in offer.choices.iter().enumerate().skip(first).zip(0..table.height) {
+        let default = Some(at) == offer.default;
+        canvas.put(table, 0, y, if at == dialog.cursor { ">" } else { " " }, Role::Text);
+        canvas.put(table, 1, y, if default { "*" } else { " " }, Role::Mark);
+        let role = if choice.problem.is_some() { Role::Dim } else { Role::Text };
+        canvas.put(table, 3, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
+        canvas.put(table, 18, y, &text::pad_left(&Bytes(choice.bytes).to_string(), 8), role);
+        if room >= 50 {
+            let count = counted(choice.files, "file", "files");
+            canvas.put(table, 28, y, &count, Role::Dim);
+            let name = text::cut_middle(&choice.principal, room.saturating_sub(39), symbols.ellipsis);
+            canvas.put(table, 39, y, &name, Role::Dim);
+        }
+        if at == dialog.cursor {
+            canvas.tint(table, y, Role::Cursor);
+        }
+    }
+    let lines: Vec<Spans> = status.into_iter().map(|line| vec![(line, role)]).collect();
+    canvas.lines(below(inside, 1 + table.height, status_rows), &lines, 0);
+    None
+}
+
+/// What is said about the choice under the cursor.
+fn below_choice(dialog: &FilesDialog) -> (String, Role) {
+    if let Some(error) = &dialog.error {
+        return (error.clone(), Role::Bad);
+    }
+    let Some(choice) = dialog.offer.choices.get(dialog.cursor) else {
+        return ("there is nothing to take here".to_owned(), Role::Warn);
+    };
+    if let Some(problem) = &choice.problem {
+        return (problem.clone(), Role::Warn);
+    }
+    match dialog.offer.available {
+        Some(free) if choice.bytes > free => {
+            (format!("{} short: the download will wait for room", Bytes(choice.bytes - free)), Role::Warn)
+        }
+        _ if Some(dialog.cursor) == dialog.offer.default => {
+            ("* is what the reference means; Enter queues the download".to_owned(), Role::Dim)
+        }
+        _ => ("Enter queues the download".to_owned(), Role::Dim),
+    }
+}
+
+fn frame(canvas: &mut Canvas<'_>, state: &State, area: Rect, title: &str, pane: Pane) -> Rect {
+    let room = usize::from(area.width).saturating_sub(6);
+    let keys = hints(hints_of(&state.keymap, pane), room, canvas.look.symbols.dot);
+    let inside = canvas.boxed(area, title, &keys);
+    inside.inner(ratatui::layout::Margin::new(1, 0))
+}
+
+fn below(area: Rect, y: u16, height: u16) -> Rect {
+    Rect::new(area.x, area.y.saturating_add(y), area.width, height).intersection(area)
+}

@@ -1,0 +1,167 @@
+//! The queue: a line with sums, and a line for each job.
+
+use std::time::Duration;
+
+use ratatui::layout::Rect;
+
+use super::canvas::Canvas;
+use super::figures::counted;
+use crate::jobs::{JobSpec, JobState, JobStatus};
+use crate::model::{Bytes, Rate, size};
+use crate::tui::state::{Focus, Layout, State};
+use crate::tui::text;
+use crate::tui::theme::{Role, Symbols};
+
+pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
+    let symbols = canvas.look.symbols;
+    canvas.rule(layout.rule, [symbols.tees[0], symbols.tees[1]]);
+    let focused = state.focus == Focus::Queue && state.dialogs.is_empty();
+    let room = usize::from(layout.rule.width).saturating_sub(4);
+    let heading = text::cut(&heading(state, symbols.dot), room, symbols.ellipsis);
+    canvas.put(layout.rule, 1, 0, &format!(" {heading} "), if focused { Role::Focus } else { Role::Title });
+    let area = layout.queue;
+    let shown = state.queue.shown();
+    if shown.is_empty() {
+        let line = if state.queue.snapshot.jobs.is_empty() {
+            "nothing in the queue; p pulls a model"
+        } else {
+            "no job matches the filter; Esc clears it"
+        };
+        canvas.put(
+            area,
+            1,
+            0,
+            &text::cut(line, usize::from(area.width).saturating_sub(1), symbols.ellipsis),
+            Role::Dim,
+        );
+        return;
+    }
+    for (y, job) in (0..area.height).zip(shown.into_iter().skip(state.queue.offset)) {
+        let cursor = state.queue.cursor == Some(job.id);
+        draw_job(canvas, area, y, job, cursor && focused);
+        if cursor {
+            canvas.tint(area, y, if focused { Role::Cursor } else { Role::Text });
+        }
+    }
+}
+
+fn heading(state: &State, dot: &str) -> String {
+    let jobs = &state.queue.snapshot.jobs;
+    let count = |states: &[JobState]| jobs.iter().filter(|job| states.contains(&job.state)).count();
+    let groups = [
+        (count(&[JobState::Running, JobState::Verifying]), "running"),
+        (count(&[JobState::Retrying, JobState::Waiting]), "held up"),
+        (count(&[JobState::Queued]), "waiting"),
+        (count(&[JobState::Paused]), "paused"),
+        (count(&[JobState::Failed]), "failed"),
+        (count(&[JobState::Finished, JobState::Cancelled]), "ended"),
+    ];
+    let mut parts: Vec<String> =
+        groups.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+    let rate: u64 = jobs.iter().filter_map(|job| job.rate).sum();
+    if count(&[JobState::Running]) > 1 && rate > 0 {
+        parts.push(Rate(rate).to_string());
+    }
+    if let Some(limit) = state.queue.snapshot.limit {
+        parts.push(format!("limit {}", Rate(limit)));
+    }
+    if !state.queue.filter.text().is_empty() && !state.queue.filtering {
+        parts.push(format!("/{}", state.queue.filter.text()));
+    }
+    if parts.is_empty() { "queue".to_owned() } else { format!("queue: {}", parts.join(&format!(" {dot} "))) }
+}
+
+const STATE: u16 = 9;
+
+fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor: bool) {
+    let symbols = canvas.look.symbols;
+    canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
+    let width = area.width.saturating_sub(1);
+    // The name keeps a third of the line, the figures share the rest by rank.
+    let name_width = (width / 3).clamp(10.min(width), 48).min(width);
+    let mut subject = job.spec.subject();
+    if !matches!(job.spec, JobSpec::Download(_)) {
+        subject = format!("{} {subject}", job.spec.kind());
+    }
+    let name = text::cut_middle(&subject, usize::from(name_width), symbols.ellipsis);
+    canvas.put(area, 1, y, &name, Role::Text);
+    let mut x = 1 + name_width + 1;
+    let (word, role) = word(job);
+    canvas.put(area, x, y, &text::cut(word, usize::from(area.width.saturating_sub(x)), ""), role);
+    x += STATE + 1;
+    let room = usize::from(area.width.saturating_sub(x));
+    if let Some(why) = &job.why {
+        canvas.put(area, x, y, &text::cut(why, room, symbols.ellipsis), role);
+        return;
+    }
+    for (cell, role) in figures(job, room, symbols) {
+        x = canvas.put(area, x, y, &cell, role);
+    }
+}
+
+/// The state as a word. One that runs without a byte for a while is not running in any sense that helps.
+pub(super) fn word(job: &JobStatus) -> (&'static str, Role) {
+    match job.state {
+        JobState::Running if job.rate == Some(0) && matches!(job.spec, JobSpec::Download(_)) => ("stalled", Role::Warn),
+        JobState::Waiting | JobState::Retrying => (job.state.name(), Role::Warn),
+        JobState::Failed => (job.state.name(), Role::Bad),
+        JobState::Finished => (job.state.name(), Role::Good),
+        JobState::Queued | JobState::Paused | JobState::Cancelled => (job.state.name(), Role::Dim),
+        JobState::Running | JobState::Verifying => (job.state.name(), Role::Text),
+    }
+}
+
+/// Percent, bar, bytes, rate and remaining time, as many as fit, in this order.
+fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role)> {
+    let none = || symbols.none.to_owned();
+    let mut cells = Vec::new();
+    let mut left = room;
+    let mut take = |width: usize| {
+        let fits = left > width;
+        if fits {
+            left -= width + 1;
+        }
+        fits
+    };
+    let percent = job
+        .total
+        .filter(|total| *total > 0)
+        .map(|total| u8::try_from((u128::from(job.bytes) * 100 / u128::from(total)).min(100)).unwrap_or(100));
+    let with_percent = take(4);
+    let with_rate = take(11);
+    let with_bytes = take(19);
+    let with_eta = take(9);
+    let bar = if left >= 8 { left.min(30) - 1 } else { 0 };
+    if with_percent {
+        let text = percent.map_or_else(none, |percent| format!("{percent}%"));
+        cells.push((format!("{} ", text::pad_left(&text, 4)), Role::Text));
+    }
+    if bar > 0 {
+        let done = percent.map_or(0, |percent| usize::from(percent) * bar / 100);
+        cells.push((symbols.bar[0].repeat(done), Role::Bar));
+        cells.push((format!("{} ", symbols.bar[1].repeat(bar - done)), Role::BarRest));
+    }
+    if with_bytes {
+        let text = match job.total {
+            Some(total) => format!("{}/{}", Bytes(job.bytes), Bytes(total)),
+            None => Bytes(job.bytes).to_string(),
+        };
+        cells.push((format!("{} ", text::pad_left(&text, 19)), Role::Text));
+    }
+    if with_rate {
+        let text = job.rate.map_or_else(none, |rate| Rate(rate).to_string());
+        cells.push((format!("{} ", text::pad_left(&text, 11)), Role::Text));
+    }
+    if with_eta {
+        let text = job.eta_s.map_or_else(none, |seconds| size::duration(Duration::from_secs(seconds)));
+        cells.push((text::pad_left(&text, 9), Role::Text));
+    }
+    cells
+}
+
+/// What quitting would stop, in words.
+pub(super) fn unfinished(state: &State) -> String {
+    let (active, waiting) = state.queue.unfinished();
+    let active = counted(active, "job runs", "jobs run");
+    if waiting == 0 { active } else { format!("{active}, {waiting} more wait") }
+}
