@@ -1,5 +1,26 @@
-//! The screen.
+//! The screen: a loop over facts, as in Elm.
+//!
+//! A fact ([`msg::Msg`]) goes into [`update::update`], which changes the state and returns work to start
+//! ([`effect::Effect`]); the runtime performs it and answers with facts; [`view::draw`] turns the state into cells. A key is
+//! a fact too: the keymap says which [`action::Action`] it means where it was pressed.
 
+pub mod action;
+pub mod effect;
+pub mod input;
+pub mod keymap;
+mod leave;
+pub mod msg;
+mod runtime;
+pub mod screen;
+mod signals;
+pub mod state;
+pub mod terminal;
+pub mod text;
+pub mod theme;
+pub mod update;
+pub mod view;
+
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use crate::config::{Environment, Settings};
@@ -98,6 +119,8 @@ impl Exit {
 /// # Errors
 /// When standard input and output are no terminal, or the terminal cannot be set up.
 pub async fn run(options: Options) -> anyhow::Result<Exit> {
-    let _ = options;
-    anyhow::bail!("the screen is not there yet")
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        anyhow::bail!("the screen needs a terminal; `llorch-models list` shows the models without one");
+    }
+    runtime::run(options).await
 }
