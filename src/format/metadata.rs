@@ -139,7 +139,7 @@ impl Metadata {
 /// neither used nor moved.
 ///
 /// # Errors
-/// A line that says what is wrong ("not a GGUF file: HTML", "malformed: key count 2^63"): a warning on a row, never the end of a scan.
+/// A line that says what is wrong ("not a GGUF file: an HTML page", "malformed GGUF: key count 4294967296"): a warning on a row, never the end of a scan.
 pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
     read(file, name, Depth::Whole)
 }
@@ -191,15 +191,12 @@ fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
         };
         return Err(format!("{expected}: {}", LookAlike::of(head, length)));
     };
-    match metadata.format {
-        Format::Gguf if named.is_safetensors() => {
-            metadata.warnings.push("named .safetensors, but it is GGUF".to_owned())
-        }
-        Format::Safetensors if named.is_gguf() => {
-            metadata.warnings.push("named .gguf, but it is safetensors".to_owned())
-        }
-        _ => {}
-    }
+    let misnamed = match metadata.format {
+        Format::Gguf if named.is_safetensors() => Some("named .safetensors, but it is GGUF"),
+        Format::Safetensors if named.is_gguf() => Some("named .gguf, but it is safetensors"),
+        _ => None,
+    };
+    metadata.warnings.extend(misnamed.map(str::to_owned));
     Ok(metadata)
 }
 

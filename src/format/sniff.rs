@@ -72,7 +72,7 @@ impl fmt::Display for LookAlike {
             Self::Safetensors => f.write_str("a safetensors file"),
             Self::Zip => f.write_str("a zip archive, as PyTorch saves models"),
             Self::Unknown(magic) => {
-                if magic.iter().all(|byte| byte.is_ascii_graphic()) {
+                if magic.iter().all(u8::is_ascii_graphic) {
                     write!(f, "it begins with \"{}\"", magic.escape_ascii())
                 } else {
                     let [a, b, c, d] = magic;

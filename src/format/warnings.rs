@@ -24,6 +24,11 @@ impl Warnings {
     }
 }
 
+/// A number with the word for what is counted.
+pub(super) fn counted(count: u64, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Bytes of a file as a short printable text.
 pub(super) fn shown(bytes: &[u8]) -> String {
     // No character takes more than four bytes, so nothing that would be shown is cut off here.

@@ -69,7 +69,7 @@ fn a_new_type_is_a_warning() {
     let json = r#"{"a":{"dtype":"F2_NEW","shape":[16],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
     let told = read_metadata(&file(&with_header(json, 8)), "model.safetensors").unwrap();
     assert_eq!((told.structure, told.tensor_bytes, told.parameters), (Structure::Whole, Some(8), Some(17)));
-    assert_eq!(told.warnings, ["1 tensors of unknown type F2_NEW: a newer reader is needed"]);
+    assert_eq!(told.warnings, ["1 tensor of unknown type F2_NEW: a newer reader is needed"]);
     let cut = read_metadata(&file(&with_header(json, 7)), "model.safetensors").unwrap();
     assert_eq!(cut.structure, Structure::Truncated { missing: Some(1) });
 }

@@ -1,6 +1,6 @@
 //! From a header to what people want to know about the model.
 
-use super::{FileType, Header, Value};
+use super::{FileType, Header, TensorType, Value};
 use crate::format::warnings::{Warnings, shortened, shown};
 use crate::format::{Metadata, Structure};
 use crate::model::{FileName, Format, Quantization};
@@ -120,7 +120,7 @@ impl Reading<'_> {
             return (Some(label), false);
         }
         let complete = self.header.layout.is_some();
-        let kind = complete.then(|| tally.most_frequent().and_then(|kind| kind.name())).flatten();
+        let kind = complete.then(|| tally.most_frequent().and_then(TensorType::name)).flatten();
         (kind.map(Quantization::new), kind.is_some())
     }
 
@@ -136,17 +136,21 @@ impl Reading<'_> {
         if number.is_none() {
             self.warnings.add(format!("split.no is no number below split.count, which is {count}"));
         }
-        match name.shard() {
-            Some(shard) if u64::from(shard.count) != count => {
-                self.warnings.add(format!("its name says one of {} parts, its header says one of {count}", shard.count))
+        let named = name.shard().map(|shard| (u64::from(shard.number), u64::from(shard.count)));
+        let contradiction = match named {
+            Some((_, parts)) if parts != count => {
+                Some(format!("its name says one of {parts} parts, its header says one of {count}"))
             }
-            Some(shard) if number.is_some_and(|number| number + 1 != u64::from(shard.number)) => {
-                self.warnings.add(format!("its name says part {}, its header says another", shard.number));
+            Some((part, _)) if number.is_some_and(|number| number + 1 != part) => {
+                Some(format!("its name says part {part}, its header says another"))
             }
             None if count > 1 => {
-                self.warnings.add(format!("it is one of {count} parts, but is not named so; llama.cpp cannot load it"));
+                Some(format!("it is one of {count} parts, but is not named so; llama.cpp cannot load it"))
             }
-            _ => {}
+            _ => None,
+        };
+        if let Some(line) = contradiction {
+            self.warnings.add(line);
         }
         if count > MANY_PARTS {
             self.warnings.add(format!("{count} parts are more than any model has"));

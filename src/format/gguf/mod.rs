@@ -20,6 +20,8 @@ mod write;
 
 use std::io::{Read, Seek};
 
+use super::warnings::counted;
+
 pub(super) use describe::describe;
 pub use error::Error;
 pub use file_type::FileType;
@@ -199,9 +201,7 @@ impl Tally {
         let unknown: Vec<&TypeTally> = self.types.iter().filter(|entry| entry.kind.name().is_none()).collect();
         let names: Vec<String> = unknown.iter().map(|entry| entry.kind.to_string()).collect();
         let tensors: u64 = unknown.iter().map(|entry| entry.tensors).sum();
-        (tensors > 0).then(|| {
-            format!("{tensors} tensors of unknown type ({}): their size could not be checked", names.join(", "))
-        })
+        (tensors > 0).then(|| format!("{} of unknown size ({})", counted(tensors, "tensor"), names.join(", ")))
     }
 
     /// Bits that a parameter takes on average; `None` without tensors or with one of unknown size.

@@ -8,7 +8,7 @@ use super::layout::{Extent, layout};
 use super::source::{Halt, Source, malformed};
 use super::{Array, Depth, Error, Header, Tally, TensorInfo, TensorType, Text, Value, ValueType};
 use crate::format::sniff::LookAlike;
-use crate::format::warnings::{Warnings, shown};
+use crate::format::warnings::{Warnings, counted, shown};
 
 /// Keys of a file; real ones have under 100.
 const MOST_KEYS: u64 = 65_536;
@@ -22,6 +22,10 @@ const LONGEST_STRING: u64 = 64 << 20;
 const KEPT_STRING: u64 = 1 << 20;
 /// Elements of an array; ggml's own limit.
 const LONGEST_ARRAY: u64 = 1 << 30;
+/// Strings in an array; the largest vocabularies have 262,144.
+const MOST_STRINGS: u64 = 1 << 24;
+/// Arrays in an array; no released model has any, and ggml refuses them.
+const MOST_ARRAYS: u64 = 65_536;
 /// Elements of an array of numbers that is kept, which is enough for one value a layer.
 const KEPT_NUMBERS: u64 = 4_096;
 /// Numbers that are kept from all arrays together.
@@ -131,18 +135,13 @@ impl<R: Read + Seek> Parser<R> {
 
     fn keys(&mut self, count: u64) -> Result<(), Halt> {
         let mut seen = HashSet::new();
-        let (mut twice, mut dropped) = (0u64, 0u64);
+        let (mut twice, mut nameless, mut dropped) = (Noted::default(), 0u64, 0u64);
         for index in 0..count {
             let name = self.name("name").map_err(|halt| placed(halt, "key", index, None))?;
             let value = self.value(&name).map_err(|halt| placed(halt, "key", index, Some(&name)))?;
-            if name.is_empty() {
-                self.warnings.add(format!("key {index} has no name"));
-            }
+            nameless += u64::from(name.is_empty());
             if !seen.insert(self.hasher.hash_one(&name)) {
-                if twice == 0 {
-                    self.warnings.add(format!("key '{}' is there twice; llama.cpp refuses the file", shown(&name)));
-                }
-                twice += 1;
+                twice.note(&name);
                 continue;
             }
             if name == b"general.alignment" {
@@ -156,8 +155,12 @@ impl<R: Read + Seek> Parser<R> {
                 None => dropped += 1,
             }
         }
+        if nameless > 0 {
+            self.warnings.add(format!("{} without a name", counted(nameless, "key")));
+        }
+        twice.warn(&mut self.warnings, "key", "twice; llama.cpp refuses the file");
         if dropped > 0 {
-            self.warnings.add(format!("{dropped} keys were passed over: too many to keep"));
+            self.warnings.add(format!("{} passed over: too many to keep", counted(dropped, "key")));
         }
         Ok(())
     }
@@ -233,7 +236,12 @@ impl<R: Read + Seek> Parser<R> {
     fn array_head(&mut self) -> Result<(ValueType, u64), Halt> {
         let element = self.value_type("element type")?;
         let count = self.source.wide("array length")?;
-        if count > LONGEST_ARRAY {
+        let most = match element {
+            ValueType::String => MOST_STRINGS,
+            ValueType::Array => MOST_ARRAYS,
+            _ => LONGEST_ARRAY,
+        };
+        if count > most {
             return Err(malformed(format!("array of {count} elements")));
         }
         // The count is below 2^30 and an element below 16 bytes, so the product is exact.
@@ -266,15 +274,15 @@ impl<R: Read + Seek> Parser<R> {
     fn tensors(&mut self, count: u64) -> Result<(), Halt> {
         let mut seen = HashSet::new();
         let mut extents = Vec::new();
-        let mut odd = Oddities::default();
+        let (mut twice, mut long) = (Noted::default(), Noted::default());
         for index in 0..count {
             let name = self.name("name").map_err(|halt| placed(halt, "tensor", index, None))?;
             let info = self.tensor(&name).map_err(|halt| placed(halt, "tensor", index, Some(&name)))?;
             if !seen.insert(self.hasher.hash_one(&name)) {
-                odd.twice.note(&name);
+                twice.note(&name);
             }
             if name.len() > LONGEST_GGML_NAME {
-                odd.long.note(&name);
+                long.note(&name);
             }
             extents.push(Extent { offset: info.offset, bytes: info.bytes() });
             self.header.tally.add(&name, &info).ok_or_else(|| malformed("more than 2^63 parameters"))?;
@@ -284,12 +292,8 @@ impl<R: Read + Seek> Parser<R> {
         }
         let found = layout(self.source.position(), self.header.alignment, extents, self.length)?;
         self.header.layout = Some(found);
-        if let Some((first, count)) = odd.twice.0 {
-            self.warnings.add(format!("{count} tensor names are there twice ('{first}'); llama.cpp refuses the file"));
-        }
-        if let Some((first, count)) = odd.long.0 {
-            self.warnings.add(format!("{count} tensor names are longer than llama.cpp allows ('{first}')"));
-        }
+        twice.warn(&mut self.warnings, "tensor name", "twice; llama.cpp refuses the file");
+        long.warn(&mut self.warnings, "tensor name", "longer than llama.cpp allows");
         if !found.in_order {
             self.warnings.add("the data of the tensors is out of order or has holes; llama.cpp refuses the file");
         }
@@ -331,7 +335,7 @@ impl<R: Read + Seek> Parser<R> {
     }
 }
 
-/// Names of tensors that are odd in the same way: the first, and how many.
+/// Names that are odd in the same way: the first, and how many.
 #[derive(Default)]
 struct Noted(Option<(String, u64)>);
 
@@ -342,12 +346,12 @@ impl Noted {
             None => self.0 = Some((shown(name), 1)),
         }
     }
-}
 
-#[derive(Default)]
-struct Oddities {
-    twice: Noted,
-    long: Noted,
+    fn warn(self, warnings: &mut Warnings, word: &str, what: &str) {
+        if let Some((first, count)) = self.0 {
+            warnings.add(format!("{} ('{first}') {what}", counted(count, word)));
+        }
+    }
 }
 
 fn alignment(value: Option<&Value>) -> Result<u64, Halt> {

@@ -45,7 +45,7 @@ impl Tensor {
         if self.dimensions.len() > 4 {
             return Err(wrong("more than four dimensions"));
         }
-        if self.dimensions.first().unwrap_or(&1) % block != 0 {
+        if !self.dimensions.first().unwrap_or(&1).is_multiple_of(block) {
             return Err(wrong("its rows are no whole blocks"));
         }
         let elements = self.dimensions.iter().try_fold(1u64, |product, n| product.checked_mul(*n));

@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAcces
 
 use super::LONGEST_HEADER;
 use crate::format::Structure;
-use crate::format::warnings::{Warnings, shortened, shown};
+use crate::format::warnings::{Warnings, counted, shortened, shown};
 use crate::model::text;
 
 /// Headers up to this length are parsed from memory, which is faster; longer ones from a buffer.
@@ -149,8 +149,11 @@ impl Header {
             }
         }
         for (dtype, count) in unknown {
-            warnings
-                .add(format!("{count} tensors of unknown type {}: a newer reader is needed", shown(dtype.as_bytes())));
+            warnings.add(format!(
+                "{} of unknown type {}: a newer reader is needed",
+                counted(count, "tensor"),
+                shown(dtype.as_bytes())
+            ));
         }
         let need = data_start.checked_add(at).ok_or_else(|| Error::Malformed("data ends beyond 2^64".to_owned()))?;
         let structure = match length.checked_sub(need) {
@@ -326,10 +329,11 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
-fn cut(mut value: String) -> String {
-    value.truncate(value.floor_char_boundary(KEPT_TEXT));
-    value.shrink_to_fit();
-    value
+fn cut(value: String) -> String {
+    match value.char_indices().nth(KEPT_TEXT) {
+        Some((at, _)) => value.get(..at).unwrap_or_default().to_owned(),
+        None => value,
+    }
 }
 
 impl<'de> Deserialize<'de> for Raw {
