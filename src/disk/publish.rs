@@ -44,6 +44,17 @@ fn fill(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Removes a file of this program's own making: a partial, a journal. One that is not there is removed already.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Moves the finished `staged` file to its final name in the same file system: sync, rename, sync of the folder.
 /// A file that already has that name is replaced.
 ///

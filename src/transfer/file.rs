@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Run;
-use super::journal::{Identity, remove_if_there};
+use super::journal::Identity;
 use super::partial::Partial;
 use super::receive::{now, receive};
 use super::{Staging, TransferEvent};
 use crate::disk::lock::FileLock;
+use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
 use crate::model::RemoteFile;
 

@@ -8,7 +8,7 @@
 //!
 //! The file is also the lock, so it is never replaced, only rewritten in place.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use super::partial::write_error;
 use super::ranges::RangeSet;
 use crate::disk::lock::FileLock;
+use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
 use crate::model::{Digest, Validator};
 
@@ -245,14 +246,6 @@ fn read(file: &File) -> io::Result<([Option<Record>; 2], bool)> {
         *slot = Record::parse(&bytes[..filled]);
     }
     Ok((slots, file.metadata()?.len() == 0))
-}
-
-/// Removes a file; one that is not there is removed already.
-pub(super) fn remove_if_there(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use super::Staging;
-use super::journal::{Identity, Journal, remove_if_there};
+use super::journal::{Identity, Journal};
 use super::ranges::RangeSet;
 use crate::disk::lock::FileLock;
+use crate::disk::publish::remove_if_there;
 use crate::disk::space::space;
 use crate::error::{Error, Result};
 use crate::model::Validator;

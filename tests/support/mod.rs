@@ -3,3 +3,5 @@
 
 #[cfg(feature = "mirror")]
 pub mod hub;
+
+pub mod official;
