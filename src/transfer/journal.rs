@@ -1,7 +1,7 @@
 //! The journal beside a partial file: which bytes are safely on disk, and of what.
 //!
-//! The file holds two slots of fixed length. Each holds one line of JSON, a whole [`Record`] that ends with a check of
-//! its own text, and padding that nobody reads. Records are written to the slots in turn, so a write that is torn by
+//! The file holds two slots of fixed length. Each is one line of JSON, padded with spaces: a whole [`Record`] that ends
+//! with a check of its own text. Records are written to the slots in turn, so a write that is torn by
 //! a crash damages the older record only, and the newest whole one wins. Since ranges only grow between two resets,
 //! an older record claims less than is there, never more; and a reset, after which bytes are overwritten, first
 //! takes back the claims of both slots.
@@ -91,18 +91,21 @@ impl Record {
         same && (self.digest.is_some() || exact)
     }
 
-    /// The line that goes into a slot.
+    /// The line that fills a slot; longer than one if the record does not fit.
     fn line(&self) -> io::Result<Vec<u8>> {
         let mut text = serde_json::to_string(self)?;
         text.pop();
         let check = check(text.as_bytes());
-        Ok(format!("{text}{CHECK}{check}\"}}\n").into_bytes())
+        let mut line = format!("{text}{CHECK}{check}\"}}").into_bytes();
+        line.resize(line.len().max(usize::try_from(SLOT).unwrap_or(0) - 1), b' ');
+        line.push(b'\n');
+        Ok(line)
     }
 
     /// The record of a slot, if all of it is there.
     fn parse(slot: &[u8]) -> Option<Self> {
         let line = slot.split(|byte| *byte == b'\n').next()?;
-        let line = std::str::from_utf8(line).ok()?;
+        let line = std::str::from_utf8(line).ok()?.trim_end_matches(' ');
         let (text, rest) = line.rsplit_once(CHECK)?;
         if rest.strip_suffix("\"}")? != check(text.as_bytes()) {
             return None;
@@ -250,6 +253,8 @@ fn read(file: &File) -> io::Result<([Option<Record>; 2], bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;
