@@ -1,10 +1,12 @@
 //! A folder of the flat store as the place where files go.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +37,8 @@ pub(super) struct FlatDestination {
     changed: AtomicBool,
     /// One record is written at a time.
     record: Mutex<()>,
+    /// With `force`: what lay under each name when this run first looked. Another inode there has been published since.
+    replaced: Mutex<BTreeMap<RepoPath, (u64, u64)>>,
     cancel: CancellationToken,
 }
 
@@ -51,12 +55,18 @@ impl FlatDestination {
             force: plan.request.force,
             changed: AtomicBool::new(false),
             record: Mutex::new(()),
+            replaced: Mutex::new(BTreeMap::new()),
             cancel,
         }
     }
 
+    /// Whether anything was written into the folder.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
     fn merge(&self, files: &[RemoteFile]) -> Result<()> {
-        let _guard = self.record.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _guard = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let files = files
             .iter()
             .map(|file| RecordedFile { path: file.path.clone(), size: file.size, digest: file.digest })
@@ -84,7 +94,7 @@ impl FlatDestination {
     /// as good as they were.
     fn note_present(&self, noted: Result<()>) -> Result<()> {
         match noted {
-            Err(error) if !self.changed.load(Ordering::Relaxed) => {
+            Err(error) if !self.has_changed() => {
                 tracing::warn!("{error}; what is there is whole all the same");
                 Ok(())
             }
@@ -118,16 +128,12 @@ impl Destination for FlatDestination {
 
     fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
         let target = file.path.below(&self.folder);
-        match fs::symlink_metadata(&target) {
-            Ok(status) if status.is_file() && status.len() == file.size => {}
-            Ok(_) => return Ok(None),
+        let status = match fs::symlink_metadata(&target) {
+            Ok(status) => status,
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(Error::io("read", target)(error)),
-        }
-        // A file that this run has published is right whatever was asked for.
-        let published_now = self.changed.load(Ordering::Relaxed)
-            && vouched(&self.folder, file, &self.commit, Record::read(&self.folder)?.as_ref());
-        if self.force && !published_now {
+        };
+        if self.is_to_be_replaced(file, &status) || !status.is_file() || status.len() != file.size {
             return Ok(None);
         }
         let record = Record::read(&self.folder)?;
@@ -181,6 +187,17 @@ impl Destination for FlatDestination {
 }
 
 impl FlatDestination {
+    /// Whether `force` asks for another copy in place of the one that lies there. A file that this run, or another process
+    /// meanwhile, has published is no longer the one that was to go.
+    fn is_to_be_replaced(&self, file: &RemoteFile, status: &fs::Metadata) -> bool {
+        if !self.force {
+            return false;
+        }
+        let now = (status.dev(), status.ino());
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        *replaced.entry(file.path.clone()).or_insert(now) == now
+    }
+
     fn staging_of(&self, target: &Path, file: &RemoteFile) -> Staging {
         let size = file.size.to_string();
         let content = [&self.endpoint, &self.repository, &self.commit, file.path.as_str(), &size];

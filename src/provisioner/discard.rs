@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{DownloadRequest, ModelProvisioner};
+use super::{DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::model::selection::Wanted;
 use crate::model::{FileName, Quantization, RepoPath};
@@ -36,6 +36,15 @@ impl ModelProvisioner {
             transfer::discard(&partial.staging)?;
         }
         self.remove_if_empty(&folder)
+    }
+
+    /// After a failure: a folder that was made for the download and holds bookkeeping only goes again.
+    pub(super) async fn leave_no_empty_folder(&self, plan: &DownloadPlan) {
+        let folder = plan.folder.clone();
+        let removed = self.blocking(move |this| this.remove_if_empty(&folder)).await;
+        if let Err(error) = removed {
+            tracing::warn!("the empty folder of a failed download stays: {error}");
+        }
     }
 
     /// Removes a folder that holds bookkeeping only.

@@ -57,10 +57,18 @@ impl ModelProvisioner {
             files: plan.files.clone(),
         };
         let root = self.store().root();
-        let destination: Arc<dyn Destination> =
-            Arc::new(FlatDestination::new(root, hub.endpoint(), plan, cancel.child_token()));
+        let folder = Arc::new(FlatDestination::new(root, hub.endpoint(), plan, cancel.child_token()));
+        let destination: Arc<dyn Destination> = Arc::<FlatDestination>::clone(&folder);
         let source: Arc<dyn Source> = Arc::new(HubSource::new(hub, &plan.repository));
-        let outcome = transfer::run(&request, &source, &destination, options, events, cancel).await?;
+        let outcome = match transfer::run(&request, &source, &destination, options, events, cancel).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if folder.has_changed() {
+                    self.leave_no_empty_folder(plan).await;
+                }
+                return Err(error);
+            }
+        };
         Ok(Downloaded { path: first_path(plan), paths: outcome.paths, fetched: outcome.fetched })
     }
 
