@@ -521,6 +521,19 @@ mod shared_folders {
     }
 
     #[test]
+    fn an_entry_of_the_catalog_is_installed_when_its_own_file_is() {
+        let bench = Bench::new();
+        let installed = |alias: &str| {
+            let entry = bench.provisioner.catalog().get(alias).unwrap();
+            bench.provisioner.is_installed(entry).unwrap()
+        };
+        bench.put(QWEN_FP16, 10);
+        bench.put("tinyllama/something-else.gguf", 10);
+        assert!(installed("qwen-fp16"));
+        assert!(!installed("qwen") && !installed("tinyllama") && !installed("mistral"));
+    }
+
+    #[test]
     fn a_quantization_means_its_own_files() {
         let bench = Bench::new();
         let small = bench.put("m/Q4_K_M/m-Q4_K_M-00001-of-00002.gguf", 10);

@@ -54,11 +54,10 @@ impl Compare {
     }
 
     fn holds<T: Ord>(self, value: &T, limit: &T) -> bool {
-        match (self, value.cmp(limit)) {
-            (Self::Less | Self::LessOrEqual, Ordering::Less)
-            | (Self::LessOrEqual | Self::Equal | Self::GreaterOrEqual, Ordering::Equal)
-            | (Self::Greater | Self::GreaterOrEqual, Ordering::Greater) => true,
-            _ => false,
+        match value.cmp(limit) {
+            Ordering::Less => matches!(self, Self::Less | Self::LessOrEqual),
+            Ordering::Equal => matches!(self, Self::LessOrEqual | Self::Equal | Self::GreaterOrEqual),
+            Ordering::Greater => matches!(self, Self::Greater | Self::GreaterOrEqual),
         }
     }
 }

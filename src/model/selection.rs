@@ -72,7 +72,7 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
     paths.sort_unstable();
     let name = |path: &&'a str| FileName::parse(path.rsplit('/').next().unwrap_or(path));
     let begins = |path: &&'a str| name(path).shard().is_none_or(|shard| shard.number == 1);
-    let first = |wanted: &dyn Fn(&&'a str) -> bool| paths.iter().copied().find(|path| wanted(&path));
+    let first = |wanted: &dyn Fn(&&'a str) -> bool| paths.iter().copied().find(|path| wanted(path));
     let gguf = |path: &&'a str| name(path).is_gguf() && name(path).is_weights();
     first(&|path| gguf(path) && begins(path))
         .or_else(|| first(&|path| path.ends_with(INDEX)))
@@ -372,10 +372,11 @@ fn is_copy(path: &str, weights: &[&str]) -> bool {
     if stem.starts_with("consolidated") && beside(&|other| !other.stem().starts_with("consolidated")) {
         return true;
     }
-    if let Some((plain, variant)) = stem.rsplit_once('.') {
-        if ["fp16", "bf16", "fp32", "non_ema"].contains(&variant) && beside(&|other| other.stem() == plain) {
-            return true;
-        }
+    if let Some((plain, variant)) = stem.rsplit_once('.')
+        && ["fp16", "bf16", "fp32", "non_ema"].contains(&variant)
+        && beside(&|other| other.stem() == plain)
+    {
+        return true;
     }
     name.shard().is_some() && beside(&|other| other.shard().is_none() && other.stem() == stem)
 }

@@ -103,10 +103,10 @@ impl ModelProvisioner {
         }
         let mut results: Vec<Result<Downloaded>> = requests.iter().map(|_| Err(Error::Cancelled)).collect();
         while let Some(ended) = tasks.join_next().await {
-            if let Ok((index, result)) = join(ended.map(Ok)) {
-                if let Some(place) = results.get_mut(index) {
-                    *place = result;
-                }
+            if let Ok((index, result)) = join(ended.map(Ok))
+                && let Some(place) = results.get_mut(index)
+            {
+                *place = result;
             }
         }
         results

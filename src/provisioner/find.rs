@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use super::ModelProvisioner;
 use crate::error::Result;
-use crate::model::selection::principal;
-use crate::model::{FileName, ModelFile, Role};
+use crate::hub::CatalogEntry;
+use crate::model::selection::{missing_shards, principal};
+use crate::model::{FileName, ModelFile, Reference, Role};
 
 impl ModelProvisioner {
     /// The file to load: the first shard or file by name, never a sidecar or a middle shard; `:QUANT` is respected. For
@@ -26,6 +27,19 @@ impl ModelProvisioner {
         let resolved = self.resolve(reference)?;
         let files = self.store().files(&resolved)?;
         loadable(&files).map(|file| file.absolute.clone()).ok_or_else(|| self.not_found(reference))
+    }
+
+    /// Whether the file of a catalog entry is here, with every shard of its set. Another model in the entry's folder
+    /// does not count.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] when the base folder cannot be read.
+    pub fn is_installed(&self, entry: &CatalogEntry) -> Result<bool> {
+        let Some(resolved) = self.store().resolve(&Reference::parse(&entry.alias)?)? else { return Ok(false) };
+        let files = self.store().files(&resolved)?;
+        let is_entry = |file: &ModelFile| file.path == entry.file;
+        let complete = || missing_shards(files.iter().map(|file| file.path.as_str())).is_empty();
+        Ok(files.iter().any(is_entry) && complete())
     }
 }
 

@@ -120,11 +120,11 @@ fn usage(root: &Path) -> Result<Usage> {
                 return Err(Error::io("read", path)(error.into()));
             }
         };
-        if entry.file_type().is_file() {
-            if let Ok(metadata) = entry.metadata() {
-                let inode = Inode { device: metadata.dev(), inode: metadata.ino() };
-                usage.add(inode, metadata.len(), metadata.blocks() * 512, metadata.nlink());
-            }
+        if entry.file_type().is_file()
+            && let Ok(metadata) = entry.metadata()
+        {
+            let inode = Inode { device: metadata.dev(), inode: metadata.ino() };
+            usage.add(inode, metadata.len(), metadata.blocks() * 512, metadata.nlink());
         }
     }
     Ok(usage)
