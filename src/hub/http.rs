@@ -360,18 +360,16 @@ fn innermost(error: &reqwest::Error) -> String {
     text.split_once(" (os error").map_or(text.clone(), |(reason, _)| reason.to_lowercase())
 }
 
-fn certificate_problem(error: &reqwest::Error) -> Option<String> {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // An I/O error shows its inner error to `get_ref` only.
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref::<rustls::Error>());
-        if let Some(error @ rustls::Error::InvalidCertificate(_)) = found {
-            return Some(error.to_string());
-        }
-        cause = error.source();
+/// What is wrong with the server's certificate, if that is the cause.
+fn certificate_problem(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(error @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref::<rustls::Error>() {
+        return Some(error.to_string());
     }
-    None
+    // An I/O error gives the error that it wraps by `get_ref`; its `source` is already that one's cause.
+    if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        return certificate_problem(inner);
+    }
+    certificate_problem(error.source()?)
 }
 
 fn bearer(token: &Token) -> HeaderValue {
