@@ -1,5 +1,6 @@
 //! The calls under `/api/`: search, repository info, tree, refs.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
@@ -9,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::answer;
 use super::content::Gate;
-use super::library::{Entry, Snapshot, git_id};
+use super::library::{Entry, Library, Snapshot, Summary, git_id};
+use crate::error::Result;
 use crate::model::Digest;
 
 /// Most rows that one page has, whatever the client asks for.
@@ -56,50 +58,66 @@ impl Query {
     }
 }
 
-/// One page of `rows`, with the address of the next one in `Link`.
-fn paged(rows: Vec<Value>, query: &Query, default: usize, here: &str) -> Response {
+/// One page of `all`, with the address of the next one in `Link`; only the rows of the page are made.
+fn paged<T>(
+    all: &[T],
+    row: impl FnMut(&T) -> Result<Value>,
+    query: &Query,
+    default: usize,
+    here: &str,
+) -> Result<Response> {
     let Some((start, limit)) = query.page(default) else {
-        return answer::refusal(StatusCode::BAD_REQUEST, None, "Invalid cursor or limit");
+        return Ok(answer::refusal(StatusCode::BAD_REQUEST, None, "Invalid cursor or limit"));
     };
-    let total = rows.len();
-    let page: Vec<Value> = rows.into_iter().skip(start).take(limit).collect();
+    let page: Vec<Value> = all.iter().skip(start).take(limit).map(row).collect::<Result<_>>()?;
     let end = start.saturating_add(limit);
     let mut response = axum::Json(page).into_response();
-    if end < total {
+    if end < all.len() {
         answer::insert(&mut response, "link", &format!("<{here}?{}>; rel=\"next\"", query.with_cursor(end)));
     }
-    response
+    Ok(response)
 }
 
-/// `GET /api/models`. `snapshots` are all repositories; `here` is the address of this call without its query.
-pub(super) fn search(mut snapshots: Vec<Snapshot>, query: &Query, page: usize, here: &str) -> Response {
+/// `GET /api/models`; `here` is the address of this call without its query. Blocks: rows that tell the commit need the
+/// digests of their files, the others only names.
+pub(super) fn search(library: &Library, query: &Query, page: usize, here: &str) -> Result<Response> {
+    let ids = library.content().repositories()?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in &ids {
+        found.extend(library.summary(id)?);
+    }
     let words: Vec<String> =
         query.get("search").unwrap_or_default().split_whitespace().map(str::to_ascii_lowercase).collect();
     let filters: Vec<&str> = query.all("filter").flat_map(|value| value.split(',')).collect();
     let author = query.get("author");
-    snapshots.retain(|snapshot| {
-        let id = snapshot.id.to_ascii_lowercase();
-        let tags = snapshot.tags();
+    found.retain(|summary| {
+        let id = summary.id.to_ascii_lowercase();
+        let tags = summary.tags();
         words.iter().all(|word| id.contains(word.as_str()))
             && filters.iter().all(|filter| tags.iter().any(|tag| tag == filter))
-            && author.is_none_or(|author| snapshot.id.split('/').next() == Some(author))
+            && author.is_none_or(|author| summary.id.split('/').next() == Some(author))
     });
     match query.get("sort") {
-        Some("likes" | "likes7d") => snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.facts.likes)),
-        Some("lastModified" | "createdAt") => snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.modified)),
-        _ => snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.facts.downloads)),
+        Some("likes" | "likes7d") => found.sort_by_key(|summary| Reverse(summary.facts.likes)),
+        Some("lastModified" | "createdAt") => found.sort_by_key(|summary| Reverse(summary.modified)),
+        _ => found.sort_by_key(|summary| Reverse(summary.facts.downloads)),
     }
     let expand: Vec<&str> = query.all("expand").collect();
     let full = query.is_true("full");
-    let rows = snapshots.iter().map(|snapshot| row(snapshot, &expand, full)).collect();
-    paged(rows, query, page, here)
+    let with_commit = full || expand.contains(&"sha");
+    let make = |summary: &Summary| {
+        let snapshot = if with_commit { library.snapshot(&summary.id)? } else { None };
+        Ok(row(summary, snapshot.map(|snapshot| snapshot.commit), &expand, full))
+    };
+    paged(&found, make, query, page, here)
 }
 
-fn row(snapshot: &Snapshot, expand: &[&str], full: bool) -> Value {
-    let mut all = facts(snapshot);
-    all.insert("modelId".into(), json!(snapshot.id));
+fn row(summary: &Summary, commit: Option<String>, expand: &[&str], full: bool) -> Value {
+    let mut all = facts(summary);
+    all.insert("modelId".into(), json!(summary.id));
+    all.insert("sha".into(), json!(commit));
     if full || expand.contains(&"siblings") {
-        let names: Vec<Value> = snapshot.files.iter().map(|file| json!({ "rfilename": file.path.as_str() })).collect();
+        let names: Vec<Value> = summary.paths.iter().map(|path| json!({ "rfilename": path.as_str() })).collect();
         all.insert("siblings".into(), json!(names));
     }
     if !expand.is_empty() {
@@ -112,31 +130,30 @@ fn row(snapshot: &Snapshot, expand: &[&str], full: bool) -> Value {
     Value::Object(all)
 }
 
-fn facts(snapshot: &Snapshot) -> Map<String, Value> {
-    let modified = Timestamp::from_second(snapshot.modified).unwrap_or_default();
+fn facts(summary: &Summary) -> Map<String, Value> {
+    let modified = Timestamp::from_second(summary.modified).unwrap_or_default();
     let modified = modified.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string();
-    let tags = snapshot.tags();
+    let tags = summary.tags();
     let library = tags.iter().find(|tag| matches!(tag.as_str(), "gguf" | "safetensors")).cloned();
-    let mut key = git_id("repository", snapshot.id.as_bytes()).to_string();
+    let mut key = git_id("repository", summary.id.as_bytes()).to_string();
     key.truncate(24);
-    let gated = match snapshot.facts.gate {
+    let gated = match summary.facts.gate {
         Gate::Open => json!(false),
         Gate::Auto => json!("auto"),
         Gate::Manual => json!("manual"),
     };
     let Value::Object(facts) = json!({
         "_id": key,
-        "id": snapshot.id,
-        "author": snapshot.id.split('/').next(),
-        "sha": snapshot.commit,
+        "id": summary.id,
+        "author": summary.id.split('/').next(),
         "lastModified": modified,
         "createdAt": modified,
         "private": false,
         "gated": gated,
         "disabled": false,
-        "downloads": snapshot.facts.downloads,
-        "likes": snapshot.facts.likes,
-        "trendingScore": snapshot.facts.likes,
+        "downloads": summary.facts.downloads,
+        "likes": summary.facts.likes,
+        "trendingScore": summary.facts.likes,
         "tags": tags,
         "pipeline_tag": "text-generation",
         "library_name": library,
@@ -164,8 +181,9 @@ pub(super) fn info(snapshot: &Snapshot, query: &Query) -> Response {
             sibling
         })
         .collect();
-    let mut all = facts(snapshot);
-    all.insert("modelId".into(), json!(snapshot.id));
+    let mut all = facts(&snapshot.summary);
+    all.insert("modelId".into(), json!(snapshot.summary.id));
+    all.insert("sha".into(), json!(snapshot.commit));
     all.insert("siblings".into(), json!(siblings));
     let used: u64 = snapshot.files.iter().map(|file| file.size).sum();
     all.insert("usedStorage".into(), json!(used));
@@ -196,12 +214,13 @@ pub(super) fn tree(snapshot: &Snapshot, folder: &str, query: &Query, page: usize
     if !folder.is_empty() && folders.is_empty() && files.is_empty() {
         return answer::entry_not_found(&snapshot.commit);
     }
-    let rows = folders
+    let rows: Vec<Value> = folders
         .iter()
         .map(|path| json!({ "type": "directory", "oid": git_id("tree", path.as_bytes()), "size": 0, "path": path }))
         .chain(files.into_iter().map(entry))
         .collect();
-    paged(rows, query, page, here)
+    let cut = |row: &Value| Ok(row.clone());
+    paged(&rows, cut, query, page, here).unwrap_or_else(|error| answer::internal(&error))
 }
 
 fn entry(file: &Entry) -> Value {
@@ -233,6 +252,7 @@ pub(super) fn paths_info(snapshot: &Snapshot, body: &[u8]) -> Response {
 /// `GET /api/models/{id}/refs`.
 pub(super) fn refs(snapshot: &Snapshot) -> Response {
     let tags: Vec<Value> = snapshot
+        .summary
         .facts
         .revisions
         .iter()

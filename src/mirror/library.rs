@@ -12,15 +12,22 @@ use super::{Content, Facts, ServedFile};
 use crate::error::{Error, Result};
 use crate::model::{Digest, FileName, RepoPath};
 
-/// A repository as it is now.
+/// What a row of a search tells of a repository: nothing that needs its files to be read.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
+pub(super) struct Summary {
     pub(super) id: String,
-    pub(super) commit: String,
-    pub(super) files: Vec<Entry>,
+    pub(super) paths: Vec<RepoPath>,
     pub(super) facts: Facts,
     /// Seconds since 1970 of the last modification of any file.
     pub(super) modified: i64,
+}
+
+/// A repository as it is now.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) summary: Summary,
+    pub(super) commit: String,
+    pub(super) files: Vec<Entry>,
 }
 
 /// A file of a snapshot.
@@ -51,15 +58,17 @@ impl Snapshot {
     pub(super) fn answers_to(&self, revision: &str) -> bool {
         revision == "main"
             || (revision.len() >= 7 && self.commit.starts_with(revision))
-            || self.facts.revisions.iter().any(|name| name == revision)
+            || self.summary.facts.revisions.iter().any(|name| name == revision)
     }
+}
 
+impl Summary {
     pub(super) fn tags(&self) -> Vec<String> {
         let mut tags = Vec::new();
-        if self.files.iter().any(|file| FileName::parse(file.path.file_name()).is_gguf()) {
+        if self.paths.iter().any(|path| FileName::parse(path.file_name()).is_gguf()) {
             tags.push("gguf".to_owned());
         }
-        if self.files.iter().any(|file| FileName::parse(file.path.file_name()).is_safetensors()) {
+        if self.paths.iter().any(|path| FileName::parse(path.file_name()).is_safetensors()) {
             tags.push("safetensors".to_owned());
         }
         tags.extend(self.facts.tags.iter().cloned());
@@ -92,6 +101,20 @@ impl Library {
         Ok(self.content.repositories()?.into_iter().find(|known| known.eq_ignore_ascii_case(id)))
     }
 
+    /// Reads names and times of a repository. Blocks.
+    pub(super) fn summary(&self, id: &str) -> Result<Option<Summary>> {
+        Ok(self.content.files(id)?.map(|files| self.summarise(id, &files)))
+    }
+
+    fn summarise(&self, id: &str, files: &[ServedFile]) -> Summary {
+        Summary {
+            id: id.to_owned(),
+            paths: files.iter().map(|file| file.path.clone()).collect(),
+            facts: self.content.facts(id),
+            modified: files.iter().map(|file| file.stamp[2]).max().unwrap_or_default(),
+        }
+    }
+
     /// Reads (and, for files not seen in this state before, hashes) a repository. Blocks.
     pub(super) fn snapshot(&self, id: &str) -> Result<Option<Snapshot>> {
         let Some(served) = self.content.files(id)? else { return Ok(None) };
@@ -100,7 +123,7 @@ impl Library {
             Arc::clone(busy.entry(id.to_owned()).or_default())
         };
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let facts = self.content.facts(id);
+        let summary = self.summarise(id, &served);
         let mut tree = String::new();
         let mut files = Vec::with_capacity(served.len());
         for file in &served {
@@ -108,9 +131,8 @@ impl Library {
             _ = writeln!(tree, "{} {digest} {}", file.size, file.path);
             files.push(entry(file, digest));
         }
-        let commit = facts.commit.clone().unwrap_or_else(|| git_id("commit", tree.as_bytes()).to_string());
-        let modified = served.iter().map(|file| file.stamp[2]).max().unwrap_or_default();
-        Ok(Some(Snapshot { id: id.to_owned(), commit, files, facts, modified }))
+        let commit = summary.facts.commit.clone().unwrap_or_else(|| git_id("commit", tree.as_bytes()).to_string());
+        Ok(Some(Snapshot { summary, commit, files }))
     }
 
     fn digest(&self, id: &str, file: &ServedFile) -> Result<Digest> {

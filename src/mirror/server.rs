@@ -262,8 +262,8 @@ async fn hub(shared: &Arc<Shared>, request: Request) -> Answered<Response> {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     match parts[..] {
         ["api", "models"] if reads => {
-            let all = every_snapshot(shared).await?;
-            Ok(api::search(all, &query, shared.options.page, &here()))
+            let (shared, here) = (Arc::clone(shared), here());
+            blocking(move || api::search(&shared.library, &query, shared.options.page, &here)).await
         }
         ["api", "models", org, name] if reads => {
             let snapshot = snapshot(shared, org, name, &head.uri).await?;
@@ -294,15 +294,6 @@ async fn hub(shared: &Arc<Shared>, request: Request) -> Answered<Response> {
 
 async fn read(body: Body) -> Answered<::bytes::Bytes> {
     to_bytes(body, LARGEST_REQUEST).await.map_err(|_| Box::new(StatusCode::PAYLOAD_TOO_LARGE.into_response()))
-}
-
-async fn every_snapshot(shared: &Arc<Shared>) -> Answered<Vec<Snapshot>> {
-    let shared = Arc::clone(shared);
-    blocking(move || {
-        let ids = shared.library.content().repositories()?;
-        ids.iter().filter_map(|id| shared.library.snapshot(id).transpose()).collect()
-    })
-    .await
 }
 
 /// The repository, or a redirect to its own spelling, or that there is none.
@@ -345,7 +336,7 @@ async fn resolve(
     let Some(file) = snapshot.file(path) else { return refuse(answer::entry_not_found(&snapshot.commit)) };
     let mut response = match (file.is_large(), shared.bytes_address(&head.headers)) {
         (true, Some(address)) => {
-            let path = bytes_path(&snapshot.id, file);
+            let path = bytes_path(&snapshot.summary.id, file);
             let location = format!("{address}{path}?{}", shared.signer.query(&path));
             let mut response = (StatusCode::FOUND, "Found. Redirecting").into_response();
             answer::insert(&mut response, "location", &location);
@@ -354,7 +345,7 @@ async fn resolve(
         }
         _ => {
             let etag = if file.is_large() { storage_hash(file) } else { file.digest.to_string() };
-            send(shared, &snapshot.id, file, &etag, &head.method, &head.headers).await?
+            send(shared, &snapshot.summary.id, file, &etag, &head.method, &head.headers).await?
         }
     };
     answer::insert(&mut response, "x-repo-commit", &snapshot.commit);
@@ -366,8 +357,8 @@ async fn resolve(
 }
 
 fn check_gate(snapshot: &Snapshot, caller: &Caller<'_>) -> Answered<()> {
-    let message = || format!("Access to model {} is restricted. You must have access to it.", snapshot.id);
-    match (snapshot.facts.gate, caller) {
+    let message = || format!("Access to model {} is restricted. You must have access to it.", snapshot.summary.id);
+    match (snapshot.summary.facts.gate, caller) {
         (Gate::Open, _) => Ok(()),
         (_, Caller::Known(account)) if account.gated => Ok(()),
         (_, Caller::Known(_)) => refuse(answer::refusal(StatusCode::FORBIDDEN, Some("GatedRepo"), &message())),
@@ -422,7 +413,7 @@ async fn bytes_of(shared: &Arc<Shared>, head: &Parts) -> Answered<Response> {
     let gone = || Box::new((StatusCode::NOT_FOUND, "<Error><Code>NoSuchKey</Code></Error>").into_response());
     let snapshot = snapshot(shared, org, name, &head.uri).await?;
     let file = snapshot.file(&path.join("/")).filter(|file| storage_hash(file) == stored).ok_or_else(gone)?;
-    send(shared, &snapshot.id, file, stored, &head.method, &head.headers).await
+    send(shared, &snapshot.summary.id, file, stored, &head.method, &head.headers).await
 }
 
 async fn send(
