@@ -9,6 +9,7 @@ pub mod permission;
 pub mod publish;
 pub mod safe;
 pub mod space;
+pub mod throwaway;
 pub mod usage;
 pub mod walk;
 
