@@ -8,11 +8,13 @@ mod answer;
 mod api;
 mod bytes;
 mod content;
+mod demo;
 mod folder;
 mod library;
 mod server;
 mod signature;
 
 pub use content::{Content, Facts, Gate, ServedFile};
+pub use demo::Demo;
 pub use folder::Folder;
 pub use server::{Account, Mirror, Options, Origin};
