@@ -112,7 +112,7 @@ impl FlatStore {
                 }));
             }
             add_sidecars(&folder, &mut entries);
-            add_emptied_folders(&folder, &mut entries);
+            add_emptied_folders(&folder, &mut entries, keeps_books);
         }
         let busy = busy.into_iter().chain(closed).collect();
         Ok(Selected { all: all && !folder.is_loose(), folder, entries, busy, partly: !whole })
@@ -273,6 +273,8 @@ impl FlatStore {
                 } else if entry.link.is_some() && way_of_link(&path).iter().any(|stop| going.paths.contains(stop)) {
                     if asked {
                         let because = "is a link that will lead to nothing: what it leads to goes".to_owned();
+                        // That says more than that nobody asked for it.
+                        builder.plan().keep.retain(|kept| kept.path != path);
                         builder.plan().keep.push(Kept { path, because });
                     } else {
                         builder.plan().breaks.push(Broken { model: model.clone(), path });
@@ -404,8 +406,8 @@ fn add_sidecars(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
     }
 }
 
-/// Adds the folders of which everything goes.
-fn add_emptied_folders(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
+/// Adds the folders of which everything goes; those of the bookkeeping only if nobody may be about to write there.
+fn add_emptied_folders(folder: &ModelFolder, entries: &mut BTreeSet<usize>, keeps_books: bool) {
     let unread: BTreeSet<&Path> = folder.tree.unread.iter().map(|unread| unread.path.as_path()).collect();
     let mut children: BTreeMap<&Path, Vec<usize>> = BTreeMap::new();
     for (index, entry) in folder.tree.entries.iter().enumerate() {
@@ -416,6 +418,9 @@ fn add_emptied_folders(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
     // What a folder holds comes after it, so backwards the deepest come first.
     for (index, entry) in folder.tree.entries.iter().enumerate().rev() {
         let Some(children) = children.get(entry.path.as_path()) else { continue };
+        if keeps_books && folder.classes[index] == Class::Bookkeeping {
+            continue;
+        }
         if entry.status.kind == EntryType::Folder
             && !unread.contains(entry.path.as_path())
             && children.iter().all(|child| entries.contains(child))

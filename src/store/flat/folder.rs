@@ -352,10 +352,10 @@ fn classify(entry: &Entry) -> Class {
     if entry.is_folder() {
         return Class::Folder;
     }
-    if entry.is_file() {
-        if let Some(staging) = StagingName::parse(last) {
-            return Class::Staging { target: entry.path.with_file_name(staging.target), journal: staging.journal };
-        }
+    if entry.is_file()
+        && let Some(staging) = StagingName::parse(last)
+    {
+        return Class::Staging { target: entry.path.with_file_name(staging.target), journal: staging.journal };
     }
     Class::Content(Role::of(&text::escape(last)))
 }

@@ -15,6 +15,9 @@ pub mod tree;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +28,7 @@ use self::row::Surroundings;
 use self::rows::{Base, Found, is_hidden};
 use super::headers::Headers;
 use super::planning::lexical;
-use super::tree::Tree;
+use super::tree::{Entry, Tree};
 use super::verify::Expected;
 use super::{Details, Part, Row, Store, Target};
 use crate::disk::folder::EntryType;
@@ -35,6 +38,9 @@ use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
 const MAX_MISSING: u32 = 1000;
+
+/// Most threads that a scan reads with.
+const MAX_THREADS: usize = 4;
 
 /// A catalog entry as far as this store needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +81,7 @@ pub struct FlatStore {
 impl FlatStore {
     /// The store under `root`, which need not exist. Links on the way to `root` are resolved once, here.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value, reason = "every store is made from an owned root")]
     pub fn new(root: PathBuf, aliases: Vec<Alias>) -> Self {
         Self { root: resolved_root(&root), aliases, headers: Headers::default() }
     }
@@ -159,6 +166,33 @@ impl FlatStore {
         end.starts_with(&self.root) && end.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
+    /// Reads every row on a few threads, since a scan waits for headers most of the time; `sink` runs on this one.
+    fn read_rows(&self, base: &Base, cancel: &CancellationToken, sink: &mut dyn FnMut(Row)) {
+        let places = base.places();
+        let next = AtomicUsize::new(0);
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(places.len());
+        thread::scope(|scope| {
+            let (give, rows) = mpsc::sync_channel(64);
+            for _ in 0..threads {
+                let (give, places, next) = (give.clone(), &places, &next);
+                scope.spawn(move || {
+                    let mut around = Surroundings::default();
+                    while let Some(place) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if cancel.is_cancelled() {
+                            return;
+                        }
+                        let Some(found) = base.read(place) else { continue };
+                        if give.send(self.row(&found, &mut around)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(give);
+            rows.into_iter().for_each(sink);
+        });
+    }
+
     fn not_found(&self, id: &str) -> Error {
         Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(&self.root) }
     }
@@ -234,16 +268,13 @@ impl Store for FlatStore {
             }
         };
         let mut usage = Usage::default();
-        let mut around = Surroundings::default();
-        for place in base.places() {
-            if cancel.is_cancelled() {
-                return summary;
-            }
-            let Some(found) = base.read(&place) else { continue };
-            let row = self.row(&found, &mut around);
+        self.read_rows(&base, cancel, &mut |row| {
             usage.merge(&row.usage);
             summary.models += 1;
             sink(row);
+        });
+        if cancel.is_cancelled() {
+            return summary;
         }
         // What is no row takes room all the same.
         for (name, kind) in &base.entries {
@@ -257,7 +288,7 @@ impl Store for FlatStore {
                     )),
                 },
                 EntryType::File => {
-                    if let Some(entry) = base.entry(name).filter(|entry| entry.is_file()) {
+                    if let Some(entry) = base.entry(name).filter(Entry::is_file) {
                         let status = &entry.status;
                         usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
                     }

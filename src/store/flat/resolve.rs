@@ -52,10 +52,10 @@ impl FlatStore {
         let Some(base) = Base::open(&self.root)? else { return Ok(None) };
         if reference.text() != reference.name() && reference.text().contains([':', '@']) {
             let typed = OsStr::new(reference.text());
-            if Path::new(typed).iter().count() == 1 {
-                if let Some(found) = base.place(typed).and_then(|place| self.whole(&base, &place)) {
-                    return Ok(Some(found));
-                }
+            if Path::new(typed).iter().count() == 1
+                && let Some(found) = base.place(typed).and_then(|place| self.whole(&base, &place))
+            {
+                return Ok(Some(found));
             }
         }
         match reference.repository() {

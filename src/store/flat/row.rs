@@ -150,6 +150,13 @@ impl FlatStore {
         if kind == ModelKind::Other {
             warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
         }
+        let weights_gone = weights.format.is_none()
+            && folder.record.get().is_some_and(|record| {
+                file_count == 0 || record.files.iter().any(|file| is_weights(file.path.file_name()))
+            });
+        if weights_gone {
+            warnings.add("the weights that its record names are gone");
+        }
         let first = weights.first.as_ref();
         let model = Model {
             identity: self.identity(&folder.id_text()),
@@ -173,7 +180,7 @@ impl FlatStore {
             reclaimable_bytes: usage.reclaimable_bytes(),
             modified: modified.or(top.modified),
             accessed,
-            complete: weights.complete && whole_record && folder.tree.unread.is_empty(),
+            complete: weights.complete && whole_record && !weights_gone && folder.tree.unread.is_empty(),
             in_use_by: None,
             warnings: warnings.finish(),
         };
@@ -305,18 +312,20 @@ impl FlatStore {
         let mut complete = true;
         for file in folder.record.get().iter().flat_map(|record| &record.files) {
             let path = Path::new(file.path.as_str());
-            let is_weights = matches!(Role::of(file.path.file_name()), Role::Weights | Role::Shard);
+            let is_weights = is_weights(file.path.file_name());
             match folder.find(path).map(|index| &folder.tree.entries[index]) {
                 None if folder.is_live(path) => {
                     complete &= !is_weights;
                     warnings.add(&format!("{} is missing", file.path));
                 }
-                Some(entry) if entry.is_file() && entry.status.size_bytes != file.size => {
-                    if self.known(folder, entry).0.is_some() {
-                        complete &= !is_weights || entry.status.size_bytes > file.size;
-                        let has = entry.status.size_bytes;
-                        warnings.add(&format!("{} has {has} bytes, its record says {}", file.path, file.size));
-                    }
+                Some(entry)
+                    if entry.is_file()
+                        && entry.status.size_bytes != file.size
+                        && self.known(folder, entry).0.is_some() =>
+                {
+                    complete &= !is_weights || entry.status.size_bytes > file.size;
+                    let has = entry.status.size_bytes;
+                    warnings.add(&format!("{} has {has} bytes, its record says {}", file.path, file.size));
                 }
                 _ => {}
             }
@@ -394,6 +403,10 @@ struct Weights {
 struct SetFigures {
     first: Option<Metadata>,
     parameters: Option<u64>,
+}
+
+fn is_weights(name: &str) -> bool {
+    matches!(Role::of(name), Role::Weights | Role::Shard)
 }
 
 /// Weights in formats that are not read here.
