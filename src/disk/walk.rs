@@ -298,7 +298,7 @@ mod tests {
             let inner = folder.path().join(format!("models--org--name-{outer:03}/snapshots/{outer:040x}"));
             std::fs::create_dir_all(&inner).unwrap();
             for file in 0..1000 {
-                std::fs::write(inner.join(format!("model-{file:05}-of-01000.safetensors")), "x").unwrap();
+                std::fs::File::create(inner.join(format!("model-{file:05}-of-01000.safetensors"))).unwrap();
             }
         }
         let mut ratios = Vec::new();
