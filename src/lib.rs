@@ -1,5 +1,28 @@
 //! Models on a GPU host: see them, fetch them, verify them, delete them and get the bytes back.
 //!
+//! ```
+//! use rbee_hive::provisioner::ModelProvisioner;
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let base_dir = scratch.path().to_owned();
+//! # std::fs::create_dir(base_dir.join("tinyllama"))?;
+//! # std::fs::write(base_dir.join("tinyllama/tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf"), [0; 1000])?;
+//! let provisioner = ModelProvisioner::builder(base_dir).build();
+//! for (name, path) in provisioner.list_models()? {
+//!     println!("{name}: {}", path.display());
+//! }
+//! assert_eq!(provisioner.get_total_disk_usage()?, 1000);
+//! assert!(provisioner.find_local_model("tinyllama").is_some());
+//!
+//! provisioner.delete_model("tinyllama")?;
+//! assert!(provisioner.find_local_model("tinyllama").is_none());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`provisioner`] has the whole round with a download; [`provisioner::Inventory`] looks at every store of a host.
+//!
 //! # Layers
 //!
 //! A module uses what stands below it, never what stands above, and not its neighbours on the same layer

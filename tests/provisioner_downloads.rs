@@ -263,6 +263,34 @@ async fn a_cancelled_download_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn what_a_stop_between_two_files_leaves_is_recorded_truthfully() {
+    let bench = Bench::new().await;
+    for name in ["a.safetensors", "b.safetensors"] {
+        bench.hub.put_noise("org/base", name, 5_000);
+    }
+    let cancel = CancellationToken::new();
+    let sink: EventSink = {
+        let cancel = cancel.clone();
+        Arc::new(move |event| {
+            if matches!(event, TransferEvent::FileFinished { .. }) {
+                cancel.cancel();
+            }
+        })
+    };
+    let ended = bench.run_watched(&request("org/base"), &sink, &cancel).await;
+    assert!(ended.as_ref().is_err_and(Error::is_cancelled), "{ended:?}");
+    assert_eq!(bench.files(), ["base/a.safetensors"]);
+    let record = fs::read_to_string(bench.base().join("base/.cache/llorch-models/source.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let recorded: Vec<&str> =
+        record["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert_eq!(recorded, ["a.safetensors"]);
+    let done = bench.run(&request("org/base")).await.unwrap();
+    assert_eq!(done.fetched, 5_000, "only the other file is fetched");
+    assert_eq!(bench.without_network().download_model("org/base", "hf").await.unwrap(), done.path);
+}
+
+#[tokio::test]
 async fn discarding_takes_the_partial_and_an_empty_folder_away() {
     let bench = Bench::new().await;
     bench.hub.put_noise(REPOSITORY, "m-Q4_K_M.gguf", 1 << 20);

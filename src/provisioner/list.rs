@@ -10,10 +10,10 @@ use crate::model::{FileName, text};
 
 impl ModelProvisioner {
     /// The direct `*.gguf` children of each folder of the base folder, sorted: the folder's name and the file. Folders
-    /// whose names begin with a dot are left out; a missing base folder has none.
+    /// whose names begin with a dot, or that this user may not read, are left out; a missing base folder has none.
     ///
     /// # Errors
-    /// [`Error::Io`] when a folder cannot be read.
+    /// [`Error::Io`] when the base folder cannot be read, or a folder for another reason than its permissions.
     pub fn list_models(&self) -> Result<Vec<(String, PathBuf)>> {
         let mut models = Vec::new();
         for folder in children(self.base_dir())? {
@@ -21,7 +21,15 @@ impl ModelProvisioner {
                 continue;
             }
             let name = folder.file_name().map(text::escape).unwrap_or_default();
-            for file in children(&folder)? {
+            let files = match children(&folder) {
+                // Another user's folder hides its own models and nobody else's.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::warn!("{} cannot be read and is left out", text::printable_path(&folder));
+                    continue;
+                }
+                files => files?,
+            };
+            for file in files {
                 let is_gguf = file.file_name().is_some_and(|name| FileName::parse(&text::escape(name)).is_gguf());
                 if is_gguf && fs::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
                     models.push((name.clone(), file));
@@ -33,7 +41,7 @@ impl ModelProvisioner {
 }
 
 /// The entries of a folder, sorted; none if it is not there.
-fn children(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn children(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -52,6 +60,6 @@ fn is_hidden(path: &Path) -> bool {
 }
 
 /// Whether it is a folder itself: nothing below the base folder is followed out of it.
-fn is_folder(path: &Path) -> bool {
+pub(super) fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir())
 }

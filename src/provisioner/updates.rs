@@ -6,8 +6,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::ModelProvisioner;
+use super::list::{children, is_folder};
 use crate::error::{Error, Result};
-use crate::model::{ModelId, RemoteFile, RepoPath, StoreKind};
+use crate::model::{ModelId, RemoteFile, RepoPath, StoreKind, text};
 use crate::store::Store;
 use crate::store::flat::{Record, RecordedFile};
 
@@ -60,7 +61,10 @@ impl ModelProvisioner {
                 continue;
             }
             let listing = hub.listing(&repository).await?;
-            let files = changed_files(&record.files, &listing.files);
+            let folder = self.store().root().join(text::unescape(&id));
+            let here: Vec<RecordedFile> =
+                record.files.into_iter().filter(|file| file.path.below(&folder).is_file()).collect();
+            let files = changed_files(&here, &listing.files);
             updates.push(ModelUpdate {
                 model: ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id },
                 pinned: record.commit,
@@ -83,7 +87,7 @@ impl ModelProvisioner {
             let record = resolved.record.ok_or_else(|| {
                 Error::Damaged(format!(
                     "{}: nothing says which repository it came from; download it again by org/name",
-                    crate::model::text::printable(&resolved.id)
+                    text::printable(&resolved.id)
                 ))
             })?;
             rows.push((resolved.id, record));
@@ -91,15 +95,19 @@ impl ModelProvisioner {
         Ok(rows)
     }
 
+    /// Every folder with a record. One whose record cannot be read says so in its row, and holds up no other.
     fn all_recorded(&self) -> Result<Vec<(String, Record)>> {
-        let mut folders = Vec::new();
-        let collect = &mut |row: crate::store::Row| folders.push((row.model.identity.id, row.model.path));
-        self.store().scan(collect, &CancellationToken::new());
-        folders.sort();
+        let root = self.store().root();
         let mut rows = Vec::new();
-        for (id, folder) in folders {
-            if let Some(record) = Record::read(&folder)? {
-                rows.push((id, record));
+        for folder in children(root)? {
+            let name = folder.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(b".") || !is_folder(&folder) {
+                continue;
+            }
+            match Record::read(&folder) {
+                Ok(Some(record)) => rows.push((text::escape(name), record)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!("{error}"),
             }
         }
         Ok(rows)
