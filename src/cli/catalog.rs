@@ -25,18 +25,21 @@ pub(super) async fn run(session: &mut Session, arguments: Plain) -> Outcome {
     let provisioner = session.provisioner.clone();
     let (entries, signal) = session
         .blocking(move || {
-            let entries = provisioner.catalog().entries().iter().map(|entry| Entry {
-                alias: entry.alias.clone(),
-                repository: entry.repository.clone(),
-                file: entry.file.clone(),
-                folder: entry.folder.clone(),
-                size_bytes: entry.size_bytes,
-                conversion: entry.conversion.is_some(),
-                installed: provisioner.find_local_model(&entry.alias).is_some(),
+            let entries = provisioner.catalog().entries().iter().map(|entry| {
+                Ok(Entry {
+                    alias: entry.alias.clone(),
+                    repository: entry.repository.clone(),
+                    file: entry.file.clone(),
+                    folder: entry.folder.clone(),
+                    size_bytes: entry.size_bytes,
+                    conversion: entry.conversion.is_some(),
+                    installed: provisioner.is_installed(entry)?,
+                })
             });
-            entries.collect::<Vec<_>>()
+            entries.collect::<crate::Result<Vec<_>>>()
         })
         .await?;
+    let entries = entries?;
     if let Some(exit) = signal {
         return Ok(exit);
     }
