@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use super::http::Http;
 use super::{Listing, Repository, SearchHit, SearchQuery, Token, body, listing, search};
 use crate::error::Result;
-use crate::model::{RemoteFile, Validator};
+use crate::model::{RemoteFile, RepoPath, Validator};
 
 /// How to reach a hub.
 #[derive(Clone, Debug)]
@@ -104,6 +104,14 @@ impl HubClient {
     /// # Errors
     /// As [`Self::repository`].
     pub async fn search(&self, query: &SearchQuery) -> Result<Vec<SearchHit>> {
-        search::search(&self.http, query).await
+        Ok(search::search(&self.http, query, false).await?.into_iter().map(|(hit, _)| hit).collect())
+    }
+
+    /// As [`Self::search`], with the paths of each hit's files; paths that are not safe are left out.
+    ///
+    /// # Errors
+    /// As [`Self::repository`].
+    pub async fn search_with_files(&self, query: &SearchQuery) -> Result<Vec<(SearchHit, Vec<RepoPath>)>> {
+        search::search(&self.http, query, true).await
     }
 }
