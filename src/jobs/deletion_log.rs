@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::text::escape;
 use crate::model::{DeletionReport, Digest, ModelId};
 use crate::provisioner::Inventory;
+use crate::store::flat::Record;
 
 /// A file of one JSON object a line, appended to.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Origin {
     model: ModelId,
     /// `org/name`.
     reference: Option<String>,
+    /// Base address of the hub, where a record says so.
+    endpoint: Option<String>,
     commits: Vec<String>,
     files: Vec<OriginFile>,
 }
@@ -47,13 +50,16 @@ struct Entry<'a> {
 impl Origin {
     /// What the store knows. A model that cannot be looked at is noted by its name.
     pub(super) fn of(model: &ModelId, inventory: &Inventory) -> Self {
-        let Ok(details) = inventory.details(model) else {
-            return Self { model: model.clone(), reference: None, commits: Vec::new(), files: Vec::new() };
-        };
+        let mut origin =
+            Self { model: model.clone(), reference: None, endpoint: None, commits: Vec::new(), files: Vec::new() };
+        let Ok(details) = inventory.details(model) else { return origin };
+        if let Ok(Some(record)) = Record::read(&details.model.path) {
+            origin.endpoint = Some(record.endpoint);
+            origin.commits.push(record.commit);
+        }
+        origin.commits.extend(details.revisions.into_iter().map(|revision| revision.commit));
         Self {
-            model: model.clone(),
             reference: details.model.reference,
-            commits: details.revisions.into_iter().map(|revision| revision.commit).collect(),
             files: details
                 .files
                 .into_iter()
@@ -63,6 +69,7 @@ impl Origin {
                     checksum: file.sha256,
                 })
                 .collect(),
+            ..origin
         }
     }
 }
@@ -108,6 +115,7 @@ mod tests {
         let origin = Origin {
             model,
             reference: Some("org/name".into()),
+            endpoint: Some("https://hub.example".into()),
             commits: vec!["c0ffee".into()],
             files: vec![OriginFile { path: "/m/tinyllama/x.gguf".into(), size_bytes: 5, checksum: digest }],
         };
