@@ -211,6 +211,11 @@ impl TestHub {
         self.mirror.endpoint()
     }
 
+    /// The ports of both origins.
+    pub fn ports(&self) -> Vec<u16> {
+        [Some(self.mirror.address()), self.mirror.bytes_address()].into_iter().flatten().map(|at| at.port()).collect()
+    }
+
     /// The folder `org/name/…` that is served.
     pub fn root(&self) -> &Path {
         self.root.path()

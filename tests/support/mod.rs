@@ -3,5 +3,6 @@
 
 #[cfg(feature = "mirror")]
 pub mod hub;
-
 pub mod official;
+#[cfg(all(feature = "cli", feature = "tui"))]
+pub mod program;
