@@ -2,6 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::model::Quantization;
 use crate::model::text::printable;
 
 /// Columns that `text` takes.
@@ -24,7 +25,8 @@ pub fn cut(text: &str, columns: usize, ellipsis: &str) -> String {
     format!("{}{ellipsis}", head(&text, room))
 }
 
-/// `text` made printable and cut in its middle to `columns`: the end stays, for it tells quantization and shard.
+/// `text` made printable and cut in its middle to `columns`: what stands at its end and tells something (`:QUANT`, a
+/// quantization, a shard's number) stays, the rest goes to the start of the name.
 #[must_use]
 pub fn cut_middle(text: &str, columns: usize, ellipsis: &str) -> String {
     let text = printable(text);
@@ -35,8 +37,19 @@ pub fn cut_middle(text: &str, columns: usize, ellipsis: &str) -> String {
     if room < 4 {
         return tail(&text, columns).to_owned();
     }
-    let end = room * 3 / 5;
+    let telling = telling_end(&text).map_or(0, width);
+    let end = if telling == 0 { room * 2 / 5 } else { telling.min(room * 3 / 5) };
     format!("{}{ellipsis}{}", head(&text, room - end), tail(&text, end))
+}
+
+/// The end of a name from its quantization on.
+fn telling_end(text: &str) -> Option<&str> {
+    if let Some(at) = text.rfind(':') {
+        return Some(&text[at..]);
+    }
+    let label = Quantization::of_file_name(text.rsplit('/').next().unwrap_or(text))?;
+    let at = text.to_ascii_uppercase().rfind(label.as_str())?;
+    text.get(at.saturating_sub(1)..)
 }
 
 /// `text` as it is, with spaces after it up to `columns`. It must fit already.
@@ -123,7 +136,10 @@ mod tests {
     fn the_end_that_tells_stays() {
         let name = "Meta-Llama-3.1-405B-Instruct-Q4_K_M-00002-of-00009.gguf";
         assert_eq!(width(&cut_middle(name, 40, "…")), 40);
-        assert!(cut_middle(name, 40, "…").ends_with("00002-of-00009.gguf"));
+        assert!(cut_middle(name, 50, "…").ends_with("-Q4_K_M-00002-of-00009.gguf"));
+        assert!(cut_middle(name, 40, "…").ends_with("-00002-of-00009.gguf"));
+        assert_eq!(cut_middle("TinyLlama-1.1B-Chat-v1.0-GGUF:Q4_K_M", 22, "…"), "TinyLlama-1.1B…:Q4_K_M");
+        assert_eq!(cut_middle("qwen2.5-coder-32b-instruct", 16, "…"), "qwen2.5-c…struct");
         assert_eq!(cut("abcdef", 4, "…"), "abc…");
         assert_eq!(cut("abcdef", 0, "…"), "");
     }

@@ -139,15 +139,16 @@ impl Models {
         self.marks.iter().filter(|id| !shown.contains(id)).count()
     }
 
-    /// Reads the filter anew after it was typed. What is malformed is said, and the last filter that was right holds.
+    /// Reads the filter anew after it was typed. What is malformed is said, and the words before it hold: `size>` is on its
+    /// way to `size>10G`.
     pub fn read_filter(&mut self, wall: Timestamp) {
-        match Filter::parse(self.filter.text()) {
-            Ok(filter) => {
-                self.parsed = filter;
-                self.filter_error = None;
-            }
-            Err(error) => self.filter_error = Some(error),
-        }
+        let text = self.filter.text();
+        self.filter_error = None;
+        self.parsed = Filter::parse(text).unwrap_or_else(|error| {
+            self.filter_error = Some(error);
+            let before = text.trim_end().rsplit_once(' ').map_or("", |(before, _)| before);
+            Filter::parse(before).unwrap_or_default()
+        });
         self.arrange(wall);
     }
 

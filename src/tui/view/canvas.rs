@@ -71,9 +71,12 @@ impl Canvas<'_> {
         self.put(area, 0, 0, &line, Role::Border);
     }
 
-    /// Puts a line-drawing character where two lines meet.
+    /// Puts a line-drawing character where two lines meet, unless there is text.
     pub(crate) fn cross(&mut self, x: u16, y: u16, symbol: &str) {
-        self.put(self.buffer.area, x, y, symbol, Role::Border);
+        let horizontal = self.look.symbols.horizontal;
+        if self.buffer.cell((x, y)).is_some_and(|cell| cell.symbol() == horizontal) {
+            self.put(self.buffer.area, x, y, symbol, Role::Border);
+        }
     }
 
     /// Vertical lines at the left and right edge of `area`.

@@ -6,13 +6,18 @@ use jiff::Timestamp;
 
 use crate::model::text::printable_path;
 
+const TIB: u64 = 1 << 40;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Bytes without decimals: whole GiB, or whole MiB below one GiB.
+/// Bytes without decimals: whole GiB, whole MiB below one GiB, whole TiB where the GiB would have five digits.
 pub(crate) fn whole(bytes: u64) -> String {
-    let rounded = |unit: u64| (bytes + unit / 2) / unit;
-    if rounded(MIB) >= 1024 { format!("{} GiB", rounded(GIB)) } else { format!("{} MiB", rounded(MIB)) }
+    let rounded = |unit: u64| bytes.saturating_add(unit / 2) / unit;
+    match (rounded(MIB), rounded(GIB)) {
+        (mib @ ..1024, _) => format!("{mib} MiB"),
+        (_, gib @ ..10_000) => format!("{gib} GiB"),
+        _ => format!("{} TiB", rounded(TIB)),
+    }
 }
 
 /// Time since then in one unit: `now`, `12m`, `3h`, `41d`, `14mo`, `3y`.
@@ -78,6 +83,7 @@ mod tests {
         assert_eq!(whole(0), "0 MiB");
         assert_eq!(whole(1023 * MIB + MIB - 1), "1 GiB");
         assert_eq!(whole(412 * GIB + GIB / 4), "412 GiB");
+        assert_eq!(whole(20 * TIB), "20 TiB");
         assert_eq!(grouped(1_234_567), "1,234,567");
         assert_eq!(grouped(12), "12");
         assert_eq!(short(1_234_567), "1M");

@@ -33,6 +33,8 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> O
         let line = if state.focus == Focus::Queue { &state.queue.filter } else { &state.models.filter };
         let x = field(canvas, inside, 0, 0, "/", line);
         let end = inside.x + text_end(inside, line);
+        canvas.put(layout.footer, 1, 0, " ", Role::Text);
+        canvas.put(layout.footer, end, 0, "  ", Role::Text);
         let rest = Rect::new(end + 2, inside.y, inside.right().saturating_sub(end + 2), inside.height);
         match &state.models.filter_error {
             Some(error) if state.focus == Focus::Models => {
@@ -40,23 +42,30 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> O
                 canvas.put(rest, 0, 0, &line, Role::Warn);
             }
             _ => {
-                let spans = hints(keys, usize::from(rest.width), symbols.dot);
-                canvas.spans(rest, 0, 0, &spans);
+                let spans = hints(keys, usize::from(rest.width).saturating_sub(1), symbols.dot);
+                let x = canvas.spans(rest, 0, 0, &spans);
+                canvas.put(rest, x, 0, " ", Role::Text);
             }
         }
         return state.dialogs.is_empty().then_some(Position::new(inside.x + x, inside.y));
     }
     let (columns, rows) = state.size;
     let mut x = 0;
-    canvas.put(layout.footer, 1, 0, " ", Role::Text);
     if columns < ENOUGH.0 || rows < ENOUGH.1 {
         let small = format!("small: {}{}{} shows all", ENOUGH.0, symbols.times, ENOUGH.1);
         x = canvas.put(inside, 0, 0, &small, Role::Warn);
-        x = canvas.put(inside, x, 0, &format!(" {} ", symbols.dot), Role::Dim);
+        if state.dialogs.is_empty() {
+            x = canvas.put(inside, x, 0, &format!(" {} ", symbols.dot), Role::Dim);
+        }
     }
+    // A dialog shows its own keys, and no others work.
+    let keys = if state.dialogs.is_empty() { keys } else { Vec::new() };
     let room = usize::from(inside.width).saturating_sub(usize::from(x) + 1);
     let x = canvas.spans(inside, x, 0, &hints(keys, room, symbols.dot));
-    canvas.put(inside, x, 0, " ", Role::Text);
+    if x > 0 {
+        canvas.put(layout.footer, 1, 0, " ", Role::Text);
+        canvas.put(inside, x, 0, " ", Role::Text);
+    }
     None
 }
 

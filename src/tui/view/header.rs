@@ -10,17 +10,17 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     let symbols = canvas.look.symbols;
     canvas.rule(layout.header, [symbols.corners[0], symbols.corners[1]]);
     let room = usize::from(layout.header.width).saturating_sub(4);
-    let gap = format!(" {} ", symbols.horizontal);
+    let gaps = [format!(" {} ", symbols.horizontal), format!(" {} ", symbols.dot)];
     let mut parts = parts(state, symbols.dot);
     // What matters least goes first; the host's name is cut at last.
-    while parts.len() > 1 && width(&parts, &gap) > room {
+    while parts.len() > 1 && width(&parts) > room {
         let least = parts.iter().enumerate().max_by_key(|(_, part)| part.rank).map_or(0, |(at, _)| at);
         parts.remove(least);
     }
     let mut x = canvas.put(layout.header, 1, 0, " ", Role::Text);
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
-            x = canvas.put(layout.header, x, 0, &gap, Role::Border);
+            x = canvas.put(layout.header, x, 0, &gaps[usize::from(part.continues)], Role::Border);
         }
         let room = usize::from(layout.header.width.saturating_sub(x + 2));
         x = canvas.put(layout.header, x, 0, &text::cut(&part.text, room, symbols.ellipsis), part.role);
@@ -31,25 +31,30 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
 struct Part {
     text: String,
     role: Role,
+    /// Parts with a high rank give way first.
     rank: u8,
+    /// Whether it goes on with what the part before is about.
+    continues: bool,
 }
 
-fn width(parts: &[Part], gap: &str) -> usize {
-    parts.iter().map(|part| text::width(&part.text)).sum::<usize>() + (parts.len() - 1) * text::width(gap)
+fn width(parts: &[Part]) -> usize {
+    parts.iter().map(|part| text::width(&part.text) + 3).sum::<usize>().saturating_sub(3)
 }
 
 fn parts(state: &State, dot: &str) -> Vec<Part> {
     let models = &state.models;
-    let part = |text: String, role: Role, rank: u8| Part { text, role, rank };
+    let part = |text: String, role: Role, rank: u8| Part { text, role, rank, continues: false };
     let mut parts = vec![part(text::cut(&state.facts.host, 30, ""), Role::Title, 0)];
     let count = if models.is_filtered() {
         format!("{} of {}", models.shown().len(), counted(models.len(), "model", "models"))
     } else {
         counted(models.len(), "model", "models")
     };
-    parts.push(part(format!("{count} {dot} {} on disk", whole(models.disk_bytes())), Role::Text, 1));
+    parts.push(part(count, Role::Text, 2));
+    let disk = format!("{} on disk", whole(models.disk_bytes()));
+    parts.push(Part { continues: true, ..part(disk, Role::Text, 4) });
     if models.is_filtered() && !models.filtering {
-        parts.push(part(format!("/{}", text::cut(models.filter.text(), 30, "")), Role::Focus, 2));
+        parts.push(part(format!("/{}", text::cut(models.filter.text(), 30, "")), Role::Focus, 3));
     }
     if !models.marks.is_empty() {
         let rows = models.marks.iter().filter_map(|id| models.get(id));
@@ -66,7 +71,7 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
         let place = path(&first.1, &state.facts.home);
         parts.push(part(format!("{} {place}{more} does not answer", first.0), Role::Warn, 1));
     } else if models.scan.since.is_some() {
-        parts.push(part("scanning".to_owned(), Role::Dim, 3));
+        parts.push(part("scanning".to_owned(), Role::Dim, 5));
     }
     for (at, file_system) in (0_u8..).zip(&state.file_systems) {
         let used = file_system.total.saturating_sub(file_system.available);
@@ -74,7 +79,7 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
         let mount = text::cut_middle(&crate::model::text::printable_path(&file_system.mount), 24, "~");
         let text = format!("{mount} {percent}% {dot} {} free", whole(file_system.available));
         let role = if percent >= 95 { Role::Warn } else { Role::Text };
-        parts.push(part(text, role, 4_u8.saturating_add(at)));
+        parts.push(part(text, role, 6_u8.saturating_add(at)));
     }
     parts
 }

@@ -4,7 +4,7 @@ use ratatui::layout::Position;
 
 use super::canvas::{Canvas, Spans, hints};
 use super::footer::hints_of;
-use crate::tui::keymap::Pane;
+use crate::tui::keymap::{Pane, Row};
 use crate::tui::state::{Layout, State};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -31,34 +31,25 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, scroll: usize, layout
 }
 
 fn lines(state: &State, width: usize) -> Vec<Spans> {
-    let mut lines: Vec<Spans> = Vec::new();
-    let mut done: Vec<usize> = Vec::new();
-    for pane in Pane::ALL {
-        let rows = state.keymap.rows().iter().enumerate().filter(|(_, row)| row.panes.contains(&pane));
-        // A row stands once, under the first pane that has it.
-        let rows: Vec<_> = rows.filter(|(at, _)| !done.contains(at)).collect();
-        if rows.is_empty() {
-            continue;
+    // Rows that work in the same panes stand together, under the names of these.
+    let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
+    for row in state.keymap.rows() {
+        let title = title(row);
+        match groups.iter_mut().find(|(other, _)| *other == title) {
+            Some((_, rows)) => rows.push(row),
+            None => groups.push((title, vec![row])),
         }
+    }
+    let mut lines: Vec<Spans> = Vec::new();
+    for (title, rows) in groups {
         if !lines.is_empty() {
             lines.push(Spans::new());
         }
-        lines.push(vec![(pane.title().to_owned(), Role::Title)]);
-        for (at, row) in rows {
-            done.push(at);
+        lines.extend(text::wrap(&title, width).into_iter().map(|line| vec![(line, Role::Title)]));
+        for row in rows {
             let keys = row.keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            let mut description = row.description.clone();
-            let others: Vec<&str> = row
-                .panes
-                .iter()
-                .filter(|other| **other != pane && is_main(**other))
-                .map(|other| other.name())
-                .collect();
-            if !others.is_empty() && is_main(pane) {
-                description.push_str(&format!(" (also: {})", others.join(", ")));
-            }
             let room = width.saturating_sub(KEYS + 1).max(8);
-            for (line_number, line) in text::wrap(&description, room).into_iter().enumerate() {
+            for (line_number, line) in text::wrap(&row.description, room).into_iter().enumerate() {
                 let keys = if line_number == 0 { keys.as_str() } else { "" };
                 lines.push(vec![(format!("{} ", text::pad(keys, KEYS)), Role::Key), (line, Role::Text)]);
             }
@@ -67,7 +58,14 @@ fn lines(state: &State, width: usize) -> Vec<Spans> {
     lines
 }
 
-/// The panes that the help tells apart where a key works in several.
-fn is_main(pane: Pane) -> bool {
-    matches!(pane, Pane::Models | Pane::Detail | Pane::Queue)
+/// The panes in which a row works, in words.
+fn title(row: &Row) -> String {
+    if row.panes.len() == Pane::ALL.len() {
+        return "everywhere".to_owned();
+    }
+    let main = [Pane::Models, Pane::Detail, Pane::Queue];
+    if row.panes.len() > main.len() && main.iter().all(|pane| row.panes.contains(pane)) {
+        return "every list".to_owned();
+    }
+    row.panes.iter().map(|pane| pane.title()).collect::<Vec<_>>().join(", ")
 }

@@ -72,5 +72,5 @@ pub fn draw(state: &State, look: &Look, buffer: &mut Buffer) -> Option<Position>
         };
     }
     footer::notice(&mut canvas, state, &layout);
-    caret
+    caret.filter(|caret| layout.screen.contains(*caret))
 }

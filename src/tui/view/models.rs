@@ -13,7 +13,7 @@ use crate::tui::state::{Focus, State};
 use crate::tui::text;
 use crate::tui::theme::{Role, Symbols};
 
-/// Cursor, mark and warning stand before each row.
+/// Cursor, mark and the sign of a model that is not complete stand before each row.
 const PREFIX: u16 = 3;
 /// The name keeps this much before another of the usual columns may stand beside it.
 const NAME: u16 = 24;
@@ -133,13 +133,18 @@ impl Column {
     }
 }
 
-/// The columns that fit into `width`, each with its width.
-fn columns(width: u16) -> Vec<(Column, u16)> {
+/// The columns that fit into `width`, each with its width. Which store a row is in only tells something where there are
+/// several.
+fn columns(width: u16, several_stores: bool) -> Vec<(Column, u16)> {
     let mut name = width.saturating_sub(PREFIX);
     let mut chosen = vec![Column::Name];
     for (column, least) in RANKS {
+        let least = if column == Column::Store && !several_stores { ROOMY_NAME } else { least };
         let takes = COLUMNS.iter().find(|(c, _)| *c == column).map_or(0, |(_, width)| width + 1);
         if name < least + takes {
+            if column == Column::Store && !several_stores {
+                continue;
+            }
             break;
         }
         name -= takes;
@@ -154,7 +159,7 @@ fn columns(width: u16) -> Vec<(Column, u16)> {
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     let symbols = canvas.look.symbols;
-    let columns = columns(area.width);
+    let columns = columns(area.width, state.facts.stores.len() > 1);
     let focused = state.focus == Focus::Models && state.dialogs.is_empty();
     let mut x = PREFIX;
     for (column, width) in &columns {
@@ -186,8 +191,7 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &
     let marked = state.models.marks.contains(&model.identity);
     canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
     canvas.put(area, 1, y, if marked { "*" } else { " " }, Role::Mark);
-    let warned = !model.complete || !model.warnings.is_empty();
-    canvas.put(area, 2, y, if warned { "!" } else { " " }, if model.complete { Role::Warn } else { Role::Bad });
+    canvas.put(area, 2, y, if model.complete { " " } else { "!" }, Role::Bad);
     let mut x = PREFIX;
     for (column, width) in columns {
         let width_here = usize::from(*width);
@@ -243,11 +247,11 @@ mod tests {
     #[test]
     fn columns_appear_by_rank_and_never_take_more_than_there_is() {
         for width in 0..300 {
-            let columns = columns(width);
+            let columns = columns(width, true);
             let sum: u16 = columns.iter().map(|(_, width)| width + 1).sum();
             assert!(width <= PREFIX || PREFIX + sum <= width + 1, "{width}: {columns:?}");
         }
-        let names = |width: u16| columns(width).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
+        let names = |width: u16| columns(width, true).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
         assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
         assert!(names(120).contains(&"OWNER"));

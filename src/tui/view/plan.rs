@@ -32,7 +32,14 @@ fn width(layout: &Layout) -> usize {
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, layout: &Layout) -> Option<Position> {
     let symbols = canvas.look.symbols;
-    let area = layout.large_dialog();
+    let large = layout.large_dialog();
+    let area = match &dialog.plan {
+        Some(Ok(plan)) => {
+            let lines = body(plan, state, width(layout), symbols.ellipsis).len();
+            layout.dialog(large.width, u16::try_from(lines).unwrap_or(u16::MAX).saturating_add(4).min(large.height))
+        }
+        _ => layout.dialog(large.width, large.height.min(6)),
+    };
     let what = match dialog.targets.as_slice() {
         [one] => clean::printable(&one.id),
         many => counted(many.len(), "model", "models"),
@@ -73,7 +80,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
 
 fn heading(plan: &Plan) -> String {
     let files = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile).count();
-    format!("Deleting {} frees {} on disk.", counted(files, "file", "files"), Bytes(plan.expected_bytes))
+    format!("Frees {} on disk: {}.", Bytes(plan.expected_bytes), counted(files, "file", "files"))
 }
 
 fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> {

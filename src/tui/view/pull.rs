@@ -49,7 +49,7 @@ pub(super) fn hits(canvas: &mut Canvas<'_>, state: &State, dialog: &HitsDialog, 
     let table = Rect::new(inside.x, inside.y, inside.width, inside.height - status_rows);
     // Figures stand at the right as far as there is room for the names.
     let with_figures = inside.width >= 50;
-    let name_width = if with_figures { inside.width - 30 } else { inside.width.saturating_sub(2) };
+    let name_width = if with_figures { inside.width - 36 } else { inside.width.saturating_sub(2) };
     let mut y = 0;
     if with_figures && table.height > 1 {
         canvas.put(table, 2, 0, "MODEL", Role::Title);

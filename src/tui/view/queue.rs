@@ -48,16 +48,12 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
 fn heading(state: &State, dot: &str) -> String {
     let jobs = &state.queue.snapshot.jobs;
     let count = |states: &[JobState]| jobs.iter().filter(|job| states.contains(&job.state)).count();
-    let groups = [
-        (count(&[JobState::Running, JobState::Verifying]), "running"),
-        (count(&[JobState::Retrying, JobState::Waiting]), "held up"),
-        (count(&[JobState::Queued]), "waiting"),
-        (count(&[JobState::Paused]), "paused"),
-        (count(&[JobState::Failed]), "failed"),
-        (count(&[JobState::Finished, JobState::Cancelled]), "ended"),
-    ];
-    let mut parts: Vec<String> =
-        groups.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+    let mut parts = Vec::new();
+    let group = |parts: &mut Vec<String>, states: &[JobState], name: &str| match count(states) {
+        0 => {}
+        some => parts.push(format!("{some} {name}")),
+    };
+    group(&mut parts, &[JobState::Running, JobState::Verifying], "running");
     let rate: u64 = jobs.iter().filter_map(|job| job.rate).sum();
     if count(&[JobState::Running]) > 1 && rate > 0 {
         parts.push(Rate(rate).to_string());
@@ -65,6 +61,11 @@ fn heading(state: &State, dot: &str) -> String {
     if let Some(limit) = state.queue.snapshot.limit {
         parts.push(format!("limit {}", Rate(limit)));
     }
+    group(&mut parts, &[JobState::Retrying, JobState::Waiting], "held up");
+    group(&mut parts, &[JobState::Queued], "waiting");
+    group(&mut parts, &[JobState::Paused], "paused");
+    group(&mut parts, &[JobState::Failed], "failed");
+    group(&mut parts, &[JobState::Finished, JobState::Cancelled], "ended");
     if !state.queue.filter.text().is_empty() && !state.queue.filtering {
         parts.push(format!("/{}", state.queue.filter.text()));
     }
@@ -77,11 +78,14 @@ fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor
     let symbols = canvas.look.symbols;
     canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
     let width = area.width.saturating_sub(1);
-    // The name keeps a third of the line, the figures share the rest by rank.
-    let name_width = (width / 3).clamp(10.min(width), 48).min(width);
+    // The name has three tenths of the line, the figures share the rest by rank.
+    let name_width = (width * 3 / 10).saturating_sub(1).clamp(10.min(width), 48);
     let mut subject = job.spec.subject();
     if !matches!(job.spec, JobSpec::Download(_)) {
         subject = format!("{} {subject}", job.spec.kind());
+    } else if text::width(&subject) > usize::from(name_width) {
+        // Who published it tells less than what it is.
+        subject = subject.rsplit('/').next().unwrap_or_default().to_owned();
     }
     let name = text::cut_middle(&subject, usize::from(name_width), symbols.ellipsis);
     canvas.put(area, 1, y, &name, Role::Text);
@@ -117,9 +121,9 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
     let mut cells = Vec::new();
     let mut left = room;
     let mut take = |width: usize| {
-        let fits = left > width;
+        let fits = left >= width;
         if fits {
-            left -= width + 1;
+            left = left.saturating_sub(width + 1);
         }
         fits
     };
@@ -128,8 +132,8 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
         .filter(|total| *total > 0)
         .map(|total| u8::try_from((u128::from(job.bytes) * 100 / u128::from(total)).min(100)).unwrap_or(100));
     let with_percent = take(4);
-    let with_rate = take(11);
-    let with_bytes = take(19);
+    let with_rate = take(10);
+    let with_bytes = take(17);
     let with_eta = take(9);
     let bar = if left >= 8 { left.min(30) - 1 } else { 0 };
     if with_percent {
@@ -146,11 +150,11 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
             Some(total) => format!("{}/{}", Bytes(job.bytes), Bytes(total)),
             None => Bytes(job.bytes).to_string(),
         };
-        cells.push((format!("{} ", text::pad_left(&text, 19)), Role::Text));
+        cells.push((format!("{} ", text::pad_left(&text, 17)), Role::Text));
     }
     if with_rate {
         let text = job.rate.map_or_else(none, |rate| Rate(rate).to_string());
-        cells.push((format!("{} ", text::pad_left(&text, 11)), Role::Text));
+        cells.push((format!("{} ", text::pad_left(&text, 10)), Role::Text));
     }
     if with_eta {
         let text = job.eta_s.map_or_else(none, |seconds| size::duration(Duration::from_secs(seconds)));
