@@ -1,0 +1,461 @@
+//! Pictures of the screen at the sizes that people have, and what every picture must keep.
+#![cfg(feature = "tui")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/screen.rs"]
+mod screen;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ratatui::style::{Color, Modifier};
+use rbee_hive::hub::SearchHit;
+use rbee_hive::jobs::{FileProgress, JobId, JobState};
+use rbee_hive::model::{ModelFile, Quantization, Role, StoreKind};
+use rbee_hive::store::Details;
+use rbee_hive::tui::effect::Effect;
+use rbee_hive::tui::msg::{Choice, Msg, Offer};
+use rbee_hive::tui::theme::Tier;
+use screen::{GIB, MIB, Script, holder, id, model, plan, ten_jobs, thorny_plan};
+
+const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (40, 10), (200, 60)];
+
+/// Some models as hosts have them: two stores, an incomplete one, one in use, several quantizations.
+fn models() -> Vec<rbee_hive::model::Model> {
+    let mut models = vec![
+        model("tinyllama", 1, 3),
+        model("qwen2.5-coder-32b-instruct", 19, 41),
+        model("Meta-Llama-3.1-405B-Instruct-GGUF-a-name-that-is-long-Q4_K_M", 230, 400),
+        model("phi3", 2, 0),
+        model("mixtral", 26, 1200),
+        model("broken", 4, 12),
+    ];
+    models[1].quantizations = vec![Quantization::new("Q4_K_M"), Quantization::new("Q8_0")];
+    models[1].reclaimable_bytes -= 3 * GIB;
+    models[5].complete = false;
+    models[5].warnings.push("weights-00002-of-00003.gguf is missing".to_owned());
+    (models[5].parameters, models[5].quantizations) = (None, Vec::new());
+    (models[3].modified, models[3].accessed) = (None, None);
+    let mut hf = model("mistralai/Mistral-7B-Instruct-v0.3", 14, 9);
+    hf.identity = id(StoreKind::Hf, "mistralai/Mistral-7B-Instruct-v0.3");
+    models.push(hf);
+    models
+}
+
+fn hostile() -> Vec<rbee_hive::model::Model> {
+    let mut models = vec![
+        model("\u{1b}[2J\u{1b}[31mred\u{7}", 1, 1),
+        model("right\u{202e}to-left\u{200b}\u{2066}", 1, 1),
+        model("new\nline\ttab\r", 1, 1),
+        model("模型模型模型模型模型模型模型模型模型模型模型模型模型-Q4_K_M", 1, 1),
+        model("e\u{301}e\u{301}-combining-\u{1f600}-emoji", 1, 1),
+        model(&"x".repeat(400), 1, 1),
+    ];
+    models[0].warnings.push("\u{1b}]0;title\u{7}".to_owned());
+    models[0].owner = Some("\u{1b}[1m".to_owned());
+    models[0].architecture = Some("\u{9b}31m".to_owned());
+    models
+}
+
+fn held(script: &mut Script) {
+    let (generation, rows) = script
+        .taken()
+        .into_iter()
+        .rev()
+        .find_map(|effect| match effect {
+            Effect::FindHolders(generation, rows) => Some((generation, rows)),
+            _ => None,
+        })
+        .unwrap();
+    let mut held: BTreeMap<_, _> = rows.iter().map(|row| (row.model.identity.clone(), Vec::new())).collect();
+    if let Some(phi) = held.get_mut(&id(StoreKind::Flat, "phi3")) {
+        phi.push(holder());
+    }
+    script.send(Msg::Holders(generation, held));
+}
+
+fn detailed(script: &mut Script) {
+    script.at = script.at.max(script.state.deadline().min(script.at + Duration::from_secs(1)));
+    script.soon(Msg::Tick);
+    let found = script.taken().into_iter().rev().find_map(|effect| match effect {
+        Effect::Details(generation, model) => Some((generation, model)),
+        _ => None,
+    });
+    let Some((generation, wanted)) = found else { return };
+    let row = script.state.models.get(&wanted).unwrap().model.clone();
+    let file = |path: &str, size: u64, role: Role| ModelFile {
+        path: path.to_owned(),
+        absolute: PathBuf::from("/data/models").join(path),
+        size_bytes: size,
+        disk_bytes: size,
+        role,
+        sha256: None,
+    };
+    let files = vec![
+        file("Meta-Llama-3.1-405B-Instruct-Q4_K_M-00001-of-00002.gguf", 40 * GIB, Role::Shard),
+        file("Meta-Llama-3.1-405B-Instruct-Q4_K_M-00002-of-00002.gguf", 39 * GIB, Role::Shard),
+        file("README.md", 4096, Role::Other),
+    ];
+    let details = Details { model: row, files, revisions: Vec::new(), metadata: None };
+    script.send(Msg::Details(generation, Ok(Box::new(details))));
+}
+
+fn offer() -> Box<Offer> {
+    let choice = |label: &str, files: usize, bytes: u64, problem: Option<&str>| Choice {
+        label: label.to_owned(),
+        reference: format!("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF:{label}"),
+        files,
+        principal: format!("tinyllama-1.1b-chat-v1.0.{label}.gguf"),
+        bytes,
+        problem: problem.map(str::to_owned),
+    };
+    Box::new(Offer {
+        repository: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF".to_owned(),
+        commit: "52e7645ba7c309695bec7ac98f4f005b139cf465".to_owned(),
+        folder: PathBuf::from("/home/alice/models"),
+        available: Some(3 * GIB),
+        choices: vec![
+            choice("Q2_K", 1, 483 * MIB, None),
+            choice("Q4_K_M", 1, 669 * MIB, None),
+            choice("Q8_0", 3, 1170 * MIB, Some("shard 2 of 3 is missing from the listing")),
+            choice("F16", 1, 9 * GIB, None),
+        ],
+        default: Some(1),
+        note: None,
+    })
+}
+
+fn listing(script: &mut Script) -> rbee_hive::tui::msg::Generation {
+    script.request(|effect| match effect {
+        Effect::List(generation, _) | Effect::Search(generation, _) => Some(*generation),
+        _ => None,
+    })
+}
+
+fn hits() -> Vec<SearchHit> {
+    let hit = |id: &str, downloads: u64, gated: bool| SearchHit {
+        id: id.to_owned(),
+        downloads,
+        likes: 120,
+        updated: Some(screen::now(Duration::ZERO).wall),
+        gated,
+        tags: Vec::new(),
+    };
+    vec![
+        hit("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", 1_234_567, false),
+        hit("meta-llama/Llama-3.1-405B-Instruct-with-a-name-that-goes-on-and-on-GGUF", 98_765, true),
+        hit("a/b", 3, false),
+    ]
+}
+
+type Scene = (&'static str, fn(u16, u16) -> Script);
+
+/// Every scene, at a size.
+const SCENES: [Scene; 16] = [
+    ("notice", |w, h| {
+        let mut script = Script::with(w, h, models());
+        let line = "delete broken failed: /data/models/broken/weights-00001-of-00003.gguf is owned by root in a sticky \
+                    folder; ask root to remove it, or to clear the sticky bit of /data/models";
+        script.send(Msg::Refused(line.to_owned()));
+        script
+    }),
+    ("loading", |w, h| {
+        let mut script = Script::new(w, h);
+        script.host();
+        script
+    }),
+    ("empty", |w, h| Script::with(w, h, Vec::new())),
+    ("models", |w, h| {
+        let mut script = Script::with(w, h, models());
+        held(&mut script);
+        script.press("j Space");
+        detailed(&mut script);
+        script.jobs(ten_jobs().into_iter().skip(3).take(2).collect());
+        script
+    }),
+    ("thousand", |w, h| {
+        let many = (0..1000).map(|n| model(&format!("model-{n:04}"), 1 + n % 70, i64::try_from(n).unwrap())).collect();
+        let mut script = Script::with(w, h, many);
+        script.press("^d ^d ^d s s");
+        script.at += Duration::from_secs(3);
+        script.press("j");
+        script
+    }),
+    ("filter", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("/");
+        script.write("size>5G llama");
+        script
+    }),
+    ("detail", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("j j Enter");
+        detailed(&mut script);
+        script
+    }),
+    ("plan", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("d");
+        script.planned(plan(&["tinyllama", "phi3"]));
+        script
+    }),
+    ("plan-thorny", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("d");
+        script.planned(thorny_plan());
+        script
+    }),
+    ("plan-sure", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("d");
+        script.planned(thorny_plan());
+        script.soon(Msg::Drawn);
+        script.press("y");
+        script
+    }),
+    ("pull-field", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("p");
+        script.write("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF");
+        script
+    }),
+    ("pull-error", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("p");
+        script.write("no/such");
+        script.press("Enter");
+        let generation = listing(&mut script);
+        let error = "no/such is not on https://huggingface.co; if it is private, sign in with a token".to_owned();
+        script.send(Msg::Listed(generation, Err(error)));
+        script
+    }),
+    ("pull-hits", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("p");
+        script.write("llama");
+        script.press("Enter");
+        let generation = listing(&mut script);
+        script.send(Msg::Found(generation, Ok(hits())));
+        script
+    }),
+    ("pull-files", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("p");
+        script.write("tinyllama");
+        script.press("Enter");
+        let generation = listing(&mut script);
+        script.send(Msg::Listed(generation, Ok(offer())));
+        script
+    }),
+    ("queue", |w, h| {
+        let mut script = Script::with(w, h, models());
+        let mut jobs = ten_jobs();
+        jobs[3].files = vec![
+            FileProgress { file: "a-00001-of-00002.gguf".to_owned(), bytes: GIB, total: GIB, finished: true },
+            FileProgress { file: "a-00002-of-00002.gguf".to_owned(), bytes: 0, total: 3 * GIB, finished: false },
+        ];
+        script.jobs(jobs);
+        script.press("3");
+        script
+    }),
+    ("help", |w, h| {
+        let mut script = Script::with(w, h, models());
+        script.press("?");
+        script
+    }),
+];
+
+#[test]
+fn pictures() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| {
+        for (width, height) in SIZES {
+            for (name, scene) in SCENES {
+                insta::assert_snapshot!(format!("{name}-{width}x{height}"), scene(width, height).picture());
+            }
+        }
+    });
+}
+
+#[test]
+fn long_wide_and_hostile_names() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_omit_expression(true);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| {
+        for (width, height) in SIZES {
+            let mut script = Script::with(width, height, hostile());
+            insta::assert_snapshot!(format!("hostile-{width}x{height}"), script.picture());
+            script.press("Enter");
+            insta::assert_snapshot!(format!("hostile-detail-{width}x{height}"), script.picture());
+        }
+    });
+}
+
+/// Notices, dialogs and errors with text from outside.
+fn hostile_scripts(width: u16, height: u16) -> Vec<Script> {
+    let evil = "\u{1b}[31m\u{202e}\u{7}evil\r\n";
+    let mut scripts = Vec::new();
+    let mut script = Script::with(width, height, hostile());
+    script.press("Enter");
+    detailed(&mut script);
+    scripts.push(script);
+    let mut script = Script::with(width, height, hostile());
+    script.send(Msg::Refused(evil.to_owned()));
+    scripts.push(script);
+    let mut script = Script::with(width, height, hostile());
+    script.press("d");
+    let mut hostile_plan = plan(&["\u{1b}[31m"]);
+    hostile_plan.in_use_by.push(rbee_hive::model::Holder { pid: 1, user: evil.to_owned(), command: evil.to_owned() });
+    hostile_plan.steps[0].name = evil.into();
+    script.planned(hostile_plan);
+    script.soon(Msg::Drawn);
+    scripts.push(script);
+    let mut script = Script::with(width, height, Vec::new());
+    script.press("p");
+    script.write("llama");
+    script.press("Enter");
+    let generation = listing(&mut script);
+    let mut found = hits();
+    found[0].id = evil.to_owned();
+    script.send(Msg::Found(generation, Ok(found)));
+    scripts.push(script);
+    let mut script = Script::with(width, height, Vec::new());
+    script.press("p");
+    script.write("a/b");
+    script.press("Enter");
+    let generation = listing(&mut script);
+    let mut hostile_offer = offer();
+    hostile_offer.repository = evil.to_owned();
+    hostile_offer.choices[0].principal = evil.to_owned();
+    hostile_offer.choices[0].problem = Some(evil.to_owned());
+    script.send(Msg::Listed(generation, Ok(hostile_offer)));
+    script.press("k");
+    scripts.push(script);
+    let mut script = Script::with(width, height, Vec::new());
+    let mut jobs = ten_jobs();
+    jobs[3].why = Some(evil.to_owned());
+    jobs[4].files = vec![FileProgress { file: evil.to_owned(), bytes: 1, total: 0, finished: false }];
+    script.jobs(jobs);
+    script.press("3 j");
+    scripts.push(script);
+    scripts
+}
+
+#[test]
+fn no_control_character_reaches_the_screen() {
+    for (width, height) in SIZES {
+        let scenes = SCENES.iter().map(|(_, scene)| scene(width, height));
+        for script in scenes.chain(hostile_scripts(width, height)) {
+            let (buffer, _) = script.buffer(Tier::Sixteen, false);
+            for cell in buffer.content() {
+                let symbol = cell.symbol();
+                assert!(!symbol.chars().any(rbee_hive::model::text::is_unsafe), "{symbol:?}\n{}", script.picture());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_scene_survives_every_size() {
+    let sizes = [0, 1, 2, 3, 4, 5, 7, 10, 15, 19, 20, 23, 39, 40, 59, 60, 80, 109, 110, 111, 250];
+    for (name, scene) in SCENES {
+        let mut script = scene(80, 24);
+        for width in sizes {
+            for height in sizes {
+                script.soon(Msg::Resize(width, height));
+                let (buffer, caret) = script.buffer(Tier::Sixteen, false);
+                if let Some(caret) = caret {
+                    assert!(caret.x < width && caret.y < height, "{name} at {width}x{height}: caret at {caret:?}");
+                }
+                assert_eq!((buffer.area.width, buffer.area.height), (width, height));
+            }
+        }
+    }
+}
+
+#[test]
+fn ascii_is_ascii() {
+    for (name, scene) in SCENES {
+        let script = scene(100, 30);
+        let (buffer, _) = script.buffer(Tier::Sixteen, true);
+        let picture = screen::text(&buffer);
+        assert!(picture.is_ascii(), "{name}:\n{picture}");
+    }
+    insta::with_settings!({ omit_expression => true, prepend_module_to_snapshot => false }, {
+        for (name, scene) in SCENES.into_iter().filter(|(name, _)| matches!(*name, "models" | "queue" | "pull-files")) {
+            insta::assert_snapshot!(format!("ascii-{name}"), screen::text(&scene(80, 24).buffer(Tier::None, true).0));
+        }
+    });
+}
+
+#[test]
+fn without_colours_everything_is_still_told() {
+    for (name, scene) in SCENES {
+        let script = scene(80, 24);
+        let (buffer, _) = script.buffer(Tier::None, false);
+        for cell in buffer.content() {
+            assert_eq!((cell.fg, cell.bg), (Color::Reset, Color::Reset), "{name}: {:?}", cell.symbol());
+        }
+        let colourful = script.buffer(Tier::Rich, false).0;
+        assert_eq!(screen::text(&buffer), screen::text(&colourful), "{name}: the words do not depend on colours");
+    }
+    let (_, scene) = SCENES.into_iter().find(|(name, _)| *name == "models").unwrap();
+    let (buffer, _) = scene(80, 24).buffer(Tier::None, false);
+    let reversed = |y: u16| (3..70).all(|x| buffer[(x, y)].modifier.contains(Modifier::REVERSED));
+    let cursor: Vec<u16> = (2..20).filter(|y| reversed(*y)).collect();
+    assert_eq!(cursor.len(), 1, "exactly the row under the cursor is reversed");
+    let row: String = (0..20).map(|x| buffer[(x, cursor[0])].symbol()).collect();
+    assert!(row.contains('>'), "and it has a sign too: {row}");
+}
+
+#[test]
+fn sixteen_colours_leave_the_terminals_own_background() {
+    for (name, scene) in SCENES {
+        for cell in scene(120, 40).buffer(Tier::Sixteen, false).0.content() {
+            assert_eq!(cell.bg, Color::Reset, "{name}");
+            assert!(!matches!(cell.fg, Color::Rgb(..) | Color::Indexed(_)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_small_terminal_says_so_and_still_shows_models() {
+    let picture = SCENES.iter().find(|(name, _)| *name == "models").unwrap().1(40, 10).picture();
+    assert!(picture.contains("60×20") && picture.contains("mixtral"), "{picture}");
+    let large = SCENES.iter().find(|(name, _)| *name == "models").unwrap().1(80, 24).picture();
+    assert!(!large.contains("60×20"));
+}
+
+#[test]
+fn a_stalled_download_shows_its_stall() {
+    let mut script = Script::with(120, 40, models());
+    script.jobs(ten_jobs());
+    script.press("3 j");
+    let lines: Vec<String> = script.picture().lines().map(str::to_owned).collect();
+    assert!(lines.iter().any(|line| line.contains("stalled") && line.contains("0 B/s")), "{lines:#?}");
+    assert_eq!(script.state.queue.snapshot.job(JobId(5)).unwrap().state, JobState::Running);
+}
+
+#[test]
+fn nothing_moves_while_nothing_happens() {
+    let mut script = Script::with(120, 40, models());
+    held(&mut script);
+    detailed(&mut script);
+    let before = script.buffer(Tier::Sixteen, false).0;
+    for _ in 0..50 {
+        script.at += Duration::from_secs(61);
+        script.soon(Msg::Tick);
+        let read = script.taken().into_iter().any(|effect| matches!(effect, Effect::ReadHost(..)));
+        assert!(read, "the figures are read once a minute");
+        script.at -= Duration::from_secs(1);
+        script.host();
+    }
+    let changed: Vec<_> =
+        before.diff(&script.buffer(Tier::Sixteen, false).0).into_iter().map(|(x, y, _)| (x, y)).collect();
+    // Only ages may have changed, as an hour has passed.
+    assert!(changed.len() < 30, "{changed:?}");
+}

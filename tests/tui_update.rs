@@ -1,0 +1,608 @@
+//! What the screen does with facts, as scripts of messages: no terminal, no clock, no disk.
+#![cfg(feature = "tui")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "support/screen.rs"]
+mod screen;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rbee_hive::hub::SearchHit;
+use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
+use rbee_hive::model::{DeletionReport, Failure, StoreKind};
+use rbee_hive::store::Details;
+use rbee_hive::tui::Exit;
+use rbee_hive::tui::effect::Effect;
+use rbee_hive::tui::msg::{Choice, Generation, Msg, Offer};
+use rbee_hive::tui::state::{Dialog, Dirty, Focus, Level};
+use screen::{GIB, Script, download, holder, id, model, plan, ten_jobs, thorny_plan};
+
+fn five() -> Vec<rbee_hive::model::Model> {
+    vec![model("alpha", 4, 10), model("beta", 9, 40), model("gamma", 1, 2), model("delta", 30, 90), model("eps", 2, 1)]
+}
+
+fn submitted(effects: &[Effect]) -> Vec<&JobSpec> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Submit(spec) => Some(spec.as_ref()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The effects since the last call, without the figures of the header.
+fn asked(script: &mut Script) -> Vec<Effect> {
+    script.taken().into_iter().filter(|effect| !matches!(effect, Effect::ReadHost(..))).collect()
+}
+
+fn plan_generation(effect: &Effect) -> Option<Generation> {
+    match effect {
+        Effect::Plan(generation, _) => Some(*generation),
+        _ => None,
+    }
+}
+
+fn notice(script: &Script) -> String {
+    script.state.notices.shown().map(|notice| notice.text.clone()).unwrap_or_default()
+}
+
+#[test]
+fn marks_hold_models_whatever_is_sorted_filtered_or_found_meanwhile() {
+    let mut script = Script::with(80, 24, five());
+    assert_eq!(script.names(), ["alpha", "beta", "delta", "eps", "gamma"]);
+    script.press("j Space");
+    assert_eq!(script.cursor(), "delta");
+    script.press("s s S / e Enter");
+    script.scanned(vec![model("aaa", 1, 1), model("zzz", 70, 1)]);
+    script.press("Esc S d");
+    let effects = script.taken();
+    let Some(Effect::Plan(_, targets)) = effects.iter().rev().find(|effect| plan_generation(effect).is_some()) else {
+        panic!("no plan was asked for: {effects:?}");
+    };
+    let models: Vec<&str> = targets.iter().map(|target| target.model.id.as_str()).collect();
+    assert_eq!(models, ["beta"], "what was marked, not the row that stands in its place");
+}
+
+#[test]
+fn marks_that_the_filter_hides_are_counted_and_deleted_with_the_others() {
+    let mut script = Script::with(120, 24, five());
+    script.press("a /");
+    script.write("eta");
+    script.press("Enter");
+    assert_eq!(script.names(), ["beta"]);
+    assert!(script.picture().contains("5 marked (4 hidden)"), "{}", script.picture());
+    script.press("A a");
+    assert_eq!(script.state.models.marks.len(), 1);
+}
+
+#[test]
+fn marks_of_models_that_are_gone_go() {
+    let mut script = Script::with(80, 24, five());
+    script.press("a R");
+    script.scanned(vec![model("alpha", 4, 10)]);
+    script.store_done(StoreKind::Flat, "/data/models", &[]);
+    assert_eq!(script.names(), ["alpha"], "the store has answered; what it did not name is gone");
+    assert_eq!(script.state.models.marks.len(), 1);
+}
+
+#[test]
+fn a_store_that_hangs_keeps_its_rows_and_the_others_are_brought_up_to_date() {
+    let mut hf = model("org/far", 3, 3);
+    hf.identity = id(StoreKind::Hf, "org/far");
+    let mut models = five();
+    models.push(hf);
+    let mut script = Script::with(80, 24, models);
+    script.press("R");
+    script.scanned(vec![model("alpha", 4, 10)]);
+    script.store_done(StoreKind::Flat, "/data/models", &[]);
+    assert_eq!(script.names(), ["alpha", "org/far"]);
+    script.at += Duration::from_secs(6);
+    script.soon(Msg::Tick);
+    assert!(script.picture().contains("hf /data/hf does not answer"), "{}", script.picture());
+    assert!(script.state.deadline() > script.at, "a tick that changes nothing must not come again at once");
+    script.press("q");
+    assert_eq!(script.state.exit, Some(Exit::Quit));
+}
+
+#[test]
+fn the_cursor_stays_on_its_model_while_rows_stream_in() {
+    let mut script = Script::new(80, 10);
+    script.scanned(vec![model("m", 1, 1), model("n", 1, 1)]);
+    script.scanned(vec![model("a", 1, 1)]);
+    assert_eq!(script.cursor(), "a", "until a person moves it, it is on the first row");
+    script.press("j");
+    assert_eq!(script.cursor(), "m");
+    for name in ["b", "c", "d", "e", "f", "z"] {
+        script.scanned(vec![model(name, 1, 1)]);
+        assert_eq!(script.cursor(), "m");
+        assert!(script.picture().contains("> "), "the cursor is on the screen:\n{}", script.picture());
+    }
+    script.press("s s S /");
+    assert_eq!(script.cursor(), "m");
+    script.write("b");
+    assert_eq!(script.cursor(), "b", "a hidden row cannot be under the cursor");
+}
+
+#[test]
+fn the_cursor_goes_to_the_row_that_took_its_place() {
+    let mut script = Script::with(80, 24, five());
+    script.press("j j R");
+    assert_eq!(script.cursor(), "delta");
+    script.scanned(five().into_iter().filter(|model| model.identity.id != "delta").collect());
+    script.done();
+    assert_eq!(script.cursor(), "eps");
+}
+
+#[test]
+fn y_counts_only_after_the_plan_has_been_drawn_and_read() {
+    let mut script = Script::with(80, 24, five());
+    script.press("d");
+    // Typed ahead, before there was anything to answer.
+    script.soon(Msg::Key("y".parse().unwrap()));
+    script.planned(plan(&["alpha"]));
+    script.soon(Msg::Key("y".parse().unwrap()));
+    assert!(submitted(&script.effects).is_empty(), "the plan has not been on the screen yet");
+    script.soon(Msg::Drawn);
+    script.soon(Msg::Key("y".parse().unwrap()));
+    script.at += Duration::from_millis(200);
+    script.soon(Msg::Key("y".parse().unwrap()));
+    assert!(submitted(&script.effects).is_empty(), "nobody reads that fast");
+    script.at += Duration::from_millis(200);
+    script.soon(Msg::Key("y".parse().unwrap()));
+    let effects = script.taken();
+    assert_eq!(submitted(&effects), [&JobSpec::Delete { plan: plan(&["alpha"]) }], "the plan exactly as it was shown");
+    assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn enter_and_escape_never_confirm_a_plan() {
+    for keys in ["Enter", "Enter Enter Esc", "Esc", "n", "^c", "Space", "d"] {
+        let mut script = Script::with(80, 24, five());
+        script.press("d");
+        script.planned(plan(&["alpha"]));
+        script.soon(Msg::Drawn);
+        script.press(keys);
+        assert!(submitted(&script.effects).is_empty(), "{keys}");
+    }
+}
+
+#[test]
+fn what_is_in_use_or_blocked_asks_a_second_time_and_names_it() {
+    let mut script = Script::with(80, 24, five());
+    script.press("j d");
+    script.planned(thorny_plan());
+    script.soon(Msg::Drawn);
+    let picture = script.picture();
+    for line in ["IN USE by process 4242 (bob)", "CANNOT GO", "stays:"] {
+        assert!(picture.contains(line), "{line} in\n{picture}");
+    }
+    script.press("y");
+    assert!(submitted(&script.effects).is_empty());
+    assert!(matches!(script.state.dialogs.last(), Some(Dialog::Sure(_))));
+    assert!(script.picture().contains("process 4242 (bob: llama-server"), "{}", script.picture());
+    script.press("n");
+    assert!(matches!(script.state.dialogs.last(), Some(Dialog::Plan(_))));
+    script.press("y");
+    // A bounced key is no second answer.
+    script.soon(Msg::Key("y".parse().unwrap()));
+    assert!(submitted(&script.effects).is_empty());
+    script.press("y");
+    let effects = script.taken();
+    assert_eq!(submitted(&effects).len(), 1);
+    assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn a_plan_with_nothing_in_it_cannot_be_confirmed() {
+    let mut script = Script::with(80, 24, five());
+    script.press("d");
+    let mut nothing = thorny_plan();
+    nothing.steps.clear();
+    script.planned(nothing);
+    script.soon(Msg::Drawn);
+    script.press("y");
+    assert!(submitted(&script.effects).is_empty());
+    assert!(!script.picture().contains("y delete"), "{}", script.picture());
+}
+
+#[test]
+fn a_plan_that_was_closed_or_superseded_is_dropped() {
+    let mut script = Script::with(80, 24, five());
+    script.press("d");
+    let old = script.request(plan_generation);
+    script.press("Esc j d");
+    let new = script.request(plan_generation);
+    assert_ne!(old, new);
+    script.send(Msg::Planned(old, Ok(Box::new(plan(&["alpha"])))));
+    script.soon(Msg::Drawn);
+    script.press("y");
+    assert!(submitted(&script.effects).is_empty(), "the answer to a question that was taken back");
+    script.send(Msg::Planned(new, Err("cannot read /data: permission denied".to_owned())));
+    assert!(script.picture().contains("permission denied"));
+    script.press("y Esc");
+    assert!(submitted(&script.effects).is_empty() && script.state.dialogs.is_empty());
+}
+
+#[test]
+fn a_deletion_ends_in_a_notice_with_the_measured_bytes_and_a_new_scan() {
+    let mut script = Script::with(100, 24, five());
+    script.jobs(Vec::new());
+    script.taken();
+    let event =
+        |number, kind| Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(7), kind }));
+    let spec = Box::new(JobSpec::Delete { plan: plan(&["alpha"]) });
+    script.send(event(2, JobEventKind::Queued { spec, position: 0 }));
+    script.send(event(3, JobEventKind::Started { file: None, bytes: None, total: None }));
+    let report = DeletionReport {
+        removed: vec![PathBuf::from("/data/models/alpha/a.gguf")],
+        failed: vec![Failure { path: PathBuf::from("/data/models/alpha/b"), error: "permission denied".to_owned() }],
+        freed_bytes: 4 * GIB,
+        held_bytes: GIB,
+    };
+    let outcome = Some(Box::new(JobOutcome::Deleted(report)));
+    script.send(event(4, JobEventKind::Finished { path: None, outcome }));
+    let line = notice(&script);
+    for part in ["alpha", "4.00 GiB freed", "1.00 GiB of it only when", "/data/models/alpha/b: permission denied"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    assert!(script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))));
+    script.soon(Msg::Key("j".parse().unwrap()));
+    assert_eq!(notice(&script), line, "a key pressed at that moment does not take it away");
+    script.at += Duration::from_secs(2);
+    script.press("j");
+    assert_eq!(notice(&script), "");
+}
+
+#[test]
+fn pasted_text_is_typed_in_a_field_and_means_nothing_elsewhere() {
+    let mut script = Script::with(80, 24, five());
+    script.press("d");
+    script.planned(plan(&["alpha"]));
+    script.soon(Msg::Drawn);
+    script.send(Msg::Paste("yyqqdd\n".to_owned()));
+    assert!(submitted(&script.effects).is_empty() && script.state.exit.is_none());
+    script.press("Esc");
+    script.send(Msg::Paste("qdy".to_owned()));
+    assert!(script.state.exit.is_none() && script.state.dialogs.is_empty());
+    script.press("p");
+    script.send(Msg::Paste("  org/name:Q8_0\nrm -rf\u{1b}[A".to_owned()));
+    let Some(Dialog::Pull(pull)) = script.state.dialogs.last() else { panic!("no dialog") };
+    assert_eq!(pull.line.text(), "org/name:Q8_0");
+    script.press("Enter");
+    let effects = script.taken();
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::List(_, text) if text == "org/name:Q8_0")));
+}
+
+#[test]
+fn letters_in_a_field_are_letters() {
+    let mut script = Script::with(80, 24, five());
+    script.press("/");
+    script.write("qdyp?");
+    assert!(script.state.exit.is_none() && script.state.dialogs.is_empty());
+    assert_eq!(script.state.models.filter.text(), "qdyp?");
+    script.press("Backspace ^w");
+    assert_eq!(script.state.models.filter.text(), "");
+    script.write("size>5G age>30d");
+    assert_eq!(script.names(), ["beta", "delta"]);
+    script.write(" size>");
+    assert!(script.picture().contains("is no filter"), "{}", script.picture());
+    assert_eq!(script.names(), ["beta", "delta"], "what is right of it holds");
+    script.press("Esc");
+    assert_eq!(script.names().len(), 5);
+}
+
+#[test]
+fn idle_knows_who_holds_what() {
+    let mut script = Script::with(80, 24, five());
+    let (generation, rows) = script
+        .taken()
+        .into_iter()
+        .find_map(|effect| match effect {
+            Effect::FindHolders(generation, rows) => Some((generation, rows)),
+            _ => None,
+        })
+        .unwrap();
+    let mut held: BTreeMap<_, _> = rows.iter().map(|row| (row.model.identity.clone(), Vec::new())).collect();
+    held.insert(id(StoreKind::Flat, "beta"), vec![holder()]);
+    script.press("/");
+    script.write("idle");
+    assert_eq!(script.names(), Vec::<String>::new(), "nobody has looked yet");
+    script.send(Msg::Holders(generation, held));
+    assert_eq!(script.names(), ["alpha", "delta", "eps", "gamma"]);
+    script.press("Esc");
+    assert!(script.picture().contains("4242"));
+}
+
+#[test]
+fn quitting_asks_only_when_work_would_stop() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(1, "org/x", JobState::Running), download(2, "org/y", JobState::Queued)]);
+    script.press("q");
+    assert!(script.state.exit.is_none());
+    assert!(script.picture().contains("1 job runs, 1 more wait"), "{}", script.picture());
+    script.press("Enter");
+    assert!(script.state.exit.is_none() && !script.state.dialogs.is_empty());
+    script.press("Esc q n q ^c");
+    assert!(script.state.exit.is_none() && script.state.dialogs.is_empty());
+    script.press("q y");
+    assert_eq!(script.state.exit, Some(Exit::Quit));
+
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(1, "org/x", JobState::Paused), download(2, "org/y", JobState::Finished)]);
+    script.press("^c");
+    assert_eq!(script.state.exit, Some(Exit::Quit), "what is paused does not stop");
+}
+
+#[test]
+fn signals_end_it_with_their_number() {
+    let mut script = Script::with(80, 24, five());
+    script.send(Msg::End(15));
+    assert_eq!(script.state.exit.map(Exit::code), Some(143));
+}
+
+#[test]
+fn escape_never_does_harm() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(ten_jobs());
+    script.taken();
+    script.press("3 Esc Esc Esc 1 Esc Esc 2 Esc Esc");
+    let effects = script.taken();
+    let harmless = |effect: &Effect| matches!(effect, Effect::Details(..) | Effect::ReadHost(..));
+    assert!(effects.iter().all(harmless), "{effects:?}");
+    assert!(script.state.exit.is_none());
+}
+
+#[test]
+fn keys_of_the_queue() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(ten_jobs());
+    script.press("3");
+    script.taken();
+    assert_eq!(script.state.queue.cursor, Some(JobId(4)), "the first that has not ended");
+    script.press("Space");
+    assert_eq!(asked(&mut script), [Effect::Control(JobId(4), Control::Pause)]);
+    script.press("x j X");
+    let wanted = [Effect::Control(JobId(4), Control::Cancel), Effect::Control(JobId(5), Control::Discard)];
+    assert_eq!(asked(&mut script), wanted);
+    script.press("G Space");
+    assert_eq!(asked(&mut script), [Effect::Control(JobId(10), Control::Resume)]);
+    script.press("K J k J");
+    let moves: Vec<Effect> = asked(&mut script);
+    let wanted = [
+        Effect::Control(JobId(10), Control::MoveTo(0)),
+        Effect::Control(JobId(10), Control::MoveTo(1)),
+        Effect::Control(JobId(9), Control::MoveTo(1)),
+    ];
+    assert_eq!(moves, wanted);
+    script.press("g j r");
+    assert_eq!(asked(&mut script), [Effect::Control(JobId(2), Control::Retry)]);
+    script.press("- + C");
+    let (less, more) = (Effect::Limit(Some(20 << 20)), Effect::Limit(Some(100 << 20)));
+    assert_eq!(asked(&mut script), [less, more, Effect::ClearEnded]);
+}
+
+#[test]
+fn the_cursor_of_the_queue_stays_on_its_job() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(ten_jobs());
+    script.press("3 j");
+    let mut jobs = ten_jobs();
+    jobs.swap(4, 0);
+    jobs.remove(1);
+    script.jobs(jobs);
+    assert_eq!(script.state.queue.cursor, Some(JobId(5)));
+}
+
+#[test]
+fn progress_waits_for_its_frame_and_everything_else_does_not() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(1, "org/x", JobState::Running)]);
+    let event =
+        |number, kind| Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(1), kind }));
+    script.state.dirty = Dirty::Clean;
+    let progress =
+        JobEventKind::Progress { file: None, path: None, bytes: 1, total: 10, rate: Some(1), eta_s: Some(9) };
+    script.send(event(2, progress));
+    assert_eq!(script.state.dirty, Dirty::Progress);
+    script.send(event(3, JobEventKind::Failed { error: "no network".to_owned() }));
+    assert_eq!(script.state.dirty, Dirty::Now);
+    assert!(notice(&script).contains("download org/x failed: no network"), "{}", notice(&script));
+    script.state.dirty = Dirty::Clean;
+    script.soon(Msg::Drawn);
+    assert_eq!(script.state.dirty, Dirty::Clean, "a frame that was drawn asks for no other");
+}
+
+fn offer() -> Box<Offer> {
+    let choice = |label: &str, reference: &str, bytes: u64| Choice {
+        label: label.to_owned(),
+        reference: reference.to_owned(),
+        files: 1,
+        principal: format!("name-{label}.gguf"),
+        bytes,
+        problem: None,
+    };
+    Box::new(Offer {
+        repository: "org/name".to_owned(),
+        commit: "0123456789".to_owned(),
+        folder: PathBuf::from("/data/models"),
+        available: Some(151 * GIB),
+        choices: vec![
+            choice("Q4_K_M", "org/name", 4 * GIB),
+            choice("Q8_0", "org/name:Q8_0", 8 * GIB),
+            choice("F16", "org/name:F16", 200 * GIB),
+        ],
+        default: Some(0),
+        note: None,
+    })
+}
+
+#[test]
+fn pulling_lists_then_queues() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("org/name");
+    script.press("Enter Enter");
+    let asked: Vec<Effect> = script.taken().into_iter().filter(|effect| matches!(effect, Effect::List(..))).collect();
+    let [Effect::List(generation, _)] = asked.as_slice() else { panic!("asked once: {asked:?}") };
+    script.send(Msg::Listed(*generation, Ok(offer())));
+    script.press("j Enter");
+    let effects = script.taken();
+    let [JobSpec::Download(request)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(request.reference, "org/name:Q8_0");
+    assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn pulling_searches_for_words() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("tiny llama");
+    script.press("Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::Search(generation, text) if text == "tiny llama" => Some(*generation),
+        _ => None,
+    });
+    let hit = |id: &str| SearchHit {
+        id: id.to_owned(),
+        downloads: 1_234_567,
+        likes: 12,
+        updated: None,
+        gated: id.contains("gated"),
+        tags: Vec::new(),
+    };
+    script.send(Msg::Found(generation, Ok(vec![hit("org/one"), hit("org/gated")])));
+    script.press("j Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::List(generation, text) if text == "org/gated" => Some(*generation),
+        _ => None,
+    });
+    script.send(Msg::Listed(generation, Err("org/gated is gated: accept its terms".to_owned())));
+    assert!(script.picture().contains("accept its terms"), "{}", script.picture());
+    script.press("k Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    script.send(Msg::Listed(generation, Ok(offer())));
+    script.press("Enter");
+    assert_eq!(submitted(&script.taken()).len(), 1);
+    assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn an_alias_is_a_reference_and_a_malformed_one_is_an_error() {
+    for (text, lists, fails) in [
+        ("tinyllama", true, false),
+        ("qwen:Q8_0", true, false),
+        ("mistral", false, false),
+        ("a/b/c", false, true),
+        ("../x", false, true),
+    ] {
+        let mut script = Script::with(80, 24, five());
+        script.press("p");
+        script.write(text);
+        script.press("Enter");
+        let effects = script.taken();
+        assert_eq!(effects.iter().any(|effect| matches!(effect, Effect::List(..))), lists, "{text}");
+        let Some(Dialog::Pull(pull)) = script.state.dialogs.last() else { panic!("no dialog") };
+        assert_eq!(pull.error.is_some(), fails, "{text}: {:?}", pull.error);
+    }
+}
+
+#[test]
+fn an_answer_after_the_text_was_changed_is_dropped() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("org/name");
+    script.press("Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    script.write("2");
+    assert_eq!(asked(&mut script), [Effect::StopAsking]);
+    script.send(Msg::Listed(generation, Ok(offer())));
+    assert!(matches!(script.state.dialogs.last(), Some(Dialog::Pull(_))));
+}
+
+#[test]
+fn the_detail_follows_the_cursor_once_it_rests() {
+    let mut script = Script::with(120, 30, five());
+    script.soon(Msg::Tick);
+    script.taken();
+    let asks = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Details(..))).count();
+    for _ in 0..3 {
+        script.soon(Msg::Key("j".parse().unwrap()));
+    }
+    assert_eq!(asks(&script.taken()), 0, "nothing is read while the cursor moves");
+    script.at = script.state.deadline();
+    script.soon(Msg::Tick);
+    let generation = script.request(|effect| match effect {
+        Effect::Details(generation, model) if model.id == "eps" => Some(*generation),
+        _ => None,
+    });
+    script.press("k");
+    let mut eps = model("eps", 2, 1);
+    eps.warnings.push("from another row".to_owned());
+    let details = Details { model: eps, files: Vec::new(), revisions: Vec::new(), metadata: None };
+    script.send(Msg::Details(generation, Ok(Box::new(details))));
+    assert!(!script.picture().contains("from another row"), "an answer about another row is dropped");
+}
+
+#[test]
+fn a_disk_that_does_not_answer_is_said() {
+    let mut script = Script::with(120, 30, five());
+    script.at = script.state.deadline();
+    script.soon(Msg::Tick);
+    script.at += Duration::from_secs(5);
+    script.soon(Msg::Tick);
+    assert!(script.picture().contains("the store does not answer"), "{}", script.picture());
+    script.press("d");
+    script.at += Duration::from_secs(5);
+    script.soon(Msg::Tick);
+    assert!(script.picture().contains("the store does not answer; Esc closes"), "{}", script.picture());
+}
+
+#[test]
+fn verifying_and_copying_are_about_the_marks_or_the_row() {
+    let mut script = Script::with(80, 24, five());
+    script.press("j V");
+    let effects = script.taken();
+    assert_eq!(submitted(&effects), [&JobSpec::Verify { models: vec![id(StoreKind::Flat, "beta")], quick: false }]);
+    script.press("y");
+    assert!(script.taken().contains(&Effect::Copy("/data/models/beta".to_owned())));
+    assert!(notice(&script).contains("/data/models/beta"), "shown too, for terminals that do not take it");
+    script.press("g Space j Enter");
+    assert_eq!(script.state.focus, Focus::Detail);
+    script.taken();
+    script.press("V");
+    let effects = script.taken();
+    let shown = script.cursor();
+    let meant = JobSpec::Verify { models: vec![id(StoreKind::Flat, &shown)], quick: false };
+    assert_eq!(submitted(&effects), [&meant], "what the detail shows, whatever is marked");
+}
+
+#[test]
+fn an_empty_host_survives_every_key() {
+    let keys = "j k ^d ^u g G Enter Esc Space a A d V y s S R / x Esc p Esc 3 Space x X r J K + - C y Enter Esc / Esc 2 d V y j \
+                k G Tab S-Tab ? j G q ^l ^z";
+    for (columns, rows) in [(80, 24), (40, 10), (1, 1), (0, 0), (200, 60)] {
+        let mut script = Script::new(columns, rows);
+        script.press(keys);
+        script.done();
+        script.press(keys);
+        script.buffer(rbee_hive::tui::theme::Tier::None, true);
+        assert!(submitted(&script.effects).is_empty());
+    }
+}
+
+#[test]
+fn refusals_and_trouble_are_said() {
+    let mut script = Script::with(80, 24, five());
+    script.send(Msg::Refused("job 3: it has ended".to_owned()));
+    assert_eq!(script.state.notices.shown().map(|notice| notice.level), Some(Level::Bad));
+    assert!(script.picture().contains("job 3: it has ended"));
+}
