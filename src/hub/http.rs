@@ -1,7 +1,6 @@
 //! Requests: TLS, proxies, redirects by hand, the token rule, bounded answers, retries.
 
 use std::collections::HashSet;
-use std::error::Error as _;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -441,4 +440,65 @@ pub(super) fn header(headers: &mut HeaderMap, name: HeaderName, value: &str) -> 
     })?;
     headers.insert(name, value);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_bad_certificate_is_found_however_deep_it_is_wrapped() {
+        let bad = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, bad));
+        assert!(certificate_problem(&wrapped).unwrap().contains("UnknownIssuer"));
+        assert_eq!(certificate_problem(&io::Error::other("reset")), None);
+        assert_eq!(certificate_problem(&rustls::Error::DecryptError), None);
+    }
+
+    #[test]
+    fn the_token_stays_with_its_origin_and_off_the_open_wire() {
+        let http = |endpoint: &str| {
+            Http::new(HubOptions {
+                endpoint: endpoint.to_owned(),
+                token: Token::new("hf_x"),
+                offline: false,
+                proxies: false,
+            })
+            .unwrap()
+        };
+        let cases = [
+            ("https://hub.example/prefix", "https://hub.example/other", true),
+            ("https://hub.example", "https://hub.example:8443/", false),
+            ("https://hub.example", "http://hub.example/", false),
+            ("https://hub.example", "https://cdn.hub.example/", false),
+            ("http://hub.example", "http://hub.example/", false),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/x", true),
+            ("http://127.0.0.1:8080", "http://127.0.0.1:8081/x", false),
+            ("http://127.0.0.1:8080", "http://localhost:8080/x", false),
+            ("http://[::1]:8080", "http://[::1]:8080/x", true),
+        ];
+        for (endpoint, to, expected) in cases {
+            assert_eq!(http(endpoint).may_carry_secret(&Url::parse(to).unwrap()), expected, "{endpoint} to {to}");
+        }
+        assert!(http("http://hub.example").withholds_token());
+    }
+
+    #[test]
+    fn etags_of_every_form_are_the_same() {
+        for etag in ["\"ABC\"", "W/\"abc\"", "abc", " \"abc\" "] {
+            assert_eq!(bare_etag(etag), "abc", "{etag}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_differ() {
+        for tries in 1..4 {
+            let most = 750 << (tries - 1);
+            let pauses: Vec<u128> = (0..20).map(|_| pause(tries).as_millis()).collect();
+            assert!(pauses.iter().all(|pause| (most / 3..=most).contains(pause)), "{pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! A repository at one commit, and its files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -225,7 +225,6 @@ pub(super) async fn listing(http: &Http, repository: &Repository) -> Result<List
         let reason = format!("it lists '{}' twice", pair[0].path);
         return Err(Error::BadAnswer { url: shown, reason });
     }
-    refuse_clashes(&mut files, &mut refused);
     refused.sort();
     Ok(Listing { repository: repository.clone(), files, refused })
 }
@@ -281,28 +280,4 @@ fn read_entry(entry: Entry) -> std::result::Result<Option<RemoteFile>, Unfit> {
         text.filter(|text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
     };
     Ok(Some(RemoteFile { path, size, digest, blob_id: hex_only(entry.oid), xet_hash: hex_only(entry.xet_hash) }))
-}
-
-/// Takes out what cannot lie beside each other on every file system: names that differ in case only, and a file where
-/// others have a folder.
-fn refuse_clashes(files: &mut Vec<RemoteFile>, refused: &mut Vec<(String, String)>) {
-    let mut same: HashMap<String, usize> = HashMap::new();
-    let mut folders: HashSet<String> = HashSet::new();
-    for file in files.iter() {
-        let lower = file.path.as_str().to_lowercase();
-        folders.extend(lower.match_indices('/').map(|(at, _)| lower[..at].to_owned()));
-        *same.entry(lower).or_default() += 1;
-    }
-    files.retain(|file| {
-        let lower = file.path.as_str().to_lowercase();
-        let reason = if folders.contains(&lower) {
-            "it is a file and a folder"
-        } else if same.get(&lower).is_some_and(|count| *count > 1) {
-            "another name differs from it in case only"
-        } else {
-            return true;
-        };
-        refused.push((file.path.as_str().to_owned(), reason.to_owned()));
-        false
-    });
 }

@@ -107,12 +107,12 @@ pub(super) fn search(library: &Library, query: &Query, page: usize, here: &str) 
     let with_commit = full || expand.contains(&"sha");
     let make = |summary: &Summary| {
         let snapshot = if with_commit { library.snapshot(&summary.id)? } else { None };
-        Ok(row(summary, snapshot.map(|snapshot| snapshot.commit), &expand, full))
+        Ok(row(summary, snapshot.as_ref().map(|snapshot| snapshot.commit.as_str()), &expand, full))
     };
     paged(&found, make, query, page, here)
 }
 
-fn row(summary: &Summary, commit: Option<String>, expand: &[&str], full: bool) -> Value {
+fn row(summary: &Summary, commit: Option<&str>, expand: &[&str], full: bool) -> Value {
     let mut all = facts(summary);
     all.insert("modelId".into(), json!(summary.id));
     all.insert("sha".into(), json!(commit));
