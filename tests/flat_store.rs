@@ -6,7 +6,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -410,6 +412,70 @@ fn odd_names_are_exact_and_pipes_do_not_block() {
     assert_eq!(fs::read_dir(&bench.base).unwrap().count(), 0);
 }
 
+/// Runs one test of this file again in a child that has no rights.
+fn as_nobody(test: &str) {
+    let program = tempfile::Builder::new().prefix("flat-store-").tempdir().unwrap();
+    fs::set_permissions(program.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = program.path().join("tests");
+    fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let output = Command::new(copy).args(["--exact", test]).uid(65_534).gid(65_534).current_dir("/").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+#[test]
+fn what_may_not_be_removed_is_blocked_with_everything_that_depends_on_it() {
+    let bench = Bench::new();
+    bench.fetched("m", "o/m", "sub/m-Q8_0.gguf", &gguf(7, 1));
+    bench.put("m/readme.md", b"x");
+    fs::set_permissions(bench.base.join("m/sub"), fs::Permissions::from_mode(0o555)).unwrap();
+    let plan = bench.plan(&[whole("m")]);
+    if plan.blocked.is_empty() {
+        as_nobody("what_may_not_be_removed_is_blocked_with_everything_that_depends_on_it");
+    } else {
+        assert_eq!(bench.relative(plan.blocked.iter().map(|blocked| blocked.path.clone())), ["m/sub/m-Q8_0.gguf"]);
+        assert!(plan.blocked[0].because.contains("no write permission"), "{:?}", plan.blocked);
+        let report = run(&plan);
+        assert_eq!(report.failed, []);
+        assert!(
+            !report.removed.contains(&bench.base.join("m/.cache/llorch-models/source.json")),
+            "its origin stays known"
+        );
+        assert_eq!(bench.row("m").reference.as_deref(), Some("o/m"));
+        assert!(bench.check("m", Depth::Full).0);
+    }
+    fs::set_permissions(bench.base.join("m/sub"), fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn safetensors_are_described_by_the_config_beside_them() {
+    let bench = Bench::new();
+    let header = br#"{"w":{"dtype":"BF16","shape":[2,4],"data_offsets":[0,16]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+    for number in 1..=2 {
+        bench.put(format!("m/model-{number:05}-of-00002.safetensors"), &bytes);
+    }
+    bench.put("m/config.json", br#"{"model_type":"llama","max_position_embeddings":4096}"#);
+    let row = bench.row("m");
+    assert_eq!((row.format, row.architecture.as_deref()), (Some(Format::Safetensors), Some("llama")));
+    assert_eq!((row.context_length, row.parameters, row.complete), (Some(4096), Some(16), true));
+    assert_eq!(bench.store.details("m").unwrap().metadata.unwrap().context_length, Some(4096));
+    bench.put("m/config.json", b"<html>");
+    assert!(bench.row("m").warnings.iter().any(|line| line.starts_with("config.json: ")));
+}
+
+#[test]
+fn the_page_of_a_file_means_the_file_and_the_rest_of_its_set() {
+    let bench = Bench::new();
+    bench.fetched("m", "o/m", "a-00001-of-00002.gguf", b"x");
+    bench.fetched("m", "o/m", "a-00002-of-00002.gguf", b"y");
+    bench.fetched("m", "o/m", "config.json", b"{}");
+    let page = |file: &str| bench.meaning(&format!("https://huggingface.co/o/m/blob/main/{file}"));
+    assert_eq!(page("a-00001-of-00002.gguf"), "m[a-00001-of-00002.gguf a-00002-of-00002.gguf]");
+    assert_eq!(page("config.json"), "m[config.json]");
+    assert_eq!(page("other.gguf"), "-");
+}
+
 #[test]
 fn a_folder_that_cannot_be_read_is_unknown_and_not_empty() {
     let bench = Bench::new();
@@ -421,8 +487,10 @@ fn a_folder_that_cannot_be_read_is_unknown_and_not_empty() {
     };
     lock("closed", 0o000);
     lock("partly/secret", 0o000);
-    // Root reads everything; then there is nothing to see here.
-    if fs::read_dir(bench.base.join("closed")).is_err() {
+    // Root reads everything, so it sees this through the eyes of somebody else.
+    if fs::read_dir(bench.base.join("closed")).is_ok() {
+        as_nobody("a_folder_that_cannot_be_read_is_unknown_and_not_empty");
+    } else {
         let rows = bench.scan().0;
         assert!(!rows["closed"].complete && rows["closed"].warnings[0].contains("permission denied"));
         assert!(!rows["partly"].complete);
@@ -792,6 +860,18 @@ fn what_a_running_download_works_on_is_blocked_and_its_books_stay() {
     let plan = bench.plan(&[Target { id: "m".to_owned(), part: Part::Quantization("Q8_0".to_owned()) }]);
     assert_eq!(plan.blocked.len(), 1);
     assert_eq!(plan.steps, []);
+
+    // Even when the file is not there yet; but then only the whole row has to wait.
+    let other = Bench::new();
+    other.gguf("m/a-Q8_0.gguf", 7, 1);
+    other.gguf("m/b-Q4_K_M.gguf", 15, 1);
+    let coming = other.put("m/.cache/huggingface/download/c.gguf.lock", b"");
+    let _lock = FileLock::try_exclusive(&coming).unwrap().unwrap();
+    let plan = other.plan(&[whole("m")]);
+    assert_eq!(plan.blocked.iter().map(|blocked| &blocked.path).collect::<Vec<_>>(), [&coming]);
+    assert_eq!(other.delete(&["m:Q8_0"]), ["m/a-Q8_0.gguf"]);
+    assert_eq!(other.delete(&["m:Q4_K_M"]), ["m/b-Q4_K_M.gguf"]);
+    assert!(coming.exists());
 }
 
 #[test]

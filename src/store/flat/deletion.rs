@@ -22,10 +22,19 @@ struct Selected {
     entries: BTreeSet<usize>,
     /// Whether the folder itself goes.
     all: bool,
-    /// What a running download holds.
-    busy: Vec<Blocked>,
+    /// What a running download holds, and what is unknown.
+    blocked: Vec<Blocked>,
     /// Whether parts were asked for, and not the whole row.
     partly: bool,
+}
+
+/// A lock that a running download holds.
+#[derive(Debug)]
+struct Busy {
+    lock: PathBuf,
+    /// What stays for it.
+    taken: Vec<PathBuf>,
+    because: String,
 }
 
 impl FlatStore {
@@ -69,7 +78,7 @@ impl FlatStore {
         }
         self.look_around(&base, &going, &mut builder);
         for row in selected {
-            builder.plan().blocked.extend(row.busy);
+            builder.plan().blocked.extend(row.blocked);
         }
         Ok(builder.finish(Vec::new()))
     }
@@ -96,6 +105,13 @@ impl FlatStore {
                 because: format!("its content is unknown: {}", unread.because),
             })
             .collect();
+        let blocked = busy.iter().flat_map(|busy| {
+            // A download of a file that is not here yet stands only in the way of the whole.
+            let lock = (whole && busy.taken.is_empty()).then_some(&busy.lock);
+            let blocked = |path: &PathBuf| Blocked { path: path.clone(), because: busy.because.clone() };
+            busy.taken.iter().chain(lock).map(blocked).collect::<Vec<_>>()
+        });
+        let blocked: Vec<Blocked> = blocked.chain(closed).collect();
         let keeps_books = !busy.is_empty() || !folder.tree.unread.is_empty();
         let unasked = |index: usize| match &folder.classes[index] {
             Class::Content(_) | Class::Staging { .. } => !entries.contains(&index),
@@ -114,42 +130,33 @@ impl FlatStore {
             add_sidecars(&folder, &mut entries);
             add_emptied_folders(&folder, &mut entries, keeps_books);
         }
-        let busy = busy.into_iter().chain(closed).collect();
-        Ok(Selected { all: all && !folder.is_loose(), folder, entries, busy, partly: !whole })
+        Ok(Selected { all: all && !folder.is_loose(), folder, entries, blocked, partly: !whole })
     }
 
     /// Takes out of `entries` what a running download works on: our own holds its journal, the official client its lock.
-    fn take_out_busy(&self, folder: &ModelFolder, entries: &mut BTreeSet<usize>) -> Vec<Blocked> {
+    /// Gives every lock that is held, with what was taken out for it.
+    fn take_out_busy(&self, folder: &ModelFolder, entries: &mut BTreeSet<usize>) -> Vec<Busy> {
         let mut busy = Vec::new();
-        for (index, entry) in folder.tree.entries.iter().enumerate().filter(|(_, entry)| entry.is_file()) {
-            let target = match &folder.classes[index] {
-                Class::Staging { target, journal: true } => target.clone(),
-                Class::Bookkeeping if entry.path.extension().is_some_and(|extension| extension == "lock") => {
-                    match locked_by_client(&entry.path) {
-                        Some(target) => target,
-                        None => continue,
-                    }
-                }
-                _ => continue,
+        for (entry, class) in folder.tree.entries.iter().zip(&folder.classes).filter(|(entry, _)| entry.is_file()) {
+            let target = match class {
+                Class::Staging { target, journal: true } => Some(target.clone()),
+                Class::Bookkeeping => locked_by_client(&entry.path),
+                _ => None,
             };
-            let journal = self.root.join(folder.location(entry));
-            if !lock::is_held(&journal) {
+            let Some(target) = target else { continue };
+            let path = self.root.join(folder.location(entry));
+            if !lock::is_held(&path) {
                 continue;
             }
-            let because = format!("is being downloaded by {}; cancel the download first", FileLock::holder(&journal));
-            let concerned: Vec<usize> = entries
+            let concerned: BTreeSet<usize> = entries
                 .iter()
                 .copied()
                 .filter(|&at| folder.tree.entries[at].path == target || folder.staging_target(at) == Some(&target))
                 .collect();
-            for at in concerned {
-                entries.remove(&at);
-                let path = self.root.join(folder.location(&folder.tree.entries[at]));
-                busy.push(Blocked { path, because: because.clone() });
-            }
-            if busy.is_empty() && !folder.has(&target) {
-                busy.push(Blocked { path: journal, because });
-            }
+            entries.retain(|at| !concerned.contains(at));
+            let because = format!("is being downloaded by {}; cancel the download first", FileLock::holder(&path));
+            let taken = concerned.iter().map(|&at| self.root.join(folder.location(&folder.tree.entries[at])));
+            busy.push(Busy { taken: taken.collect(), lock: path, because });
         }
         busy
     }
@@ -221,7 +228,7 @@ impl FlatStore {
         for &index in stays.iter().filter(|_| row.partly) {
             let entry = &folder.tree.entries[index];
             let path = self.root.join(folder.location(entry));
-            if builder.plan().blocked.iter().chain(&row.busy).any(|blocked| blocked.path == path) {
+            if row.blocked.iter().any(|blocked| blocked.path == path) {
                 continue;
             }
             let owner = aliases.iter().find(|alias| folder.entries_of_file(Path::new(&alias.file)).contains(&index));

@@ -9,7 +9,10 @@ use rustix::io::Errno;
 use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
-use crate::model::{FileName, Inode, Quantization, Role, text};
+use crate::disk::safe;
+use crate::format::Metadata;
+use crate::format::config_json::Config;
+use crate::model::{FileName, Format, Inode, Quantization, Role, text};
 use crate::store::Part;
 use crate::store::headers::{Header, Headers};
 use crate::store::tree::{Entry, Tree};
@@ -127,6 +130,13 @@ impl WeightSet {
             && self.key.stem.rsplit(['-', '.']).next().is_some_and(|tag| tag.eq_ignore_ascii_case(wanted))
     }
 
+    /// The quantization: the header's, else the name's, else what the header's tensors let guess.
+    pub(super) fn quantization(&self, metadata: Option<&Metadata>) -> Option<Quantization> {
+        let told = metadata.and_then(|metadata| metadata.quantization.clone());
+        let guessed = metadata.is_some_and(|metadata| metadata.quantization_guessed);
+        if guessed { self.label.clone().or(told) } else { told.or_else(|| self.label.clone()) }
+    }
+
     pub(super) fn is_gguf(&self) -> bool {
         self.key.extension == "gguf"
     }
@@ -220,13 +230,31 @@ impl ModelFolder {
         Some(headers.get(root, &self.location(entry), &entry.status))
     }
 
+    /// What is known of a set from the header of its first file, and for safetensors from the `config.json` beside it;
+    /// what is wrong with that goes to `warn`.
+    pub(super) fn describe(
+        &self,
+        set: &WeightSet,
+        root: &Path,
+        headers: &Headers,
+        warn: &mut dyn FnMut(String),
+    ) -> Option<Metadata> {
+        let mut metadata = self.header(set, root, headers)?.as_ref().as_ref().ok()?.clone();
+        let path = set.key.folder().join("config.json");
+        let config = self.find(&path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file());
+        if let Some(entry) = config.filter(|_| metadata.format == Format::Safetensors) {
+            let opened = safe::open_below(root, &self.location(entry)).map_err(|error| error.to_string());
+            match opened.and_then(Config::read) {
+                Ok(config) => config.complete(&mut metadata),
+                Err(reason) => warn(format!("{}: {reason}", text::printable_path(&path))),
+            }
+        }
+        Some(metadata)
+    }
+
     /// The quantization of a set: the header's, else the name's.
     pub(super) fn quantization(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Quantization> {
-        let header = self.header(set, root, headers);
-        let told = header.as_deref().and_then(|header| header.as_ref().ok());
-        told.and_then(|metadata| metadata.quantization.clone().filter(|_| !metadata.quantization_guessed))
-            .or_else(|| set.label.clone())
-            .or_else(|| told.and_then(|metadata| metadata.quantization.clone()))
+        set.quantization(self.describe(set, root, headers, &mut |_| {}).as_ref())
     }
 
     /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so

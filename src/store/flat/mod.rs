@@ -306,8 +306,8 @@ impl Store for FlatStore {
         let row = self.row(&found, &mut Surroundings::default());
         let (files, metadata) = match &found {
             Found::Model(folder) => {
-                let header = folder.sets.iter().find_map(|set| folder.header(set, &self.root, &self.headers));
-                let metadata = header.and_then(|header| header.as_ref().as_ref().ok().cloned());
+                let metadata =
+                    folder.sets.iter().find_map(|set| folder.describe(set, &self.root, &self.headers, &mut |_| {}));
                 (self.model_files(folder, |_| true), metadata)
             }
             _ => (Vec::new(), None),

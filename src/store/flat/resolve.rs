@@ -185,10 +185,14 @@ impl FlatStore {
         }
     }
 
-    /// The part of `folder` that the reference's quantization and revision leave; `None` when there is nothing of it.
+    /// The part of `folder` that the reference's file, quantization and revision leave; `None` when there is nothing of it.
     fn part_meant(&self, folder: &ModelFolder, reference: &Reference) -> Option<Part> {
         if reference.revision().is_some_and(|revision| !folder.is_revision(revision)) {
             return None;
+        }
+        if let Some(file) = reference.file() {
+            let entries = folder.entries_of_file(Path::new(file.as_str()));
+            return (!entries.is_empty()).then(|| self.files_part(folder, &entries));
         }
         match reference.quantization() {
             None => Some(Part::Whole),

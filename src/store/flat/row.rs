@@ -212,7 +212,7 @@ impl FlatStore {
                 weights.parameters = told.parameters;
                 weights.first.clone_from(&told.first);
             }
-            let label = self.label(set, told.first.as_ref());
+            let label = set.quantization(told.first.as_ref());
             if let Some(label) = label.filter(|label| !weights.quantizations.contains(label)) {
                 weights.quantizations.push(label);
             }
@@ -236,12 +236,6 @@ impl FlatStore {
             }
         }
         weights
-    }
-
-    fn label(&self, set: &WeightSet, header: Option<&Metadata>) -> Option<Quantization> {
-        let told = header.and_then(|metadata| metadata.quantization.clone());
-        let guessed = header.is_some_and(|metadata| metadata.quantization_guessed);
-        if guessed { set.label.clone().or(told) } else { told.or_else(|| set.label.clone()) }
     }
 
     fn check_set(
@@ -289,11 +283,8 @@ impl FlatStore {
                         Structure::Whole | Structure::Partial => {}
                     }
                     parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
-                    if told.first.is_none() {
-                        for warning in &metadata.warnings {
-                            warnings.add(&format!("{}: {warning}", shown(&entry.path)));
-                        }
-                        told.first = Some(metadata.clone());
+                    for warning in &metadata.warnings {
+                        warnings.add(&format!("{}: {warning}", shown(&entry.path)));
                     }
                 }
                 Err(reason) => {
@@ -303,6 +294,7 @@ impl FlatStore {
                 }
             }
         }
+        told.first = folder.describe(set, &self.root, &self.headers, &mut |line| warnings.add(&line));
         told.parameters = parameters.filter(|&sum| sum > 0);
         told
     }
