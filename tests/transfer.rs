@@ -1205,3 +1205,93 @@ proptest! {
         });
     }
 }
+
+/// A hub that counts what it sends in a file, so that the count outlives the process.
+struct Counting {
+    content: PathBuf,
+    counter: PathBuf,
+}
+
+impl Source for Counting {
+    fn open<'a>(
+        &'a self,
+        _file: &'a RemoteFile,
+        range: Range<u64>,
+        _validator: Option<&'a Validator>,
+    ) -> BoxFuture<'a, Result<Opening>> {
+        async move {
+            let content = Bytes::from(fs::read(&self.content).unwrap());
+            let size = content.len() as u64;
+            let counter = File::options().read(true).write(true).open(&self.counter).unwrap();
+            let mut sent = read_counter(&self.counter);
+            let rest = content.slice(range.start as usize..range.end as usize);
+            let stream = stream::unfold(rest, move |mut rest| {
+                if !rest.is_empty() {
+                    let piece = rest.split_to(rest.len().min(50_000));
+                    sent += piece.len() as u64;
+                    counter.write_all_at(&sent.to_le_bytes(), 0).unwrap();
+                    return std::future::ready(Some((Ok(piece), rest)));
+                }
+                std::future::ready(None)
+            });
+            Ok(Opening { from: range.start, size, validator: Some(Validator("v".into())), stream: stream.boxed() })
+        }
+        .boxed()
+    }
+}
+
+fn read_counter(path: &Path) -> u64 {
+    fs::read(path).unwrap().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+const CHILD: &str = "TRANSFER_TEST_CHILD";
+
+#[test]
+#[ignore = "another test starts it in a process of its own, to kill it"]
+fn child() {
+    let folder = PathBuf::from(std::env::var_os(CHILD).unwrap());
+    let bytes = fs::read(folder.join("content")).unwrap();
+    let file = remote("m.gguf", &bytes, Some(Algorithm::Sha256));
+    let source: Arc<dyn Source> =
+        Arc::new(Counting { content: folder.join("content"), counter: folder.join("counter") });
+    let destination: Arc<dyn Destination> = Folder::new(folder.join("models"));
+    let options = Options { throttle: Throttle::new(Some(200 * MIB as u64)), ..quick() };
+    let (events, cancel) = (Events::default(), CancellationToken::new());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(run(&request(vec![file]), &source, &destination, &options, &events.sink(), &cancel)).unwrap();
+}
+
+#[test]
+fn killed_again_and_again_it_fetches_little_twice_and_ends_whole() {
+    const SIZE: usize = 96 * MIB;
+    const KILLS: u64 = 8;
+    let folder = scratch();
+    let bytes = content(9, SIZE);
+    fs::write(folder.path().join("content"), &bytes).unwrap();
+    let counter = folder.path().join("counter");
+    fs::write(&counter, 0u64.to_le_bytes()).unwrap();
+    let start = || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--ignored"])
+            .env(CHILD, folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    for kill in 0..KILLS {
+        let mut child = start();
+        // Moments that differ: each a bit more than what a crash may cost.
+        let until = read_counter(&counter) + 9 * MIB as u64 + kill * 123_457;
+        while read_counter(&counter) < until {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(start().wait().unwrap().success());
+    assert!(fs::read(folder.path().join("models/m.gguf")).unwrap() == *bytes);
+    assert_eq!(names(&folder.path().join("models")), ["m.gguf"]);
+    let twice = read_counter(&counter) - SIZE as u64;
+    assert!(twice <= KILLS * 8 * MIB as u64, "{twice} bytes were fetched twice in {KILLS} kills");
+}
