@@ -798,31 +798,50 @@ mod questions {
 
     /// Runs a command on a terminal and types `answer` when it asks.
     fn on_a_terminal(bench: &Bench, line: &str, answer: &str) -> (u32, String) {
+        on_a_terminal_after(bench, line, "[y/N]", answer)
+    }
+
+    /// Runs a command on a terminal and types `answer` once `sign` is on it.
+    fn on_a_terminal_after(bench: &Bench, line: &str, sign: &str, answer: &str) -> (u32, String) {
         let pair =
             native_pty_system().openpty(PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 }).unwrap();
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_llorch-models"));
         command.env_clear();
         command.env("HOME", bench.scratch.path().join("home"));
+        command.env("TMPDIR", bench.scratch.path());
         command.env("LLORCH_MODEL_BASE_DIR", bench.models());
         command.env("HF_ENDPOINT", bench.hub.endpoint());
         command.env("TERM", "xterm");
         command.cwd(bench.scratch.path());
-        command.args(line.split(' '));
+        command.args(line.split(' ').filter(|word| !word.is_empty()));
         let mut child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let (mut reader, mut writer) = (pair.master.try_clone_reader().unwrap(), pair.master.take_writer().unwrap());
         let mut screen = Vec::new();
         let mut piece = [0; 4096];
-        let mut asked = false;
+        let mut answered = false;
         // A terminal that nobody holds any more answers with an error.
         while let Ok(count @ 1..) = reader.read(&mut piece) {
             screen.extend_from_slice(&piece[..count]);
-            if !asked && String::from_utf8_lossy(&screen).contains("[y/N]") {
-                asked = true;
+            if !answered && String::from_utf8_lossy(&screen).contains(sign) {
+                answered = true;
                 writer.write_all(answer.as_bytes()).unwrap();
             }
         }
         (child.wait().unwrap().exit_code(), String::from_utf8_lossy(&screen).into_owned())
+    }
+
+    #[test]
+    fn the_demo_needs_nothing_and_leaves_nothing() {
+        let bench = bench();
+        let (code, screen) = on_a_terminal_after(&bench, "demo", "tinyllama", "q");
+        assert_eq!(code, 0, "{screen}");
+        let left: Vec<_> =
+            fs::read_dir(bench.scratch.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["home"], "nothing is left over");
+        assert_eq!(fs::read_dir(bench.scratch.path().join("home")).unwrap().count(), 0);
+        assert!(bench.hub.seen().is_empty(), "and nothing was asked for elsewhere");
+        assert!(bench.run("demo").expect(64).error().contains("terminal"));
     }
 
     #[test]

@@ -122,6 +122,8 @@ pub enum Command {
     Search(Search),
     /// Show which models have changed on the hub
     Updates(Updates),
+    /// Try the screen on a throwaway store with a hub of its own: no network, no risk
+    Demo,
     /// Write the completions for a shell
     Completions {
         /// The shell

@@ -3,8 +3,9 @@
 mod arguments;
 mod catalog;
 mod completions;
-#[cfg(feature = "tui")]
 mod delete;
+#[cfg(feature = "tui")]
+mod demo;
 mod disk_usage;
 mod download;
 mod exit;
@@ -49,6 +50,9 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
     if let Command::Completions { shell } = command {
         return completions::run(shell, &Output::new(crate::config::When::Never, environment));
     }
+    if let Command::Demo = command {
+        return demo(global, environment);
+    }
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut session = Session::begin(global, environment)?;
@@ -62,12 +66,22 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
             Command::Catalog(arguments) => catalog::run(&mut session, arguments).await,
             Command::Search(arguments) => search::run(&mut session, arguments).await,
             Command::Updates(arguments) => updates::run(&mut session, arguments).await,
-            Command::Completions { .. } => Ok(Exit::Usage),
+            Command::Completions { .. } | Command::Demo => Ok(Exit::Usage),
         }
     });
     // A thread that waits for a disk that does not answer must not keep the program.
     runtime.shutdown_timeout(Duration::from_millis(500));
     result
+}
+
+#[cfg(feature = "tui")]
+fn demo(global: &Global, environment: &Environment) -> Outcome {
+    demo::run(global, environment)
+}
+
+#[cfg(not(feature = "tui"))]
+fn demo(_global: &Global, _environment: &Environment) -> Outcome {
+    Err(Stop::Usage("this build has no screen, and the demo needs it".to_owned()))
 }
 
 /// Two threads: one that reads and hashes a download, one for the rest.
