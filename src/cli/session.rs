@@ -1,7 +1,6 @@
 //! What every command works with: settings, stores, streams, signals.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +13,7 @@ use crate::config::{Environment, Settings};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::selector::Selector;
-use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
-use crate::store::Store;
-use crate::store::flat::FlatStore;
+use crate::provisioner::{self, Inventory, ModelProvisioner, PlanTarget};
 
 /// A command at work.
 pub(super) struct Session {
@@ -106,14 +103,7 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
 }
 
 pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {
-    let own = provisioner.store().clone();
-    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(own)];
-    for folder in &settings.stores.flat {
-        let store = FlatStore::new(folder.clone(), Vec::new());
-        if stores.iter().all(|known| known.root() != store.root()) {
-            stores.push(Arc::new(store));
-        }
-    }
+    let stores = provisioner::stores(provisioner.store(), settings);
     Inventory::new(stores, settings.protect.clone())
 }
 

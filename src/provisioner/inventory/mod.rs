@@ -1,5 +1,6 @@
 //! Every store of this host at once: what the table, `list` and `disk-usage` show, and plans over them.
 
+mod detect;
 mod find;
 mod holders;
 mod plan;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{Model, ModelId, StoreSummary, Verification, text};
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
+pub use detect::stores;
 pub use totals::Totals;
 
 /// What a scan gives, as it goes.

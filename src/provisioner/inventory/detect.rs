@@ -1,0 +1,38 @@
+//! Which stores this host has, as the settings tell.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::model::StoreKind;
+use crate::store::Store;
+use crate::store::flat::FlatStore;
+
+/// Every store that the settings name: `own` first, then the other programs' default folders where they exist, then the
+/// folders of the configuration, which are looked at whether they exist or not. One root is one store of a kind.
+#[must_use]
+pub fn stores(own: &FlatStore, settings: &Settings) -> Vec<Arc<dyn Store>> {
+    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(own.clone())];
+    for kind in StoreKind::ALL {
+        let found = default_folders(kind, settings).into_iter().filter(|folder| folder.is_dir());
+        for folder in found.chain(settings.stores.of(kind).iter().cloned()) {
+            let Some(store) = open(kind, folder) else { continue };
+            if stores.iter().all(|known| known.kind() != kind || known.root() != store.root()) {
+                stores.push(store);
+            }
+        }
+    }
+    stores
+}
+
+/// Where a kind is without any configuration of ours.
+fn default_folders(_kind: StoreKind, _settings: &Settings) -> Vec<PathBuf> {
+    Vec::new()
+}
+
+fn open(kind: StoreKind, folder: PathBuf) -> Option<Arc<dyn Store>> {
+    match kind {
+        StoreKind::Flat => Some(Arc::new(FlatStore::new(folder, Vec::new()))),
+        StoreKind::Hf | StoreKind::Ollama | StoreKind::LmStudio | StoreKind::LlamaCpp => None,
+    }
+}
