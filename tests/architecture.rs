@@ -50,11 +50,34 @@ fn module_of(path: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// Source without line comments and without the tests at the end of a file, which may use anything that they test with.
+/// Source without line comments and without test modules, which may use anything that they test with. Test modules are the
+/// last thing in a file, or in a module of it.
 fn code(path: &Path) -> String {
+    if path.file_name().is_some_and(|name| name == "tests.rs") {
+        return String::new();
+    }
     let source = fs::read_to_string(path).unwrap();
-    let source = source.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
-    source.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code)).collect::<Vec<_>>().join("\n")
+    let mut code = Vec::new();
+    let mut skipping: Option<usize> = None;
+    let mut marked = false;
+    for line in source.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let text = line.trim_start();
+        match skipping {
+            Some(depth) if indent == depth && text == "}" => skipping = None,
+            Some(_) => {}
+            None if text == "#[cfg(test)]" => marked = true,
+            None if marked && text.starts_with("#[") => {}
+            None if marked && text.starts_with("mod ") && text.ends_with('{') => {
+                (skipping, marked) = (Some(indent), false);
+            }
+            None => {
+                marked = false;
+                code.push(line.split_once("//").map_or(line, |(code, _)| code));
+            }
+        }
+    }
+    code.join("\n")
 }
 
 /// First segments of every `crate::…` path, also in groups like `crate::{disk, model::{A, B}}`.

@@ -93,12 +93,15 @@ enum Fault {
     NoHub,
 }
 
+/// Path, range and validator of a request.
+type Opened = (String, Range<u64>, Option<String>);
+
 /// A hub in memory.
 #[derive(Default)]
 struct Memory {
     files: Mutex<BTreeMap<String, (Bytes, Option<String>)>>,
     faults: Mutex<VecDeque<Fault>>,
-    opened: Mutex<Vec<(String, Range<u64>, Option<String>)>>,
+    opened: Mutex<Vec<Opened>>,
     sent: Arc<AtomicU64>,
     piece: usize,
     pause: Option<Duration>,
@@ -853,7 +856,7 @@ fn lose_power(staging: &Staging, tear: Option<(u64, u8)>) {
     let partial = File::options().write(true).open(&staging.partial).unwrap();
     let length = partial.metadata().unwrap().len();
     let mut at = 0;
-    for range in kept.iter().cloned().chain([length..length]) {
+    for range in kept.iter().cloned().chain(std::iter::once(length..length)) {
         if at < range.start {
             partial.write_all_at(&vec![0xEE; (range.start - at) as usize], at).unwrap();
         }

@@ -393,19 +393,4 @@ mod tests {
         let pids: Vec<u32> = found.by_file[&identity(&program)].iter().map(|holder| holder.pid).collect();
         assert!(pids.contains(&child.0.id()), "{pids:?}");
     }
-
-    #[test]
-    #[ignore = "a measurement: run it with --ignored --nocapture, best in a release build"]
-    fn how_long_a_look_takes() {
-        let files: BTreeSet<Inode> = (0..500).map(|inode| Inode { device: 1, inode }).collect();
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let processes =
-            processes.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()));
-        println!("{} processes", processes.count());
-        for _ in 0..5 {
-            let start = std::time::Instant::now();
-            let found = find_holders(&files, &[PathBuf::from("/data/models")]);
-            println!("{:?}, {} unreadable", start.elapsed(), found.unreadable);
-        }
-    }
 }

@@ -70,14 +70,14 @@ impl Reference {
             return refuse("it is the page of a dataset or a space, not of a model".to_owned());
         }
         let mut reference = Self::from_parts(text, &format!("{org}/{name}"))?;
-        if matches!(parts.next(), Some("tree" | "blob" | "resolve" | "raw")) {
-            if let Some(tail) = parts.next() {
-                let (revision, file) = tail.split_once('/').map_or((tail, None), |(r, f)| (r, Some(f)));
-                if revision != "main" {
-                    reference.revision = Some(checked_revision(text, revision)?);
-                }
-                reference.file = file.map(RepoPath::parse).transpose()?;
+        if matches!(parts.next(), Some("tree" | "blob" | "resolve" | "raw"))
+            && let Some(tail) = parts.next()
+        {
+            let (revision, file) = tail.split_once('/').map_or((tail, None), |(r, f)| (r, Some(f)));
+            if revision != "main" {
+                reference.revision = Some(checked_revision(text, revision)?);
             }
+            reference.file = file.map(RepoPath::parse).transpose()?;
         }
         Ok(reference)
     }

@@ -19,7 +19,7 @@ impl Performer {
                 Some(_) => plan.models.iter().map(|model| Origin::of(model, &inventory)).collect(),
                 None => Vec::new(),
             };
-            let files = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile);
+            let files = plan.steps.iter().filter(|step| step.operation != Operation::RemoveFolder);
             let targets: BTreeSet<Inode> = files.map(|step| step.target).collect();
             let held = find_holders(&targets, &[]).by_file;
             let report = deletion::run(&plan, &mut NoHook, &|inode| held.contains_key(&inode), &mut |_, _| (), &cancel);
