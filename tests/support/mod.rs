@@ -6,3 +6,5 @@ pub mod hub;
 pub mod official;
 #[cfg(all(feature = "cli", feature = "tui"))]
 pub mod program;
+#[cfg(feature = "tui")]
+pub mod pty;

@@ -9,13 +9,16 @@ use crate::model::text::printable_path;
 const TIB: u64 = 1 << 40;
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
+const KIB: u64 = 1 << 10;
 
-/// Bytes without decimals: whole GiB, whole MiB below one GiB, whole TiB where the GiB would have five digits.
+/// Bytes without decimals: whole GiB, smaller units below one of them, whole TiB where the GiB would have five digits.
 pub(crate) fn whole(bytes: u64) -> String {
     let rounded = |unit: u64| bytes.saturating_add(unit / 2) / unit;
-    match (rounded(MIB), rounded(GIB)) {
-        (mib @ ..1024, _) => format!("{mib} MiB"),
-        (_, gib @ ..10_000) => format!("{gib} GiB"),
+    match (rounded(KIB), rounded(MIB), rounded(GIB)) {
+        (0, _, _) => format!("{bytes} B"),
+        (kib @ ..1024, _, _) => format!("{kib} KiB"),
+        (_, mib @ ..1024, _) => format!("{mib} MiB"),
+        (_, _, gib @ ..10_000) => format!("{gib} GiB"),
         _ => format!("{} TiB", rounded(TIB)),
     }
 }
@@ -80,7 +83,8 @@ mod tests {
 
     #[test]
     fn figures() {
-        assert_eq!(whole(0), "0 MiB");
+        assert_eq!(whole(0), "0 B");
+        assert_eq!(whole(700 * KIB), "700 KiB");
         assert_eq!(whole(1023 * MIB + MIB - 1), "1 GiB");
         assert_eq!(whole(412 * GIB + GIB / 4), "412 GiB");
         assert_eq!(whole(20 * TIB), "20 TiB");
