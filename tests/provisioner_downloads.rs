@@ -548,7 +548,7 @@ async fn looking_at_a_repository_marks_what_a_download_would_take() {
     }
     let model = bench.provisioner.remote_files(REPOSITORY).await.unwrap();
     assert_eq!(model.files.len(), 3);
-    assert_eq!(model.marked.iter().map(|path| path.as_str()).collect::<Vec<_>>(), ["m-Q4_K_M.gguf"]);
+    assert_eq!(model.marked.iter().map(rbee_hive::model::RepoPath::as_str).collect::<Vec<_>>(), ["m-Q4_K_M.gguf"]);
     let model = bench.provisioner.remote_files("org/Model-GGUF:Q5_0").await.unwrap();
     assert_eq!(model.marked, []);
     assert!(model.why_unmarked.unwrap().contains("Q5_0"));

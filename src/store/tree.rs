@@ -71,7 +71,7 @@ impl Tree {
     /// Reads the folder `name` in `parent`, which may not be a link.
     ///
     /// # Errors
-    /// The system's when the folder itself cannot be opened; deeper failures are in [`Tree::unread`].
+    /// The system's when the folder itself cannot be opened; deeper failures are in the field `unread`.
     pub fn read(parent: &Folder, name: &OsStr) -> Result<Self, Errno> {
         Self::of(&parent.folder(name)?)
     }
@@ -79,7 +79,7 @@ impl Tree {
     /// Reads an open folder.
     ///
     /// # Errors
-    /// The system's when it has no metadata; deeper failures are in [`Tree::unread`].
+    /// The system's when it has no metadata; deeper failures are in the field `unread`.
     pub fn of(folder: &Folder) -> Result<Self, Errno> {
         let top = folder.own_status()?;
         let mut tree = Self { top, entries: Vec::new(), unread: Vec::new() };
