@@ -3,6 +3,7 @@
 pub mod flat;
 pub mod headers;
 pub mod planning;
+mod surroundings;
 pub mod tree;
 pub mod verify;
 

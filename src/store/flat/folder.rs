@@ -19,7 +19,7 @@ use crate::store::tree::{Entry, Tree};
 
 /// What an entry is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Class {
+pub(in crate::store) enum Class {
     /// A file of the model, or a link in the place of one.
     Content(Role),
     /// A partial file or its journal; the path is that of the file that it will become.
@@ -39,7 +39,7 @@ pub(super) enum Class {
 
 /// The folder's record, as far as it could be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RecordState {
+pub(in crate::store) enum RecordState {
     /// There is none.
     Missing,
     /// It can be read.
@@ -49,7 +49,7 @@ pub(super) enum RecordState {
 }
 
 impl RecordState {
-    pub(super) fn read(folder: &Folder) -> Self {
+    pub(in crate::store) fn read(folder: &Folder) -> Self {
         match Record::read_in(folder) {
             Ok(Some(record)) => Self::Read(record),
             Ok(None) => Self::Missing,
@@ -57,7 +57,7 @@ impl RecordState {
         }
     }
 
-    pub(super) fn get(&self) -> Option<&Record> {
+    pub(in crate::store) fn get(&self) -> Option<&Record> {
         match self {
             Self::Read(record) => Some(record),
             _ => None,
@@ -67,7 +67,7 @@ impl RecordState {
 
 /// What makes files one set of weights.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SetKey {
+pub(in crate::store) struct SetKey {
     folder: PathBuf,
     stem: String,
     /// 0 for a file that is no shard.
@@ -77,7 +77,7 @@ pub(super) struct SetKey {
 
 impl SetKey {
     /// The set of the file at `path`; `None` if it is no weights file.
-    pub(super) fn of(path: &Path) -> Option<Self> {
+    pub(in crate::store) fn of(path: &Path) -> Option<Self> {
         let name = text::escape(path.file_name()?);
         let parsed = FileName::parse(&name);
         parsed.is_weights().then(|| Self {
@@ -88,22 +88,22 @@ impl SetKey {
         })
     }
 
-    pub(super) fn folder(&self) -> &Path {
+    pub(in crate::store) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// 0 for a file that is no shard.
-    pub(super) fn shard_count(&self) -> u32 {
+    pub(in crate::store) fn shard_count(&self) -> u32 {
         self.count
     }
 
     /// The path of the set as people write it: without number.
-    pub(super) fn name(&self) -> PathBuf {
+    pub(in crate::store) fn name(&self) -> PathBuf {
         self.folder.join(text::unescape(&self.stem))
     }
 
     /// The path that shard `number` of this set has.
-    pub(super) fn shard_path(&self, number: u32) -> PathBuf {
+    pub(in crate::store) fn shard_path(&self, number: u32) -> PathBuf {
         let name = format!("{}-{number:05}-of-{:05}.{}", self.stem, self.count, self.extension);
         self.folder.join(text::unescape(&name))
     }
@@ -111,16 +111,16 @@ impl SetKey {
 
 /// Weights in one file or in shards, whole or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WeightSet {
-    pub(super) key: SetKey,
+pub(in crate::store) struct WeightSet {
+    pub(in crate::store) key: SetKey,
     /// Entries of its files, in the order of their numbers.
-    pub(super) members: Vec<usize>,
+    pub(in crate::store) members: Vec<usize>,
     /// Entries of its partial files and journals.
-    pub(super) staging: Vec<usize>,
+    pub(in crate::store) staging: Vec<usize>,
     /// Numbers that are missing, as ranges with both ends.
-    pub(super) missing: Vec<(u32, u32)>,
+    pub(in crate::store) missing: Vec<(u32, u32)>,
     /// The quantization that the name, or the folder that holds it, tells.
-    pub(super) label: Option<Quantization>,
+    pub(in crate::store) label: Option<Quantization>,
 }
 
 impl WeightSet {
@@ -131,61 +131,73 @@ impl WeightSet {
     }
 
     /// The quantization: the header's, else the name's, else what the header's tensors let guess.
-    pub(super) fn quantization(&self, metadata: Option<&Metadata>) -> Option<Quantization> {
+    pub(in crate::store) fn quantization(&self, metadata: Option<&Metadata>) -> Option<Quantization> {
         let told = metadata.and_then(|metadata| metadata.quantization.clone());
         let guessed = metadata.is_some_and(|metadata| metadata.quantization_guessed);
         if guessed { self.label.clone().or(told) } else { told.or_else(|| self.label.clone()) }
     }
 
-    pub(super) fn is_gguf(&self) -> bool {
+    pub(in crate::store) fn is_gguf(&self) -> bool {
         self.key.extension == "gguf"
     }
 }
 
 /// A model's folder.
 #[derive(Clone, Debug)]
-pub(super) struct ModelFolder {
-    pub(super) id: OsString,
+pub(in crate::store) struct ModelFolder {
+    pub(in crate::store) id: OsString,
     /// Relative to the root of the store; empty for weights that lie directly in it.
-    pub(super) below: PathBuf,
+    pub(in crate::store) below: PathBuf,
     /// The folder that holds the row.
-    pub(super) parent: Inode,
-    pub(super) tree: Tree,
-    pub(super) classes: Vec<Class>,
-    pub(super) sets: Vec<WeightSet>,
-    pub(super) record: RecordState,
+    pub(in crate::store) parent: Inode,
+    pub(in crate::store) tree: Tree,
+    pub(in crate::store) classes: Vec<Class>,
+    pub(in crate::store) sets: Vec<WeightSet>,
+    pub(in crate::store) record: RecordState,
 }
 
 impl ModelFolder {
     /// Reads the folder `id` of the store's root.
-    pub(super) fn read(root: &Folder, root_inode: Inode, id: &OsStr) -> Result<Self, Errno> {
+    pub(in crate::store) fn read(root: &Folder, root_inode: Inode, id: &OsStr) -> Result<Self, Errno> {
         let folder = root.folder(id)?;
         let tree = Tree::of(&folder)?;
         Ok(Self::new(id.to_owned(), PathBuf::from(id), root_inode, tree, RecordState::read(&folder)))
     }
 
-    pub(super) fn new(id: OsString, below: PathBuf, parent: Inode, tree: Tree, record: RecordState) -> Self {
-        let classes: Vec<Class> = tree.entries.iter().map(classify).collect();
+    pub(in crate::store) fn new(id: OsString, below: PathBuf, parent: Inode, tree: Tree, record: RecordState) -> Self {
+        let classes = tree.entries.iter().map(classify).collect();
+        Self::classified(id, below, parent, tree, classes, record)
+    }
+
+    /// A folder whose entries were sorted by somebody else: other programs have other names for what is not content.
+    pub(in crate::store) fn classified(
+        id: OsString,
+        below: PathBuf,
+        parent: Inode,
+        tree: Tree,
+        classes: Vec<Class>,
+        record: RecordState,
+    ) -> Self {
         let sets = weight_sets(&tree.entries, &classes);
         Self { id, below, parent, tree, classes, sets, record }
     }
 
     /// Whether it is a set of weights directly in the root and no folder.
-    pub(super) fn is_loose(&self) -> bool {
+    pub(in crate::store) fn is_loose(&self) -> bool {
         self.below.as_os_str().is_empty()
     }
 
-    pub(super) fn id_text(&self) -> String {
+    pub(in crate::store) fn id_text(&self) -> String {
         text::escape(&self.id)
     }
 
     /// Where an entry lies, relative to the root.
-    pub(super) fn location(&self, entry: &Entry) -> PathBuf {
+    pub(in crate::store) fn location(&self, entry: &Entry) -> PathBuf {
         self.below.join(&entry.path)
     }
 
     /// Its content: files and links in their place, by path.
-    pub(super) fn content(&self) -> impl Iterator<Item = (usize, &Entry, Role)> {
+    pub(in crate::store) fn content(&self) -> impl Iterator<Item = (usize, &Entry, Role)> {
         self.tree.entries.iter().zip(&self.classes).enumerate().filter_map(|(index, (entry, class))| match class {
             Class::Content(role) => Some((index, entry, *role)),
             _ => None,
@@ -193,18 +205,18 @@ impl ModelFolder {
     }
 
     /// The entry at a path inside the folder.
-    pub(super) fn find(&self, path: &Path) -> Option<usize> {
+    pub(in crate::store) fn find(&self, path: &Path) -> Option<usize> {
         // Trees list folders before what they hold and names in byte order, which is the order of paths.
         self.tree.entries.binary_search_by(|entry| entry.path.as_path().cmp(path)).ok()
     }
 
     /// Whether something of the file at `path` is here: the file or a part of it.
-    pub(super) fn has(&self, path: &Path) -> bool {
+    pub(in crate::store) fn has(&self, path: &Path) -> bool {
         !self.entries_of_file(path).is_empty()
     }
 
     /// The file at `path` with the rest of its set and with their partial files.
-    pub(super) fn entries_of_file(&self, path: &Path) -> BTreeSet<usize> {
+    pub(in crate::store) fn entries_of_file(&self, path: &Path) -> BTreeSet<usize> {
         if let Some(key) = SetKey::of(path) {
             return self.sets.iter().filter(|set| set.key == key).flat_map(all_of).collect();
         }
@@ -225,14 +237,14 @@ impl ModelFolder {
     }
 
     /// The header of the first file of a set that is there.
-    pub(super) fn header(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Header> {
+    pub(in crate::store) fn header(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Header> {
         let entry = set.members.iter().map(|&index| &self.tree.entries[index]).find(|entry| entry.is_file())?;
         Some(headers.get(root, &self.location(entry), &entry.status))
     }
 
     /// What is known of a set from the header of its first file, and for safetensors from the `config.json` beside it;
     /// what is wrong with that goes to `warn`.
-    pub(super) fn describe(
+    pub(in crate::store) fn describe(
         &self,
         set: &WeightSet,
         root: &Path,
@@ -253,13 +265,18 @@ impl ModelFolder {
     }
 
     /// The quantization of a set: the header's, else the name's.
-    pub(super) fn quantization(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Quantization> {
+    pub(in crate::store) fn quantization(
+        &self,
+        set: &WeightSet,
+        root: &Path,
+        headers: &Headers,
+    ) -> Option<Quantization> {
         set.quantization(self.describe(set, root, headers, &mut |_| {}).as_ref())
     }
 
     /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so
     /// that no more is meant than what was said.
-    pub(super) fn sets_of(&self, wanted: &str, root: &Path, headers: &Headers) -> Vec<&WeightSet> {
+    pub(in crate::store) fn sets_of(&self, wanted: &str, root: &Path, headers: &Headers) -> Vec<&WeightSet> {
         let exact = Quantization::new(wanted);
         let by_name: [&dyn Fn(&WeightSet) -> bool; 3] = [
             &|set| set.label.as_ref() == Some(&exact),
@@ -285,7 +302,7 @@ impl ModelFolder {
     }
 
     /// The content and staging entries that a part of the row means; `None` when there is nothing of it.
-    pub(super) fn part(&self, part: &Part, root: &Path, headers: &Headers) -> Option<BTreeSet<usize>> {
+    pub(in crate::store) fn part(&self, part: &Part, root: &Path, headers: &Headers) -> Option<BTreeSet<usize>> {
         match part {
             Part::Whole => Some(self.every_file()),
             Part::Quantization(wanted) => {
@@ -315,7 +332,7 @@ impl ModelFolder {
 
     /// Whether the record says that the folder was filled from `revision`, given as a name, a commit or the first 7 or more
     /// digits of one.
-    pub(super) fn is_revision(&self, revision: &str) -> bool {
+    pub(in crate::store) fn is_revision(&self, revision: &str) -> bool {
         self.record.get().is_some_and(|record| {
             record.revision == revision
                 || record.commit == revision
@@ -324,7 +341,7 @@ impl ModelFolder {
     }
 
     /// The file that a staging entry will become.
-    pub(super) fn staging_target(&self, index: usize) -> Option<&Path> {
+    pub(in crate::store) fn staging_target(&self, index: usize) -> Option<&Path> {
         match &self.classes[index] {
             Class::Staging { target, .. } => Some(target),
             _ => None,
@@ -333,18 +350,18 @@ impl ModelFolder {
 
     /// Whether a file that the record names should still be here: it is, or its sidecar is. A deletion removes the file and
     /// its sidecar together, so without either nobody misses it.
-    pub(super) fn is_live(&self, path: &Path) -> bool {
+    pub(in crate::store) fn is_live(&self, path: &Path) -> bool {
         self.find(path).is_some() || self.sidecars(path).next().is_some()
     }
 
     /// The official client's sidecar and lock of the file at `path`.
-    pub(super) fn sidecars<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = usize> + 'a {
+    pub(in crate::store) fn sidecars<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = usize> + 'a {
         sidecar_paths(path).filter_map(|path| self.find(&path))
     }
 }
 
 /// The entries of a set: its files, then its partial files.
-pub(super) fn all_of(set: &WeightSet) -> impl Iterator<Item = usize> + '_ {
+pub(in crate::store) fn all_of(set: &WeightSet) -> impl Iterator<Item = usize> + '_ {
     set.members.iter().chain(&set.staging).copied()
 }
 
@@ -359,7 +376,8 @@ fn sidecar_paths(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     })
 }
 
-fn classify(entry: &Entry) -> Class {
+/// What an entry is to this program and to the official client.
+pub(in crate::store) fn classify(entry: &Entry) -> Class {
     let hidden = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
     let parts: Vec<&OsStr> = entry.path.iter().collect();
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return Class::Folder };
@@ -445,7 +463,7 @@ fn label_of(path: &Path) -> Option<Quantization> {
 }
 
 /// Ranges as people write them: `2, 4-6`.
-pub(super) fn ranges(ranges: &[(u32, u32)]) -> String {
+pub(in crate::store) fn ranges(ranges: &[(u32, u32)]) -> String {
     let texts: Vec<String> = ranges
         .iter()
         .take(8)

@@ -4,7 +4,7 @@
 //! link there. Dot-folders of the base folder are no rows; they count in the store's bytes, as does any other file there.
 
 mod deletion;
-mod folder;
+pub(in crate::store) mod folder;
 pub mod record;
 mod resolve;
 mod row;
@@ -12,6 +12,7 @@ mod rows;
 pub mod sidecar;
 pub mod staging;
 pub mod tree;
+mod weights;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 pub use record::{Record, RecordedFile};
 
 use self::folder::ModelFolder;
-use self::row::Surroundings;
 use self::rows::{Base, Found, is_hidden};
 use super::headers::Headers;
 use super::planning::lexical;
+use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
 use super::verify::Expected;
 use super::{Details, Part, Row, Store, Target};
@@ -224,7 +225,7 @@ impl FlatStore {
 }
 
 /// `root` without links, as far as it exists.
-fn resolved_root(root: &Path) -> PathBuf {
+pub(in crate::store) fn resolved_root(root: &Path) -> PathBuf {
     let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
     let mut existing = absolute.as_path();
     let mut rest: Vec<&std::ffi::OsStr> = Vec::new();
