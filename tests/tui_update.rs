@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
-use rbee_hive::model::{DeletionReport, Failure, StoreKind};
+use rbee_hive::model::{DeletionReport, Failure, FileCheck, FileStatus, StoreKind, Verification};
 use rbee_hive::store::Details;
 use rbee_hive::tui::Exit;
 use rbee_hive::tui::effect::Effect;
@@ -605,4 +605,33 @@ fn refusals_and_trouble_are_said() {
     script.send(Msg::Refused("job 3: it has ended".to_owned()));
     assert_eq!(script.state.notices.shown().map(|notice| notice.level), Some(Level::Bad));
     assert!(script.picture().contains("job 3: it has ended"));
+}
+
+#[test]
+fn a_verification_that_found_damage_does_not_look_finished() {
+    let mut script = Script::with(100, 24, five());
+    script.jobs(Vec::new());
+    script.taken();
+    let event =
+        |number, kind| Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(1), kind }));
+    let spec = Box::new(JobSpec::Verify { models: vec![id(StoreKind::Flat, "beta")], quick: false });
+    script.send(event(2, JobEventKind::Queued { spec, position: 0 }));
+    script.send(event(3, JobEventKind::Started { file: None, bytes: None, total: None }));
+    let file = FileCheck {
+        path: "beta-Q4_K_M.gguf".to_owned(),
+        status: FileStatus::Corrupt,
+        algorithm: None,
+        expected: None,
+        actual: None,
+    };
+    let verification = Verification { model: id(StoreKind::Flat, "beta"), ok: false, files: vec![file] };
+    let outcome = Some(Box::new(JobOutcome::Verified(vec![verification])));
+    script.send(event(4, JobEventKind::Finished { path: None, outcome }));
+    assert_eq!(notice(&script), "verified beta: beta-Q4_K_M.gguf is corrupt");
+    assert!(!script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))), "nothing on disk has changed");
+    script.at += Duration::from_secs(2);
+    script.press("j");
+    let picture = script.picture();
+    let line = picture.lines().find(|line| line.contains("verify beta")).unwrap_or_else(|| panic!("{picture}"));
+    assert!(line.contains("damaged") && line.contains("is corrupt"), "{line}");
 }

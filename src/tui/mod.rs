@@ -10,6 +10,7 @@ pub mod input;
 pub mod keymap;
 mod leave;
 pub mod msg;
+mod result;
 mod runtime;
 pub mod screen;
 mod signals;

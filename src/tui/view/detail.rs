@@ -5,7 +5,7 @@ use std::time::Duration;
 use ratatui::layout::Rect;
 
 use super::canvas::{Canvas, Spans};
-use super::figures::{age, grouped, path};
+use super::figures::{age, counted, grouped, path};
 use crate::format::{Metadata, Structure};
 use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
@@ -158,7 +158,8 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model) {
     page.known("architecture", model.architecture.as_deref().map(clean::printable));
     page.known("parameters", model.parameters.map(size::parameters));
     page.known("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
-    page.field("size", &format!("{} in {} files", Bytes(model.size_bytes), model.file_count));
+    let files = counted(usize::try_from(model.file_count).unwrap_or(usize::MAX), "file", "files");
+    page.field("size", &format!("{} in {files}", Bytes(model.size_bytes)));
     page.field("on disk", &Bytes(model.disk_bytes).to_string());
     let shared = model.disk_bytes.saturating_sub(model.reclaimable_bytes);
     let mut reclaim = Bytes(model.reclaimable_bytes).to_string();
@@ -217,7 +218,7 @@ fn header(page: &mut Page<'_>, metadata: &Metadata) {
 
 fn files(page: &mut Page<'_>, details: &Details) {
     page.gap();
-    page.say(&format!("{} files", details.files.len()), Role::Title);
+    page.say(&counted(details.files.len(), "file", "files"), Role::Title);
     for file in &details.files {
         let size = text::pad_left(&Bytes(file.disk_bytes).to_string(), 9);
         let role = match file.role {
@@ -231,7 +232,7 @@ fn files(page: &mut Page<'_>, details: &Details) {
         return;
     }
     page.gap();
-    page.say(&format!("{} revisions", details.revisions.len()), Role::Title);
+    page.say(&counted(details.revisions.len(), "revision", "revisions"), Role::Title);
     for revision in &details.revisions {
         let size = text::pad_left(&Bytes(revision.reclaimable_bytes).to_string(), 9);
         let commit: String = clean::printable(&revision.commit).chars().take(10).collect();
@@ -265,7 +266,7 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
         return;
     }
     page.gap();
-    page.say(&format!("{} files", job.files.len()), Role::Title);
+    page.say(&counted(job.files.len(), "file", "files"), Role::Title);
     for file in &job.files {
         let progress = if file.finished {
             "done".to_owned()

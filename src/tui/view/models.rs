@@ -46,7 +46,7 @@ const COLUMNS: [(Column, u16); 12] = [
     (Column::Used, 5),
     (Column::InUse, 7),
     (Column::Reclaimable, 8),
-    (Column::Format, 11),
+    (Column::Format, 12),
     (Column::Context, 7),
     (Column::Owner, 8),
     (Column::Files, 5),

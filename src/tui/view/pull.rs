@@ -49,11 +49,18 @@ pub(super) fn hits(canvas: &mut Canvas<'_>, state: &State, dialog: &HitsDialog, 
     let table = Rect::new(inside.x, inside.y, inside.width, inside.height - status_rows);
     // Figures stand at the right as far as there is room for the names.
     let with_figures = inside.width >= 50;
-    let name_width = if with_figures { inside.width - 36 } else { inside.width.saturating_sub(2) };
+    // How many liked it is told only where there is plenty.
+    let with_likes = inside.width >= 90;
+    let name_width = match (with_figures, with_likes) {
+        (true, true) => inside.width - 36,
+        (true, false) => inside.width - 30,
+        _ => inside.width.saturating_sub(2),
+    };
     let mut y = 0;
     if with_figures && table.height > 1 {
         canvas.put(table, 2, 0, "MODEL", Role::Title);
-        canvas.put(table, name_width + 3, 0, "DOWNLOADS LIKES UPDATED", Role::Title);
+        let title = if with_likes { "DOWNLOADS LIKES UPDATED" } else { "DOWNLOADS UPDATED" };
+        canvas.put(table, name_width + 3, 0, title, Role::Title);
         y = 1;
     }
     let rows = table.height.saturating_sub(y);
@@ -63,7 +70,8 @@ pub(super) fn hits(canvas: &mut Canvas<'_>, state: &State, dialog: &HitsDialog, 
         canvas.put(table, 2, y, &text::cut_middle(&hit.id, usize::from(name_width), symbols.ellipsis), Role::Text);
         if with_figures {
             let updated = hit.updated.map_or_else(|| symbols.none.to_owned(), |then| age(then, state.wall));
-            let figures = format!("{:>9} {:>5} {:>7}", short(hit.downloads), short(hit.likes), updated);
+            let likes = if with_likes { format!(" {:>5}", short(hit.likes)) } else { String::new() };
+            let figures = format!("{:>9}{likes} {updated:>7}", short(hit.downloads));
             let x = canvas.put(table, name_width + 3, y, &figures, Role::Dim);
             if hit.gated {
                 canvas.put(table, x + 1, y, "gated", Role::Warn);

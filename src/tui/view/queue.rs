@@ -8,7 +8,8 @@ use super::canvas::Canvas;
 use super::figures::counted;
 use crate::jobs::{JobSpec, JobState, JobStatus};
 use crate::model::{Bytes, Rate, size};
-use crate::tui::state::{Focus, Layout, State};
+use crate::tui::result;
+use crate::tui::state::{Focus, Layout, Level, State};
 use crate::tui::text;
 use crate::tui::theme::{Role, Symbols};
 
@@ -94,8 +95,8 @@ fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor
     canvas.put(area, x, y, &text::cut(word, usize::from(area.width.saturating_sub(x)), ""), role);
     x += STATE + 1;
     let room = usize::from(area.width.saturating_sub(x));
-    if let Some(why) = &job.why {
-        canvas.put(area, x, y, &text::cut(why, room, symbols.ellipsis), role);
+    if let Some(line) = job.why.clone().or_else(|| result::summary(job).map(|(_, line)| line)) {
+        canvas.put(area, x, y, &text::cut(&line, room, symbols.ellipsis), role);
         return;
     }
     for (cell, role) in figures(job, room, symbols) {
@@ -103,13 +104,18 @@ fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor
     }
 }
 
-/// The state as a word. One that runs without a byte for a while is not running in any sense that helps.
+/// The state as a word. One that runs without a byte for a while is not running in any sense that helps, and one that
+/// finished with a bad result did not finish well.
 pub(super) fn word(job: &JobStatus) -> (&'static str, Role) {
     match job.state {
         JobState::Running if job.rate == Some(0) && matches!(job.spec, JobSpec::Download(_)) => ("stalled", Role::Warn),
         JobState::Waiting | JobState::Retrying => (job.state.name(), Role::Warn),
         JobState::Failed => (job.state.name(), Role::Bad),
-        JobState::Finished => (job.state.name(), Role::Good),
+        JobState::Finished => match (result::summary(job), &job.spec) {
+            (Some((Level::Bad, _)), JobSpec::Verify { .. }) => ("damaged", Role::Bad),
+            (Some((Level::Bad, _)), _) => ("in part", Role::Bad),
+            _ => (job.state.name(), Role::Good),
+        },
         JobState::Queued | JobState::Paused | JobState::Cancelled => (job.state.name(), Role::Dim),
         JobState::Running | JobState::Verifying => (job.state.name(), Role::Text),
     }

@@ -1,0 +1,81 @@
+//! How a job ended, in words: for the notice, and for its line in the queue.
+
+use super::state::Level;
+use crate::jobs::{JobOutcome, JobSpec, JobState, JobStatus};
+use crate::model::{Bytes, DeletionReport, FileStatus, Verification, text};
+
+/// The notice about a job that ended.
+pub(crate) fn told(job: &JobStatus) -> (Level, String) {
+    let subject = job.spec.subject();
+    let why = || job.why.clone().unwrap_or_else(|| "no reason given".to_owned());
+    match (job.state, job.outcome.as_deref()) {
+        (JobState::Failed, _) => (Level::Bad, format!("{} {subject} failed: {}", job.spec.kind(), why())),
+        (JobState::Cancelled, _) if matches!(job.spec, JobSpec::Download(_)) => {
+            (Level::Info, format!("cancelled {subject}; what is there stays for the next try"))
+        }
+        (JobState::Cancelled, _) => (Level::Info, format!("cancelled: {} {subject}", job.spec.kind())),
+        (_, Some(JobOutcome::Deleted(report))) => {
+            let (level, line) = deleted(report);
+            (level, format!("deleted {subject}: {line}"))
+        }
+        (_, Some(JobOutcome::Verified(models))) => {
+            let (level, line) = verified(models);
+            (level, format!("verified {subject}: {line}"))
+        }
+        (_, Some(JobOutcome::Fetched(0))) => (Level::Done, format!("{subject} was here already")),
+        (_, Some(JobOutcome::Fetched(bytes))) => {
+            (Level::Done, format!("{subject} is here: {} fetched and verified", Bytes(*bytes)))
+        }
+        (_, None) => (Level::Done, format!("{} {subject}: done", job.spec.kind())),
+    }
+}
+
+/// What a job without bytes of its own came to, if it has ended well enough to have an outcome.
+pub(crate) fn summary(job: &JobStatus) -> Option<(Level, String)> {
+    match job.outcome.as_deref()? {
+        JobOutcome::Deleted(report) => Some(deleted(report)),
+        JobOutcome::Verified(models) => Some(verified(models)),
+        JobOutcome::Fetched(_) => None,
+    }
+}
+
+fn deleted(report: &DeletionReport) -> (Level, String) {
+    let mut line = format!("{} freed", Bytes(report.freed_bytes));
+    if report.held_bytes > 0 {
+        line.push_str(&format!(", {} of it only when the process that holds it ends", Bytes(report.held_bytes)));
+    }
+    let Some(first) = report.failed.first() else { return (Level::Done, line) };
+    let more = match report.failed.len() {
+        1 => String::new(),
+        many => format!(" (and {} more)", many - 1),
+    };
+    let path = text::printable_path(&first.path);
+    line.push_str(&format!("; not removed: {path}: {}{more}", text::printable(&first.error)));
+    (Level::Bad, line)
+}
+
+fn verified(models: &[Verification]) -> (Level, String) {
+    let several = models.len() > 1;
+    let files = || models.iter().flat_map(|model| model.files.iter().map(move |file| (model, file)));
+    let wrong: Vec<String> = files()
+        .filter(|(_, file)| !file.status.is_ok())
+        .map(|(model, file)| {
+            let model = if several { format!("{} ", text::printable(&model.model.id)) } else { String::new() };
+            format!("{model}{} is {}", text::printable(&file.path), file.status.name())
+        })
+        .collect();
+    match wrong.as_slice() {
+        [] if models.iter().all(|model| model.ok) => {
+            let count = files().count();
+            let noun = if count == 1 { "file is" } else { "files are" };
+            let note = match files().filter(|(_, file)| file.status == FileStatus::NoChecksum).count() {
+                0 => String::new(),
+                unknown => format!(", {unknown} of them without a known checksum"),
+            };
+            (Level::Done, format!("{count} {noun} right{note}"))
+        }
+        [] => (Level::Bad, "something is wrong, but with no file that is there".to_owned()),
+        [one] => (Level::Bad, one.clone()),
+        [first, rest @ ..] => (Level::Bad, format!("{first} (and {} more)", rest.len())),
+    }
+}
