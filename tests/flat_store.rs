@@ -676,7 +676,8 @@ fn downloads_go_where_the_model_is_or_belongs() {
     bench.fetched("qwen", QWEN, QWEN_Q4, b"x");
     assert_eq!(bench.target_folder("qwen-fp16", QWEN), "qwen-fp16");
     assert_eq!(bench.target_folder(QWEN, QWEN), "qwen");
-    assert_eq!(bench.target_folder(&format!("{QWEN}:Q8_0"), QWEN), "qwen2.5-0.5b-instruct-gguf");
+    // Another quantization joins those of its repository: one folder, one row, one record.
+    assert_eq!(bench.target_folder(&format!("{QWEN}:Q8_0"), QWEN), "qwen");
     assert_eq!(bench.target_folder("org/Some.Model", "org/Some.Model"), "some.model");
     // The file in the folder that an earlier tool used is not fetched again.
     bench.put(format!("qwen/{QWEN_F16}"), b"y");
@@ -1136,7 +1137,8 @@ fn build(recipe: &Recipe) -> Bench {
         let from = bench.base.join(ROWS[row]).join(FILES[file]);
         if from.exists() {
             // Every other one lies outside of the store.
-            let name = format!("linked-{number}-Q8_0.gguf");
+            // A name that tells no quantization: the header of what it links to does.
+            let name = format!("linked-{number}.gguf");
             let to = if number % 2 == 0 { bench.base.join(ROWS[to]).join(name) } else { bench.outside(&name) };
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::hard_link(from, to).unwrap();

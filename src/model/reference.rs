@@ -169,6 +169,12 @@ impl Reference {
         self.revision.as_deref()
     }
 
+    /// The same name and revision without quantization and file.
+    #[must_use]
+    pub fn of_repository(&self) -> Self {
+        Self { quantization: None, file: None, ..self.clone() }
+    }
+
     /// The one file that the page of a file names.
     #[must_use]
     pub fn file(&self) -> Option<&RepoPath> {

@@ -79,15 +79,18 @@ impl FlatStore {
     /// name makes no folder name.
     pub fn target_folder(&self, reference: &Reference, repository: &str) -> Result<PathBuf> {
         let base = Base::open(&self.root)?;
-        match self.resolve(reference) {
-            Ok(Some(found)) => {
-                let folder = base.as_ref().and_then(|base| base.model(&found.id));
-                if folder.is_some_and(|folder| !self.owner(&folder).is_other_than(repository)) {
-                    return Ok(found.folder);
+        // A quantization that is not here yet joins the others of its repository.
+        for reference in [reference, &reference.of_repository()] {
+            match self.resolve(reference) {
+                Ok(Some(found)) => {
+                    let folder = base.as_ref().and_then(|base| base.model(&found.id));
+                    if folder.is_some_and(|folder| !self.owner(&folder).is_other_than(repository)) {
+                        return Ok(found.folder);
+                    }
                 }
+                Ok(None) | Err(Error::Ambiguous { .. }) => {}
+                Err(error) => return Err(error),
             }
-            Ok(None) | Err(Error::Ambiguous { .. }) => {}
-            Err(error) => return Err(error),
         }
         let alias = self
             .aliases
