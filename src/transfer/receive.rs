@@ -114,7 +114,7 @@ impl Receiver<'_, '_> {
                 }
             };
             let Err(error) = result else { continue };
-            if !worth_another_try(&error, self.run.budget.bytes_arrived()) {
+            if !worth_another_try(&error, &self.run.budget) {
                 return (Some(pipeline), Err(error));
             }
             let asked = match &error {

@@ -45,12 +45,17 @@ pub(super) fn random() -> f64 {
     hasher.finish() as f64 / u64::MAX as f64
 }
 
-/// Whether trying again may help. Before the first byte an answer that is no hub's means a wrong address; in the
-/// middle of a file that was arriving it means a proxy or a server that stumbled.
-pub(super) fn worth_another_try(error: &Error, bytes_arrived: bool) -> bool {
+/// A file server that refuses so many times in a row means it.
+const REFUSALS: u32 = 5;
+
+/// Whether trying again may help. Before the first byte an answer that is no hub's, or a refusal by the server of the
+/// bytes, means a wrong address; in the middle of a file that was arriving it means a proxy or a server that stumbled,
+/// or a signed address whose time was up.
+pub(super) fn worth_another_try(error: &Error, budget: &Budget) -> bool {
     match error {
         Error::Unreachable { .. } | Error::RateLimited { .. } => true,
-        Error::BadAnswer { .. } => bytes_arrived,
+        Error::BadAnswer { .. } => budget.bytes_arrived,
+        Error::Refused { status: 403, .. } => budget.bytes_arrived && budget.failures < REFUSALS,
         Error::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
         _ => false,
     }
@@ -81,11 +86,6 @@ impl Budget {
         self.since = now;
         self.bytes_arrived = true;
         self.failures = 0;
-    }
-
-    /// Whether any byte came yet.
-    pub(super) fn bytes_arrived(&self) -> bool {
-        self.bytes_arrived
     }
 
     /// What is left of it; `None` is without end.
@@ -169,13 +169,25 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
+        let now = Instant::now();
+        let before = Budget::new(None, None, now);
+        let mut after = before;
+        after.progress(now);
         let bad = Error::BadAnswer { url: "u".into(), reason: "r".into() };
-        assert!(!worth_another_try(&bad, false));
-        assert!(worth_another_try(&bad, true));
+        assert!(!worth_another_try(&bad, &before));
+        assert!(worth_another_try(&bad, &after));
         let refused = |status| Error::Refused { url: "u".into(), status, reason: "r".into() };
-        assert!(worth_another_try(&refused(503), false));
-        assert!(!worth_another_try(&refused(403), true));
-        assert!(!worth_another_try(&Error::Changed { file: "f".into() }, true));
+        assert!(worth_another_try(&refused(503), &before));
+        assert!(!worth_another_try(&refused(404), &after));
+        assert!(!worth_another_try(&refused(403), &before));
+        let tries = (0..100)
+            .take_while(|_| {
+                worth_another_try(&refused(403), &after)
+                    && after.failed(&RetryPolicy::default(), None, 0.0, now).is_some()
+            })
+            .count();
+        assert_eq!(tries, REFUSALS as usize);
+        assert!(!worth_another_try(&Error::Changed { file: "f".into() }, &after));
     }
 
     #[test]
