@@ -327,7 +327,7 @@ fn panics_on_the_screen() {
     if std::env::var_os("PANIC").is_none() {
         return;
     }
-    let _guard = rbee_hive::tui::terminal::Guard::enter().unwrap();
+    let _guard = rbee_hive::tui::terminal::Guard::enter(false).unwrap();
     let other = std::thread::spawn(|| panic!("in a job"));
     assert!(other.join().is_err());
     panic!("in the middle of the screen");

@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
 use rbee_hive::model::{DeletionReport, Failure, FileCheck, FileStatus, StoreKind, Verification};
 use rbee_hive::store::Details;
 use rbee_hive::tui::Exit;
 use rbee_hive::tui::effect::Effect;
+use rbee_hive::tui::input::{Gesture, Mouse};
 use rbee_hive::tui::msg::{Choice, Generation, Msg, Offer};
 use rbee_hive::tui::state::{Dialog, Dirty, Focus, Level};
 use screen::{GIB, Script, download, holder, id, model, plan, ten_jobs, thorny_plan};
@@ -634,4 +636,80 @@ fn a_verification_that_found_damage_does_not_look_finished() {
     let picture = script.picture();
     let line = picture.lines().find(|line| line.contains("verify beta")).unwrap_or_else(|| panic!("{picture}"));
     assert!(line.contains("damaged") && line.contains("is corrupt"), "{line}");
+}
+
+#[test]
+fn the_mouse_goes_to_rows_and_panes_and_starts_nothing() {
+    let mouse = |gesture, column, row| Msg::Mouse(Mouse { gesture, column, row });
+    let mut script = Script::with(80, 24, five());
+    script.jobs(ten_jobs());
+    script.taken();
+    script.send(mouse(Gesture::Click, 10, 4));
+    assert_eq!(script.cursor(), "delta");
+    script.send(mouse(Gesture::WheelDown, 0, 0));
+    assert_eq!(script.cursor(), "gamma");
+    let queue = script.state.layout().queue;
+    script.send(mouse(Gesture::Click, 5, queue.y + 1));
+    assert_eq!(script.state.focus, Focus::Queue);
+    for column in [0, 79, 500] {
+        for row in 0..30 {
+            script.send(mouse(Gesture::Click, column, row));
+            script.send(mouse(Gesture::WheelUp, column, row));
+        }
+    }
+    let started = asked(&mut script);
+    assert!(started.is_empty(), "{started:?}");
+    script.press("1 d");
+    script.planned(plan(&["alpha"]));
+    script.soon(Msg::Drawn);
+    for row in 0..24 {
+        script.send(mouse(Gesture::Click, 40, row));
+    }
+    assert!(submitted(&script.effects).is_empty() && script.state.dialogs.len() == 1);
+}
+
+#[test]
+fn the_bell_rings_only_if_wanted_and_only_when_all_is_done() {
+    for bell in [false, true] {
+        let mut script = Script::with(80, 24, five());
+        script.state.facts.bell = bell;
+        script.jobs(vec![download(1, "org/x", JobState::Running), download(2, "org/y", JobState::Running)]);
+        for (number, job) in [(2, 1), (3, 2)] {
+            script.taken();
+            let kind = JobEventKind::Failed { error: "no network".to_owned() };
+            script.send(Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(job), kind })));
+            assert_eq!(script.taken().contains(&Effect::Bell), bell && job == 2);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is pressed in whatever order: it draws, and nothing is deleted that was not shown and confirmed.
+    #[test]
+    fn any_keys_in_any_order_are_survived(
+        keys in proptest::collection::vec(0usize..60, 0..80), width in 0u16..140, height in 0u16..40,
+    ) {
+        let names = "j k ^d ^u g G Enter Esc Space a A / s S d p x X r J K + - V R y n ? ^l q ^c Tab S-Tab 1 2 3 C Backspace ^w \
+                     Left Right Home End Del PgDn PgUp Up Down z 0 é M-x F1";
+        let names: Vec<&str> = names.split(' ').collect();
+        let mut script = Script::with(width, height, five());
+        script.jobs(ten_jobs());
+        for key in keys {
+            script.state.exit = None;
+            let Some(name) = names.get(key) else {
+                // A plan, late or not asked for.
+                let asked = script.effects.iter().rev().find_map(plan_generation);
+                script.send(Msg::Planned(asked.unwrap_or_default(), Ok(Box::new(thorny_plan()))));
+                continue;
+            };
+            let stood = matches!(script.state.dialogs.last(), Some(Dialog::Plan(_) | Dialog::Sure(_)));
+            let before = script.effects.len();
+            script.press(name);
+            script.buffer(rbee_hive::tui::theme::Tier::Sixteen, false);
+            let deletes = submitted(&script.effects[before..]).iter().any(|spec| matches!(spec, JobSpec::Delete { .. }));
+            prop_assert!(!deletes || (stood && *name == "y"), "{name} deleted");
+        }
+    }
 }

@@ -38,6 +38,8 @@ pub enum Effect {
     Limit(Option<u64>),
     /// Put text on the clipboard of the terminal.
     Copy(String),
+    /// Ring the bell of the terminal.
+    Bell,
     /// Draw everything anew.
     Redraw,
     /// Give the terminal back and stop until the shell continues the process.

@@ -19,6 +19,30 @@ pub enum Input {
     Key(Key),
     /// Text that was pasted, as it came.
     Paste(String),
+    /// The mouse, if the screen takes it.
+    Mouse(Mouse),
+}
+
+/// What the mouse did, and where: column and row from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mouse {
+    /// What it did.
+    pub gesture: Gesture,
+    /// Column.
+    pub column: u16,
+    /// Row.
+    pub row: u16,
+}
+
+/// What the mouse did. Everything else is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gesture {
+    /// The left button went down.
+    Click,
+    /// The wheel was turned away from the person.
+    WheelUp,
+    /// The wheel was turned towards the person.
+    WheelDown,
 }
 
 /// How long an escape character waits for the rest of its sequence.
@@ -43,7 +67,7 @@ pub struct Parser {
 /// What the start of the buffer is.
 enum Piece {
     /// Something that took so many bytes, with what it means, if anything.
-    Whole(usize, Option<Key>),
+    Whole(usize, Option<Input>),
     /// The start of pasted text, behind so many bytes.
     Paste(usize),
     /// More bytes are needed to tell.
@@ -111,9 +135,9 @@ impl Parser {
                 return;
             }
             match piece(&self.buffer) {
-                Piece::Whole(length, key) => {
+                Piece::Whole(length, input) => {
                     self.buffer.drain(..length);
-                    out.extend(key.map(Input::Key));
+                    out.extend(input);
                 }
                 Piece::Paste(length) => {
                     self.buffer.drain(..length);
@@ -149,7 +173,7 @@ fn piece(buffer: &[u8]) -> Piece {
     match first {
         0x1b => escape(rest),
         _ => match character(buffer) {
-            Some((length, key)) => Piece::Whole(length, key),
+            Some((length, key)) => Piece::Whole(length, key.map(Input::Key)),
             None => Piece::Part,
         },
     }
@@ -159,12 +183,12 @@ fn piece(buffer: &[u8]) -> Piece {
 fn escape(rest: &[u8]) -> Piece {
     match rest {
         [] => Piece::Part,
-        [0x1b, ..] => Piece::Whole(1, Some(Key::plain(Code::Esc))),
+        [0x1b, ..] => Piece::Whole(1, Some(Input::Key(Key::plain(Code::Esc)))),
         [b'[', body @ ..] => control_sequence(body),
         [b'O'] => Piece::Part,
-        [b'O', last, ..] => Piece::Whole(3, single_shift(*last)),
+        [b'O', last, ..] => Piece::Whole(3, single_shift(*last).map(Input::Key)),
         _ => match character(rest) {
-            Some((length, key)) => Piece::Whole(1 + length, key.map(|key| Key { alt: true, ..key })),
+            Some((length, key)) => Piece::Whole(1 + length, key.map(|key| Input::Key(Key { alt: true, ..key }))),
             None => Piece::Part,
         },
     }
@@ -198,7 +222,8 @@ fn control_sequence(body: &[u8]) -> Piece {
     if let [b'[', tail @ ..] = body {
         return match tail {
             [] => Piece::Part,
-            [last, ..] => Piece::Whole(4, (b'A'..=b'E').contains(last).then(|| Key::plain(Code::F(last - b'A' + 1)))),
+            [last @ b'A'..=b'E', ..] => Piece::Whole(4, Some(Input::Key(Key::plain(Code::F(last - b'A' + 1))))),
+            [_, ..] => Piece::Whole(4, None),
         };
     }
     let length = body.iter().take_while(|byte| (0x20..=0x3f).contains(*byte)).count();
@@ -209,6 +234,9 @@ fn control_sequence(body: &[u8]) -> Piece {
         return Piece::Whole(2 + length, None);
     }
     let text = std::str::from_utf8(&body[..length]).unwrap_or_default();
+    if let Some(report) = text.strip_prefix('<') {
+        return Piece::Whole(whole, (last == b'M').then(|| mouse(report).map(Input::Mouse)).flatten());
+    }
     let mut numbers = text.split(';').map(|number| number.parse::<u8>().ok());
     let (first, second) = (numbers.next().flatten(), numbers.next().flatten());
     if last == b'~' && first == Some(200) {
@@ -231,7 +259,21 @@ fn control_sequence(body: &[u8]) -> Piece {
         (last, _) => motion(last),
     };
     let modifiers = second.unwrap_or(1).saturating_sub(1);
-    Piece::Whole(whole, code.map(|code| Key { code, ctrl: modifiers & 4 != 0, alt: modifiers & 2 != 0 }))
+    let key = code.map(|code| Key { code, ctrl: modifiers & 4 != 0, alt: modifiers & 2 != 0 });
+    Piece::Whole(whole, key.map(Input::Key))
+}
+
+/// A report of the mouse: button, column and row, from 1.
+fn mouse(report: &str) -> Option<Mouse> {
+    let mut numbers = report.split(';').map(|number| number.parse::<u16>().ok());
+    let (button, column, row) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    let gesture = match button {
+        0 => Gesture::Click,
+        64 => Gesture::WheelUp,
+        65 => Gesture::WheelDown,
+        _ => return None,
+    };
+    Some(Mouse { gesture, column: column.checked_sub(1)?, row: row.checked_sub(1)? })
 }
 
 /// A character that is no escape: its length, and its key unless it is no text; `None` when bytes are missing.
@@ -354,6 +396,14 @@ mod tests {
         for (bytes, name) in cases {
             assert_eq!(parse(&[bytes]), keys(&[name]), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn the_mouse_in_its_wide_form() {
+        let at = |gesture, column, row| Input::Mouse(Mouse { gesture, column, row });
+        let got = parse(&[b"\x1b[<0;10;5M\x1b[<0;10;5m\x1b[<64;1;1M\x1b[<65;300;2Mj\x1b[<0;0;0M\x1b[<9M"]);
+        let wheel = [at(Gesture::WheelUp, 0, 0), at(Gesture::WheelDown, 299, 1)];
+        assert_eq!(got, [[at(Gesture::Click, 9, 4)].as_slice(), &wheel, &keys(&["j"])].concat());
     }
 
     #[test]

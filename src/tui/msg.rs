@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::input::Mouse;
 use super::keymap::Key;
 use crate::hub::SearchHit;
 use crate::jobs::Update;
@@ -33,6 +34,8 @@ pub enum Msg {
     Key(Key),
     /// Text was pasted.
     Paste(String),
+    /// The mouse did something.
+    Mouse(Mouse),
     /// The terminal has this many columns and rows.
     Resize(u16, u16),
     /// A frame has been written to the terminal.

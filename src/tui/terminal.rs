@@ -9,8 +9,10 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 /// Alternate screen, bracketed paste, no cursor, an empty screen.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?2004h\x1b[?25l\x1b[2J";
-/// The end of a frame that may be half written, and everything of [`ENTER`] undone.
-const LEAVE: &[u8] = b"\x1b[?2026l\x1b[?2004l\x1b[0m\x1b[?25h\x1b[?1049l";
+/// Reports of clicks and the wheel, in the form that has no limit of columns.
+const MOUSE: &[u8] = b"\x1b[?1000h\x1b[?1006h";
+/// The end of a frame that may be half written, and everything of [`ENTER`] and [`MOUSE`] undone.
+const LEAVE: &[u8] = b"\x1b[?2026l\x1b[?1006l\x1b[?1000l\x1b[?2004l\x1b[0m\x1b[?25h\x1b[?1049l";
 
 /// The modes before the screen was taken; `None` while it is not taken.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -26,18 +28,22 @@ fn before() -> MutexGuard<'static, Option<Termios>> {
 
 /// Holds the terminal in raw mode on the alternate screen; dropping it gives it back.
 #[derive(Debug)]
-pub struct Guard(());
+pub struct Guard {
+    mouse: bool,
+}
 
 impl Guard {
-    /// Takes the terminal. From here on a panic of this thread restores it before it is printed.
+    /// Takes the terminal, with its mouse if that is wanted. From here on a panic of this thread restores it before it is
+    /// printed.
     ///
     /// # Errors
     /// When standard input is no terminal.
-    pub fn enter() -> io::Result<Self> {
+    pub fn enter(mouse: bool) -> io::Result<Self> {
         DRAWS.set(true);
         install_panic_hook();
-        take()?;
-        Ok(Self(()))
+        let guard = Self { mouse };
+        take(mouse)?;
+        Ok(guard)
     }
 
     /// Takes the terminal again after a stop; whatever the shell did to its modes is kept for the way out.
@@ -46,7 +52,7 @@ impl Guard {
     /// When the terminal is gone.
     pub fn enter_again(&self) -> io::Result<()> {
         restore_modes();
-        take()
+        take(self.mouse)
     }
 
     /// Marks the calling thread as the one that draws.
@@ -62,7 +68,7 @@ impl Drop for Guard {
     }
 }
 
-fn take() -> io::Result<()> {
+fn take(mouse: bool) -> io::Result<()> {
     let stdin = io::stdin();
     let modes = tcgetattr(&stdin)?;
     let mut raw = modes.clone();
@@ -71,7 +77,8 @@ fn take() -> io::Result<()> {
     tcsetattr(&stdin, OptionalActions::Now, &raw)?;
     before.get_or_insert(modes);
     drop(before);
-    write(ENTER)
+    write(ENTER)?;
+    if mouse { write(MOUSE) } else { Ok(()) }
 }
 
 fn restore_modes() {

@@ -44,6 +44,7 @@ impl Script {
             stores: vec![(StoreKind::Flat, PathBuf::from("/data/models")), (StoreKind::Hf, PathBuf::from("/data/hf"))],
             aliases: ["tinyllama".to_owned(), "qwen".to_owned()].into(),
             home: PathBuf::from("/home/alice"),
+            bell: false,
         };
         let at = Duration::ZERO;
         let mut state = State::new(facts, Keymap::built_in(), (columns, rows), now(at));

@@ -68,7 +68,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Exit> {
         state.say(Level::Warn, format!("keymap.toml: {line}"), now());
     }
 
-    let guard = Guard::enter()?;
+    let guard = Guard::enter(options.settings.screen.mouse)?;
     let mut frames = Frames::new(look, options.surroundings.remote, start);
     // Something is on the screen before anybody asks the disk.
     let msg = frames.draw(&mut state, now)?;
@@ -157,6 +157,7 @@ fn typed(at: Duration, input: Input) -> (Msg, Now) {
     match input {
         Input::Key(key) => (Msg::Key(key), now),
         Input::Paste(text) => (Msg::Paste(text), now),
+        Input::Mouse(mouse) => (Msg::Mouse(mouse), now),
     }
 }
 
@@ -209,6 +210,7 @@ fn facts(options: &Options) -> Facts {
         stores: options.inventory.stores().iter().map(|store| (store.kind(), store.root().to_owned())).collect(),
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
         home: options.settings.paths.home.clone(),
+        bell: options.settings.screen.bell,
     }
 }
 
@@ -262,6 +264,10 @@ impl Frames {
     ) -> std::io::Result<bool> {
         match effect {
             Effect::Redraw => {}
+            Effect::Bell => {
+                write(b"\x07")?;
+                return Ok(true);
+            }
             Effect::Copy(text) => {
                 write(&clipboard::sequence(text, multiplexer))?;
                 return Ok(true);
@@ -485,7 +491,7 @@ impl Work {
                 None
             }
             // The terminal's own effects are performed where frames are.
-            Effect::Copy(_) | Effect::Redraw | Effect::Suspend => None,
+            Effect::Copy(_) | Effect::Bell | Effect::Redraw | Effect::Suspend => None,
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Facts {
     pub aliases: BTreeSet<String>,
     /// The home folder, for short paths.
     pub home: PathBuf,
+    /// Whether the bell rings when the last job has ended.
+    pub bell: bool,
 }
 
 /// How soon the screen has to show what changed.

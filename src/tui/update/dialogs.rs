@@ -106,16 +106,23 @@ fn early(state: &mut State, now: Now) {
     state.say(Level::Info, "that key came before the question could be read; press it again", now);
 }
 
+/// Processes that the second question names; the plan behind it names all of them.
+const NAMED: usize = 4;
+
 /// What makes a second question necessary, a line each.
 fn reasons(plan: &Plan) -> Vec<String> {
     let mut reasons = Vec::new();
-    for holder in &plan.in_use_by {
+    for holder in plan.in_use_by.iter().take(NAMED) {
         reasons.push(format!(
             "process {} ({}: {}) holds it: it may break, and the room returns only when it ends",
             holder.pid,
             text::printable(&holder.user),
             text::printable(&holder.command)
         ));
+    }
+    match plan.in_use_by.len().saturating_sub(NAMED) {
+        0 => {}
+        more => reasons.push(format!("and {more} more processes hold it")),
     }
     for broken in &plan.breaks {
         reasons.push(format!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Effects, models, read_host};
 use crate::jobs::{JobEventKind, JobId, JobSpec, JobState, JobStatus, Update};
+use crate::tui::effect::Effect;
 use crate::tui::msg::Now;
 use crate::tui::result;
 use crate::tui::state::{Dirty, Level, State};
@@ -45,10 +46,14 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
         state.say(level, line, now);
         changed |= !matches!(job.spec, JobSpec::Verify { .. });
     }
-    if !changed {
-        return (Vec::new(), dirty);
+    let mut effects = Vec::new();
+    if changed {
+        effects.extend([models::scan(state, now), read_host(state, now)]);
     }
-    (vec![models::scan(state, now), read_host(state, now)], dirty)
+    if !ended.is_empty() && state.facts.bell && state.queue.unfinished() == (0, 0) {
+        effects.push(Effect::Bell);
+    }
+    (effects, dirty)
 }
 
 fn states(state: &State) -> BTreeMap<JobId, JobState> {

@@ -7,9 +7,12 @@ mod models;
 mod pull;
 mod queue;
 
+use ratatui::layout::{Position, Rect};
+
 use super::Exit;
 use super::action::Action;
 use super::effect::Effect;
+use super::input::{Gesture, Mouse};
 use super::keymap::{Key, Pane};
 use super::msg::{Msg, Now};
 use super::state::{Dialog, Dirty, FRESH, Focus, Level, Line, PATIENCE, State, Subject};
@@ -31,6 +34,7 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
     let effects = match msg {
         Msg::Key(key) => on_key(state, key, now),
         Msg::Paste(text) => on_paste(state, &text, now),
+        Msg::Mouse(mouse) => on_mouse(state, mouse, now),
         Msg::Resize(columns, rows) => {
             state.size = (columns, rows);
             Vec::new()
@@ -184,6 +188,42 @@ fn on_key(state: &mut State, key: Key, now: Now) -> Effects {
         effects.push(read_host(state, now));
     }
     effects
+}
+
+/// The wheel moves where keys would; a click goes to the row or the pane under it. Nothing is started by a click.
+fn on_mouse(state: &mut State, mouse: Mouse, now: Now) -> Effects {
+    let (pane, point) = (state.pane(), Position::new(mouse.column, mouse.row));
+    let wheel = match mouse.gesture {
+        Gesture::WheelUp => Some(Action::Up),
+        Gesture::WheelDown => Some(Action::Down),
+        Gesture::Click => None,
+    };
+    if let Some(action) = wheel {
+        return (0..3).flat_map(|_| act(state, pane, action, now)).collect();
+    }
+    if !state.dialogs.is_empty() || pane.takes_text() {
+        return Vec::new();
+    }
+    let layout = state.layout();
+    let row_in = |area: Rect| usize::from(mouse.row - area.y);
+    if let Some(area) = layout.models.filter(|area| area.contains(point)) {
+        focus(state, Focus::Models);
+        let row = row_in(area).checked_sub(1).map(|row| state.models.offset + row);
+        if let Some(row) = row.filter(|row| *row < state.models.shown().len()) {
+            state.models.moved = true;
+            state.models.place(row);
+        }
+    } else if layout.detail.is_some_and(|area| area.contains(point)) {
+        focus(state, Focus::Detail);
+    } else if layout.queue.contains(point) {
+        focus(state, Focus::Queue);
+        let row = state.queue.offset + row_in(layout.queue);
+        if row < state.queue.shown().len() {
+            state.queue.moved = true;
+            state.queue.place(row);
+        }
+    }
+    Vec::new()
 }
 
 /// What an action does in a pane.
