@@ -4,6 +4,8 @@
 
 #[path = "support/screen.rs"]
 mod screen;
+#[path = "support/svg.rs"]
+mod svg;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -458,4 +460,56 @@ fn nothing_moves_while_nothing_happens() {
         before.diff(&script.buffer(Tier::Sixteen, false).0).into_iter().map(|(x, y, _)| (x, y)).collect();
     // Only ages may have changed, as an hour has passed.
     assert!(changed.len() < 30, "{changed:?}");
+}
+
+/// What a host looks like on a working day.
+fn working_day() -> Script {
+    let mut rows = models();
+    rows.retain(|row| row.identity.id != "mixtral" && !row.identity.id.starts_with("Meta-Llama"));
+    let mut llama = model("Meta-Llama-3.1-70B-Instruct", 42, 41);
+    llama.quantizations = vec![Quantization::new("Q4_K_M")];
+    rows.extend([llama, model("gemma-2-27b-it", 16, 200), model("codestral-22b", 12, 90)]);
+    rows.iter_mut().for_each(|row| row.parameters = row.parameters.map(|_| row.size_bytes / GIB * 1_680_000_000));
+    let mut script = Script::with(120, 30, rows);
+    held(&mut script);
+    script.press("j Space Space");
+    detailed(&mut script);
+    let mut jobs: Vec<_> =
+        ten_jobs().into_iter().skip(3).take(2).chain(ten_jobs().into_iter().skip(8).take(1)).collect();
+    let names = ["QuantFactory/Meta-Llama-3-8B-Instruct-GGUF:Q8_0", "mistral", "TheBloke/Llama-2-7B-GGUF:Q5_K_M"];
+    for (job, name) in jobs.iter_mut().zip(names) {
+        job.spec = rbee_hive::jobs::JobSpec::Download(rbee_hive::provisioner::DownloadRequest::new(name));
+    }
+    (jobs[0].rate, jobs[0].eta_s) = (Some(94 * MIB), Some(31));
+    (jobs[1].rate, jobs[1].eta_s) = (Some(61 * MIB), Some(43));
+    script.jobs(jobs);
+    script
+}
+
+/// The picture in the README is this program's own; `UPDATE_PICTURES=1 cargo test --test screens` draws it anew.
+#[test]
+fn the_picture_in_the_readme_is_drawn_from_the_program() {
+    let picture = svg::svg(&working_day().buffer(Tier::Rich, false).0);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/screen.svg");
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        std::fs::write(&path, &picture).unwrap();
+    }
+    let shown = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(shown == picture, "assets/screen.svg is not what the program draws; see this test");
+}
+
+/// The key table in the README is made from the keymap; `UPDATE_PICTURES=1 cargo test --test screens` writes it anew.
+#[test]
+fn the_keys_in_the_readme_are_those_of_the_keymap() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- keys: made from assets/keymap.toml -->\n", "<!-- end of keys -->");
+    let start = readme.find(begin).expect("the README has a place for the keys") + begin.len();
+    let stop = start + readme[start..].find(end).expect("and an end of it");
+    let table = rbee_hive::tui::keymap::markdown();
+    if std::env::var_os("UPDATE_PICTURES").is_some() {
+        std::fs::write(&path, format!("{}{table}{}", &readme[..start], &readme[stop..])).unwrap();
+        return;
+    }
+    assert_eq!(&readme[start..stop], table);
 }

@@ -123,3 +123,23 @@ actions! {
     /// Moves the caret to the end.
     CaretEnd = "caret-end",
 }
+
+impl Action {
+    /// Whether it edits a line of text.
+    #[must_use]
+    pub fn edits_text(self) -> bool {
+        self >= Self::Erase
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_edits_text_stands_at_the_end() {
+        let edits: Vec<&str> = Action::ALL.into_iter().filter(|action| action.edits_text()).map(Action::name).collect();
+        assert!(edits.iter().all(|name| name.starts_with("erase") || name.starts_with("caret")), "{edits:?}");
+        assert_eq!(edits.len(), 8);
+    }
+}

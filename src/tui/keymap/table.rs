@@ -91,6 +91,21 @@ pub struct Row {
     pub rank: u8,
 }
 
+impl Row {
+    /// The panes in which it works, in words.
+    #[must_use]
+    pub fn places(&self) -> String {
+        if self.panes.len() == Pane::ALL.len() {
+            return "everywhere".to_owned();
+        }
+        let main = [Pane::Models, Pane::Detail, Pane::Queue];
+        if self.panes.len() > main.len() && main.iter().all(|pane| self.panes.contains(pane)) {
+            return "every list".to_owned();
+        }
+        self.panes.iter().map(|pane| pane.title()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// The keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keymap {

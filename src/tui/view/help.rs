@@ -34,7 +34,7 @@ fn lines(state: &State, width: usize) -> Vec<Spans> {
     // Rows that work in the same panes stand together, under the names of these.
     let mut groups: Vec<(String, Vec<&Row>)> = Vec::new();
     for row in state.keymap.rows() {
-        let title = title(row);
+        let title = row.places();
         match groups.iter_mut().find(|(other, _)| *other == title) {
             Some((_, rows)) => rows.push(row),
             None => groups.push((title, vec![row])),
@@ -56,16 +56,4 @@ fn lines(state: &State, width: usize) -> Vec<Spans> {
         }
     }
     lines
-}
-
-/// The panes in which a row works, in words.
-fn title(row: &Row) -> String {
-    if row.panes.len() == Pane::ALL.len() {
-        return "everywhere".to_owned();
-    }
-    let main = [Pane::Models, Pane::Detail, Pane::Queue];
-    if row.panes.len() > main.len() && main.iter().all(|pane| row.panes.contains(pane)) {
-        return "every list".to_owned();
-    }
-    row.panes.iter().map(|pane| pane.title()).collect::<Vec<_>>().join(", ")
 }

@@ -254,6 +254,6 @@ mod tests {
         let names = |width: u16| columns(width, true).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
         assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
-        assert!(names(120).contains(&"OWNER"));
+        assert!(names(125).contains(&"OWNER"));
     }
 }
