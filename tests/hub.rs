@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use rbee_hive::Error;
 use rbee_hive::hub::{Body, HubClient, HubOptions, Listing, Repository, SearchQuery, Token};
 use rbee_hive::mirror::{Account, Facts, Gate, Options, Origin};
-use rbee_hive::model::{Algorithm, RemoteFile, Validator};
+use rbee_hive::model::{Algorithm, Digest, RemoteFile, Validator};
 use support::hub::{Fault, TestHub, What, noise};
 
 const REPOSITORY: &str = "acme/tiny";
@@ -575,7 +575,8 @@ async fn listings_that_make_no_sense_are_refused_whole() {
         (format!("{},{}", row("a"), row("a")), "twice"),
         (lfs("{\"oid\":\"xyz\",\"size\":5}"), "SHA-256"),
         (lfs(&format!("{{\"oid\":\"{}\",\"size\":6}}", "0".repeat(64))), "size"),
-        ("{\"type\":\"file\",\"path\":\"a\",\"size\":1,\"oid\":\"zz\"}".to_owned(), "git id"),
+        (lfs(&format!("{{\"oid\":\"{}\",\"sha256\":\"{}\"}}", "0".repeat(64), "1".repeat(64))), "SHA-256"),
+        (lfs("{\"size\":5}"), "SHA-256"),
         ("{\"type\":\"file\",\"size\":1}".to_owned(), "another shape"),
         ("3".to_owned(), "another shape"),
     ];
@@ -583,6 +584,23 @@ async fn listings_that_make_no_sense_are_refused_whole() {
         let error = expect_err(listing_of(&hub, &rows).await);
         assert!(matches!(&error, Error::BadAnswer { reason, .. } if reason.contains(expected)), "{rows}: {error}");
     }
+}
+
+#[tokio::test]
+async fn digests_are_read_in_every_spelling_and_foreign_ids_check_nothing() {
+    let (hub, _) = hub().await;
+    let hex = "a".repeat(64);
+    for lfs in [
+        format!("\"oid\":\"{hex}\""),
+        format!("\"sha256\":\"{hex}\""),
+        format!("\"oid\":\"sha256:{hex}\",\"sha256\":\"{hex}\""),
+    ] {
+        let row = format!("{{\"type\":\"file\",\"path\":\"a\",\"size\":5,\"oid\":\"x\",\"lfs\":{{{lfs}}}}}");
+        let listing = listing_of(&hub, &row).await.unwrap();
+        assert_eq!(listing.files[0].digest, Digest::parse(&hex), "{lfs}");
+    }
+    let listing = listing_of(&hub, "{\"type\":\"file\",\"path\":\"a\",\"size\":1,\"oid\":\"v12\"}").await.unwrap();
+    assert_eq!(listing.files[0].digest, None);
 }
 
 #[tokio::test]

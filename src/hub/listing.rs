@@ -187,10 +187,13 @@ struct Entry {
     xet_hash: Option<String>,
 }
 
+/// The same digest has two spellings: `oid` in a tree, `sha256` in a repository's information; mirrors send either or both.
 #[derive(Deserialize)]
 struct Lfs {
-    #[serde(alias = "sha256")]
-    oid: String,
+    #[serde(default)]
+    oid: Option<String>,
+    #[serde(default)]
+    sha256: Option<String>,
     #[serde(default)]
     size: Option<Number>,
 }
@@ -264,17 +267,20 @@ fn read_entry(entry: Entry) -> std::result::Result<Option<RemoteFile>, Unfit> {
             if lfs.size.is_some() && size_of(lfs.size.as_ref())? != size {
                 return Err(bad("size", "told twice and differently"));
             }
-            let hex = lfs.oid.strip_prefix("sha256:").unwrap_or(&lfs.oid);
-            match Digest::parse(hex) {
-                Some(digest @ Digest::Sha256(_)) => Some(digest),
-                _ => return Err(bad("SHA-256", hex)),
+            let mut told =
+                [&lfs.oid, &lfs.sha256].into_iter().flatten().map(|hex| hex.strip_prefix("sha256:").unwrap_or(hex));
+            let first = told.next().ok_or_else(|| bad("SHA-256", "missing"))?;
+            let digest = match Digest::parse(first) {
+                Some(digest @ Digest::Sha256(_)) => digest,
+                _ => return Err(bad("SHA-256", first)),
+            };
+            if told.any(|other| Digest::parse(other) != Some(digest)) {
+                return Err(bad("SHA-256", "told twice and differently"));
             }
+            Some(digest)
         }
-        None => match entry.oid.as_deref().map(Digest::parse) {
-            None => None,
-            Some(Some(digest @ Digest::GitSha1(_))) => Some(digest),
-            Some(_) => return Err(bad("git id", entry.oid.as_deref().unwrap_or_default())),
-        },
+        // A server that is no git host has identifiers of its own, which check nothing.
+        None => entry.oid.as_deref().and_then(Digest::parse).filter(|digest| matches!(digest, Digest::GitSha1(_))),
     };
     let hex_only = |text: Option<String>| {
         text.filter(|text| text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
