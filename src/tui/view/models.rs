@@ -190,8 +190,12 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &
     let cursor = state.models.cursor.as_ref() == Some(&model.identity);
     let marked = state.models.marks.contains(&model.identity);
     canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
-    canvas.put(area, 1, y, if marked { "*" } else { " " }, Role::Mark);
-    canvas.put(area, 2, y, if model.complete { " " } else { "!" }, Role::Bad);
+    if marked {
+        canvas.put(area, 1, y, "*", Role::Mark);
+    }
+    if !model.complete {
+        canvas.put(area, 2, y, "!", Role::Bad);
+    }
     let mut x = PREFIX;
     for (column, width) in columns {
         let width_here = usize::from(*width);

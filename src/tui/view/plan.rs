@@ -121,11 +121,8 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
     }
     let folders = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFolder).count();
     if folders > 0 {
-        say(
-            &mut lines,
-            &format!("           and {} that are empty then", counted(folders, "folder", "folders")),
-            Role::Dim,
-        );
+        let folders = counted(folders, "folder, empty by then", "folders, empty by then");
+        lines.push(vec![(text::cut(&format!("           and {folders}"), width, ellipsis), Role::Dim)]);
     }
     lines
 }
