@@ -35,6 +35,7 @@ fn step_at(root: &Path, path: &Path) -> Step {
         folder,
         name: path.file_name().unwrap().to_owned(),
         target: identity(&full),
+        stamp: None,
         bytes: if metadata.is_file() && metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 },
         requires: Vec::new(),
     }
@@ -652,7 +653,7 @@ proptest! {
             prop_assert!(after.contains_key(&failure.path));
         }
         if stop >= plan.steps.len() && fail.is_empty() {
-            for step in plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile) {
+            for step in plan.steps.iter().filter(|step| step.operation.is_file()) {
                 prop_assert!(!after.contains_key(&step.path()));
             }
         }

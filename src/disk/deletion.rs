@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::permission::removal_error;
 use super::safe::{Folder, is_plain_name};
+use super::shared;
 use crate::error::{Error, io_reason};
-use crate::model::{DeletionReport, Failure, Inode, Operation, Plan, Step, text};
+use crate::model::{DeletionReport, Failure, Inode, Operation, Plan, Stamp, Step, text};
 
 /// What a [`Hook`] wants to happen at a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,11 @@ pub fn run(
                 Decision::Fail(code) => run.attempt(step, &plan.steps, Some(Errno::from_raw_os_error(code))),
             },
         };
-        run.succeeded.push(matches!(outcome, Outcome::Removed { .. }));
+        run.outcomes.push(match &outcome {
+            Outcome::Removed { .. } => Became::Removed,
+            Outcome::Kept => Became::Kept,
+            Outcome::Failed(_) => Became::Failed,
+        });
         let path = step.path();
         let mut freed = 0;
         match outcome {
@@ -95,9 +100,17 @@ enum Outcome {
     Removed {
         freed: u64,
     },
-    /// A folder that is not empty.
+    /// A folder that is not empty, a shared payload that is used again.
     Kept,
     Failed(String),
+}
+
+/// An [`Outcome`] as later steps need it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Became {
+    Removed,
+    Kept,
+    Failed,
 }
 
 /// The state of a run.
@@ -105,8 +118,8 @@ enum Outcome {
 struct Run {
     /// Operations tried so far.
     operations: usize,
-    /// For each step so far, whether its target was removed.
-    succeeded: Vec<bool>,
+    /// What became of each step so far.
+    outcomes: Vec<Became>,
     /// The roots, each opened once.
     roots: BTreeMap<PathBuf, Folder>,
     /// Folders with removals that are not synced yet, by root and path below it.
@@ -116,12 +129,12 @@ struct Run {
 impl Run {
     /// What becomes of a step that requires one that did not succeed.
     fn missing_requirement(&self, number: usize, step: &Step, steps: &[Step]) -> Option<Outcome> {
-        let missing =
-            step.requires.iter().find(|required| !self.succeeded.get(**required).copied().unwrap_or(false))?;
+        let missing = step.requires.iter().find(|required| self.outcomes.get(**required) != Some(&Became::Removed))?;
         if *missing >= number {
             return Some(Outcome::Failed("the plan is wrong: this step requires a later one; scan again".to_owned()));
         }
-        if step.operation == Operation::RemoveFolder {
+        // What was kept for a good reason is no failure, and neither is what goes with it.
+        if step.operation == Operation::RemoveFolder || self.outcomes[*missing] == Became::Kept {
             return Some(Outcome::Kept);
         }
         let names = text::printable_path(&steps[*missing].path());
@@ -160,7 +173,25 @@ impl Run {
         if info.is_folder() != (step.operation == Operation::RemoveFolder) {
             return Err("it is no longer what the plan says; scan again".to_owned());
         }
+        // A number is given again as soon as its file is gone: the same number may be another file by now.
+        if let Some(planned) = &step.stamp
+            && *planned != (Stamp { size_bytes: info.size_bytes, modified: info.modified })
+        {
+            return Err("it has changed since it was looked at; scan again".to_owned());
+        }
 
+        // Held until the payload is gone, so that nobody links to it meanwhile.
+        let _unused = match step.operation {
+            Operation::RemoveShared => match shared::claim(step)? {
+                Some(unused) => Some(unused),
+                None => return Ok(Outcome::Kept),
+            },
+            Operation::RemoveSharedRefs => match shared::claim_refs(step)? {
+                Some(unused) => Some(unused),
+                None => return Ok(Outcome::Kept),
+            },
+            Operation::RemoveFile | Operation::RemoveFolder => None,
+        };
         let flags = if info.is_folder() { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         let removed = match injected {
             Some(error) => Err(error),

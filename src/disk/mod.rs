@@ -8,6 +8,7 @@ pub mod lock;
 pub mod permission;
 pub mod publish;
 pub mod safe;
+mod shared;
 pub mod space;
 pub mod throwaway;
 pub mod usage;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Holder, ModelId, text};
@@ -25,6 +26,30 @@ pub enum Operation {
     RemoveFile,
     /// Remove a folder that the steps before have emptied; a folder that is not empty stays, which is no failure.
     RemoveFolder,
+    /// Remove a payload of the Hugging Face cache's shared blob store, unless a repository still links to it. Runs under
+    /// `<name>.lock`; a payload that is still linked stays, which is no failure, and its `.refs` is rewritten to name only those
+    /// that do.
+    RemoveShared,
+    /// Remove `<payload>.refs` of that store, under the lock of its payload, unless the payload is there again, which is no
+    /// failure.
+    RemoveSharedRefs,
+}
+
+impl Operation {
+    /// Whether it removes a name that is no folder.
+    #[must_use]
+    pub fn is_file(self) -> bool {
+        self != Self::RemoveFolder
+    }
+}
+
+/// What tells a file from another one that the kernel gave the same number later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// `st_size`.
+    pub size_bytes: u64,
+    /// `st_mtime`; `None` for a time that no calendar has.
+    pub modified: Option<Timestamp>,
 }
 
 /// One removal. It names its target so exactly that running it later cannot hit anything else.
@@ -45,6 +70,9 @@ pub struct Step {
     pub name: OsString,
     /// Identity that the target must still have; of the link itself if it is a link.
     pub target: Inode,
+    /// What a regular file must still look like; `None` where nobody looked, and for everything else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
     /// `st_blocks * 512` that this step frees: of a regular file whose last link it removes, else 0.
     pub bytes: u64,
     /// Steps (by index, all earlier) that must have succeeded: names go before the payload that they name.

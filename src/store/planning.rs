@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::FileInfo;
 use crate::disk::folder::EntryType;
 use crate::disk::permission::Removal;
-use crate::model::{Blocked, Inode, Operation, Plan, Step};
+use crate::model::{Blocked, Inode, Operation, Plan, Stamp, Step};
 
 use super::tree::Entry;
 
@@ -40,6 +40,26 @@ impl PlanBuilder {
         &mut self.plan
     }
 
+    /// The root of the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Adds the removal of a payload of the shared blob store, whose path is relative to the root.
+    pub fn remove_shared(&mut self, entry: &Entry, requires: Vec<usize>) -> usize {
+        let index = self.remove(Path::new(""), entry, requires);
+        self.plan.steps[index].operation = Operation::RemoveShared;
+        index
+    }
+
+    /// Adds the removal of the list of users beside a payload that step `payload` removes.
+    pub fn remove_shared_refs(&mut self, entry: &Entry, payload: usize) -> usize {
+        let index = self.remove(Path::new(""), entry, vec![payload]);
+        self.plan.steps[index].operation = Operation::RemoveSharedRefs;
+        index
+    }
+
     /// Adds the removal of `entry`, whose path is relative to the folder `below` of the root; gives the index of the step.
     pub fn remove(&mut self, below: &Path, entry: &Entry, requires: Vec<usize>) -> usize {
         let path = below.join(&entry.path);
@@ -60,6 +80,9 @@ impl PlanBuilder {
             parent: entry.parent,
             name: entry.name().to_owned(),
             target: entry.status.inode,
+            stamp: entry
+                .is_file()
+                .then(|| Stamp { size_bytes: entry.status.size_bytes, modified: entry.status.modified }),
             bytes: 0,
             requires,
         });

@@ -235,6 +235,7 @@ pub fn plan(models: &[&str]) -> Plan {
         parent: inode,
         name: name.into(),
         target: inode,
+        stamp: None,
         bytes,
         requires: Vec::new(),
     };

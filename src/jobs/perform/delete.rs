@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::jobs::JobOutcome;
 use crate::jobs::deletion_log::Origin;
 use crate::machine::find_holders;
-use crate::model::{Inode, Operation, Plan};
+use crate::model::{Inode, Plan};
 
 impl Performer {
     pub(super) async fn delete(&self, plan: Plan, run: &Run) -> Result<Done> {
@@ -19,7 +19,7 @@ impl Performer {
                 Some(_) => plan.models.iter().map(|model| Origin::of(model, &inventory)).collect(),
                 None => Vec::new(),
             };
-            let files = plan.steps.iter().filter(|step| step.operation != Operation::RemoveFolder);
+            let files = plan.steps.iter().filter(|step| step.operation.is_file());
             let targets: BTreeSet<Inode> = files.map(|step| step.target).collect();
             let held = find_holders(&targets, &[]).by_file;
             let report = deletion::run(&plan, &mut NoHook, &|inode| held.contains_key(&inode), &mut |_, _| (), &cancel);

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::{Inventory, PlanTarget, holders};
 use crate::error::Result;
 use crate::machine;
-use crate::model::{Blocked, Inode, Operation, Plan};
+use crate::model::{Blocked, Inode, Plan};
 use crate::store::Target;
 
 impl Inventory {
@@ -76,7 +76,7 @@ fn append(plan: &mut Plan, more: Plan) {
 fn count_shared(plan: &mut Plan) {
     let mut steps: BTreeMap<Inode, Vec<usize>> = BTreeMap::new();
     for (index, step) in plan.steps.iter().enumerate() {
-        if step.operation == Operation::RemoveFile {
+        if step.operation.is_file() {
             steps.entry(step.target).or_default().push(index);
         }
     }
@@ -94,7 +94,7 @@ fn count_shared(plan: &mut Plan) {
 }
 
 fn note_holders(plan: &mut Plan) {
-    let files = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile);
+    let files = plan.steps.iter().filter(|step| step.operation.is_file());
     let (inodes, paths): (BTreeSet<Inode>, Vec<PathBuf>) = files.map(|step| (step.target, step.path())).unzip();
     if inodes.is_empty() {
         return;

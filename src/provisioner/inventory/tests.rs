@@ -129,6 +129,7 @@ impl Store for Files {
                 parent: Inode { device: parent.dev(), inode: parent.ino() },
                 name: row.path.file_name().unwrap().to_owned(),
                 target: Inode { device: status.dev(), inode: status.ino() },
+                stamp: None,
                 bytes,
                 requires: if plan.steps.is_empty() { Vec::new() } else { vec![0] },
             });

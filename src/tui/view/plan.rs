@@ -79,7 +79,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
 }
 
 fn heading(plan: &Plan) -> String {
-    let files = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile).count();
+    let files = plan.steps.iter().filter(|step| step.operation.is_file()).count();
     format!("Frees {} on disk: {}.", Bytes(plan.expected_bytes), counted(files, "file", "files"))
 }
 
@@ -114,7 +114,7 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
     if !plan.keep.is_empty() {
         lines.push(Spans::new());
     }
-    for step in plan.steps.iter().filter(|step| step.operation == Operation::RemoveFile) {
+    for step in plan.steps.iter().filter(|step| step.operation.is_file()) {
         let name = text::cut_middle(&path(&step.path(), home), width.saturating_sub(11), ellipsis);
         let size = text::pad_left(&Bytes(step.bytes).to_string(), 9);
         lines.push(vec![(format!("{size}  "), Role::Dim), (name, Role::Text)]);
