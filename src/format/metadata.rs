@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::gguf::{self, Depth};
 use super::safetensors;
@@ -12,7 +12,7 @@ use super::sniff::LookAlike;
 use crate::model::{FileName, Format, Quantization, text};
 
 /// What the header of one file says about its length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Structure {
     /// Long enough for everything that the header names.
@@ -32,7 +32,7 @@ pub enum Structure {
 }
 
 /// What a header tells. Unknown values are `None`, never guesses, except where a field says so.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {
     /// Format of the file.
     pub format: Format,
@@ -200,8 +200,11 @@ fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
     Ok(metadata)
 }
 
+/// How an error begins that says nothing of the file's content.
+pub(crate) const UNREADABLE: &str = "cannot read it";
+
 fn unreadable(error: &io::Error) -> String {
-    format!("cannot read it: {}", text::printable(&error.to_string()))
+    format!("{UNREADABLE}: {}", text::printable(&error.to_string()))
 }
 
 /// A position of its own in a file that others may read at the same time.

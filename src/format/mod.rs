@@ -9,5 +9,6 @@ pub mod safetensors;
 mod sniff;
 mod warnings;
 
+pub(crate) use metadata::UNREADABLE;
 pub use metadata::{Metadata, Structure, read_metadata, read_summary};
 pub use sniff::LookAlike;

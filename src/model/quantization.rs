@@ -104,6 +104,12 @@ impl serde::Serialize for Quantization {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Quantization {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|label| Self::new(&label))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,54 +1,224 @@
 //! Headers of weights files, each read once while the file stays the same.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use crate::disk::folder::Status;
-use crate::disk::safe;
-use crate::format::{Metadata, read_metadata};
+use crate::disk::{publish, safe};
+use crate::format::{Metadata, UNREADABLE, read_metadata};
 use crate::model::{Inode, text};
 
 /// Most headers that are remembered; beyond that the memory starts anew.
 const MAX_REMEMBERED: usize = 65_536;
 
+/// Longest file of remembered headers that is read.
+const MAX_FILE: u64 = 128 << 20;
+
+/// Version of that file. A file of another version, or of another release, which may read headers otherwise, is not used.
+const VERSION: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+
 /// What a header told, or what is wrong with it.
 pub type Header = Arc<Result<Metadata, String>>;
 
 /// Which content a header belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Key {
+    #[serde(flatten)]
     inode: Inode,
     size_bytes: u64,
     modified: Option<Timestamp>,
 }
 
+#[derive(Debug)]
+struct Known {
+    header: Header,
+    /// Whether it was asked for in this run: the file may be gone if not.
+    used: bool,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    known: HashMap<Key, Known>,
+    loaded: bool,
+    /// Whether there is more than the file has.
+    changed: bool,
+}
+
 /// Remembers headers by inode, length and modification time. Clones share their memory.
 #[derive(Clone, Debug, Default)]
-pub struct Headers(Arc<Mutex<HashMap<Key, Header>>>);
+pub struct Headers {
+    memory: Arc<Mutex<Memory>>,
+    file: Option<Arc<Path>>,
+}
+
+/// The file, as it is read.
+#[derive(Deserialize)]
+struct Stored {
+    version: String,
+    headers: Vec<StoredHeader>,
+}
+
+#[derive(Deserialize)]
+struct StoredHeader {
+    #[serde(flatten)]
+    key: Key,
+    header: Result<Metadata, String>,
+}
+
+/// The file, as it is written.
+#[derive(Serialize)]
+struct Storing<'a> {
+    version: &'a str,
+    headers: Vec<StoringHeader<'a>>,
+}
+
+#[derive(Serialize)]
+struct StoringHeader<'a> {
+    #[serde(flatten)]
+    key: &'a Key,
+    header: &'a Result<Metadata, String>,
+}
 
 impl Headers {
+    /// A memory that outlasts the program in `file`, read when the first header is asked for. A file that is missing, damaged
+    /// or of another release only means that headers are read again.
+    #[must_use]
+    pub fn remembered_in(file: PathBuf) -> Self {
+        Self { memory: Arc::default(), file: Some(file.into()) }
+    }
+
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
     #[must_use]
     pub fn get(&self, root: &Path, location: &Path, status: &Status) -> Header {
+        self.get_named(root, location, &text::escape(location.file_name().unwrap_or_default()), status)
+    }
+
+    /// The same where the model calls the file `name`, which tells what its header may not.
+    #[must_use]
+    pub fn get_named(&self, root: &Path, location: &Path, name: &str, status: &Status) -> Header {
         let key = Key { inode: status.inode, size_bytes: status.size_bytes, modified: status.modified };
-        // A poisoned map is still a map of whole entries.
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Arc::clone(known);
+        if let Some(known) = self.memory().known.get_mut(&key) {
+            known.used = true;
+            return Arc::clone(&known.header);
         }
-        let name = text::escape(location.file_name().unwrap_or_default());
         let header = match safe::open_below(root, location) {
-            Ok(file) => Arc::new(read_metadata(&file, &name)),
-            // Rights change without a new modification time, so a failure to open is not remembered.
+            Ok(file) => Arc::new(read_metadata(&file, name)),
             Err(error) => return Arc::new(Err(error.to_string())),
         };
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.len() >= MAX_REMEMBERED {
-            map.clear();
+        // Rights and disks change without a new modification time, so what could not be read is not remembered.
+        if header.as_ref().as_ref().is_err_and(|why| why.starts_with(UNREADABLE)) {
+            return header;
         }
-        map.insert(key, Arc::clone(&header));
+        let mut memory = self.memory();
+        if memory.known.len() >= MAX_REMEMBERED {
+            memory.known.retain(|_, known| known.used);
+        }
+        if memory.known.len() >= MAX_REMEMBERED {
+            memory.known.clear();
+        }
+        memory.known.insert(key, Known { header: Arc::clone(&header), used: true });
+        memory.changed = true;
         header
+    }
+
+    /// Writes the memory to its file, if it has one and there is anything new. Without room or right to write, nothing is
+    /// remembered: the headers are read again next time.
+    pub fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        let mut memory = self.memory();
+        if !memory.changed {
+            return;
+        }
+        memory.changed = false;
+        let headers = memory.known.iter().map(|(key, known)| StoringHeader { key, header: &known.header }).collect();
+        let bytes = serde_json::to_vec(&Storing { version: VERSION, headers });
+        drop(memory);
+        let written = bytes
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| publish::write_atomically(file, &bytes).map_err(|error| error.to_string()));
+        if let Err(error) = written {
+            tracing::warn!("headers are not remembered: {error}");
+        }
+    }
+
+    /// The memory, with what its file has.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // A poisoned map is still a map of whole entries.
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (false, Some(file)) = (memory.loaded, &self.file) {
+            for stored in load(file).unwrap_or_default().into_iter().take(MAX_REMEMBERED) {
+                let known = Known { header: Arc::new(stored.header), used: false };
+                memory.known.entry(stored.key).or_insert(known);
+            }
+        }
+        memory.loaded = true;
+        memory
+    }
+}
+
+fn load(path: &Path) -> Option<Vec<StoredHeader>> {
+    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|status| status.is_file()))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+    (stored.version == VERSION).then_some(stored.headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::disk::folder::Folder;
+
+    fn status(root: &Path) -> Status {
+        Folder::open(root).unwrap().status(OsStr::new("m.gguf")).unwrap()
+    }
+
+    #[test]
+    fn what_one_run_read_the_next_one_knows() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, file) = (scratch.path(), scratch.path().join("cache/headers.json"));
+        let mut bytes = Vec::new();
+        crate::format::gguf::Writer::new("llama").write_to(&mut bytes, 1).unwrap();
+        std::fs::write(root.join("m.gguf"), &bytes).unwrap();
+        let (name, seen) = (Path::new("m.gguf"), status(root));
+        let headers = Headers::remembered_in(file.clone());
+        let first = headers.get(root, name, &seen);
+        assert_eq!(first.as_ref().as_ref().unwrap().architecture.as_deref(), Some("llama"));
+        headers.keep();
+        // Gone, and still known: nothing is opened.
+        std::fs::remove_file(root.join("m.gguf")).unwrap();
+        assert_eq!(Headers::remembered_in(file.clone()).get(root, name, &seen), first);
+        // What is wrong with a file is known as well; another content is another file.
+        std::fs::write(root.join("m.gguf"), b"no header here").unwrap();
+        let seen = status(root);
+        let headers = Headers::remembered_in(file.clone());
+        let wrong = headers.get(root, name, &seen);
+        assert!(wrong.is_err());
+        headers.keep();
+        std::fs::remove_file(root.join("m.gguf")).unwrap();
+        assert_eq!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
+
+        for damaged in [&b"{"[..], b"{\"version\":\"0\",\"headers\":[]}", b""] {
+            std::fs::write(&file, damaged).unwrap();
+            assert_ne!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
+        }
+    }
+
+    #[test]
+    fn without_a_place_to_write_nothing_is_lost_but_time() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("m.gguf"), b"no header here").unwrap();
+        std::fs::write(scratch.path().join("file"), b"").unwrap();
+        let headers = Headers::remembered_in(scratch.path().join("file/headers.json"));
+        assert!(headers.get(scratch.path(), Path::new("m.gguf"), &status(scratch.path())).is_err());
+        headers.keep();
     }
 }
