@@ -2,6 +2,7 @@
 
 pub mod flat;
 pub mod headers;
+pub mod hf;
 pub mod planning;
 mod surroundings;
 pub mod tree;

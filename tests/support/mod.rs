@@ -1,6 +1,7 @@
 //! What several test files share.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod hf_cache;
 #[cfg(feature = "mirror")]
 pub mod hub;
 pub mod official;

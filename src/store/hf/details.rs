@@ -1,0 +1,186 @@
+//! Everything about one repository: its files, its revisions, what each alone takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use super::layout::{self, Target};
+use super::read::{Blob, Content, Entry, Repository};
+use crate::disk::folder::Status;
+use crate::disk::usage::Usage;
+use crate::model::{Digest, FileName, Inode, ModelFile, Role, text};
+use crate::store::Revision;
+
+/// A file of one or more revisions.
+#[derive(Clone, Debug)]
+pub(super) struct Distinct {
+    /// Path in the revision.
+    pub(super) path: PathBuf,
+    /// Name in `blobs/`, where it is one.
+    pub(super) blob: Option<OsString>,
+    pub(super) status: Status,
+    /// Revisions that have it.
+    pub(super) revisions: Vec<OsString>,
+}
+
+/// Every file of every revision, once for each content, those of the revision that a ref names first.
+pub(super) fn distinct_files(repository: &Repository) -> Vec<Distinct> {
+    let mut revisions: Vec<_> = repository.revisions.iter().collect();
+    revisions.sort_by_key(|revision| {
+        let refs = repository.refs_of(&revision.commit);
+        (!refs.iter().any(|name| name == "main"), refs.is_empty())
+    });
+    let mut files: Vec<Distinct> = Vec::new();
+    let mut known: BTreeMap<(PathBuf, Inode), usize> = BTreeMap::new();
+    for revision in revisions {
+        for entry in &revision.entries {
+            let Some((blob, status)) = bytes_of(repository, entry) else { continue };
+            let at = *known.entry((entry.path.clone(), status.inode)).or_insert_with(|| {
+                files.push(Distinct {
+                    path: entry.path.clone(),
+                    blob: blob.cloned(),
+                    status: *status,
+                    revisions: Vec::new(),
+                });
+                files.len() - 1
+            });
+            files[at].revisions.push(revision.commit.clone());
+        }
+    }
+    files
+}
+
+/// The blob and the metadata of an entry's bytes, if they are there.
+pub(super) fn bytes_of<'a>(repository: &'a Repository, entry: &'a Entry) -> Option<(Option<&'a OsString>, &'a Status)> {
+    match &entry.content {
+        Content::File(status) => Some((None, status)),
+        Content::Link(Target::Blob(name)) => Some((Some(name), repository.blobs.get(name)?.payload()?)),
+        Content::Link(_) | Content::Other => None,
+    }
+}
+
+/// The files as the detail pane and `info` show them: weights first, then by path. A path whose content differs between
+/// revisions is there once for each, with the commit behind it.
+pub(super) fn files(repository: &Repository) -> Vec<ModelFile> {
+    let distinct = distinct_files(repository);
+    let mut seen = BTreeSet::new();
+    let mut files: Vec<ModelFile> = distinct
+        .iter()
+        .map(|file| {
+            let path = text::escape(file.path.as_os_str());
+            let first = seen.insert(path.clone());
+            let revision = file.revisions.first().map(|commit| text::escape(commit)).unwrap_or_default();
+            let snapshots = repository
+                .path
+                .join("snapshots")
+                .join(file.revisions.first().map_or(OsStr::new(""), OsString::as_os_str));
+            ModelFile {
+                path: if first { path } else { format!("{path}@{}", revision.get(..8).unwrap_or(&revision)) },
+                absolute: snapshots.join(&file.path),
+                size_bytes: file.status.size_bytes,
+                disk_bytes: file.status.disk_bytes,
+                role: file.path.file_name().and_then(OsStr::to_str).map_or(Role::Other, Role::of),
+                sha256: file.blob.as_ref().and_then(|name| Digest::parse(name.to_str()?)),
+            }
+        })
+        .collect();
+    files.sort_by(|a, b| (a.role, &a.path).cmp(&(b.role, &b.path)));
+    files
+}
+
+/// The revisions, newest ref first, with what each alone takes.
+pub(super) fn revisions(repository: &Repository) -> Vec<Revision> {
+    let mut used: BTreeMap<Inode, BTreeSet<&OsStr>> = BTreeMap::new();
+    for revision in &repository.revisions {
+        for entry in &revision.entries {
+            if let Some((_, status)) = bytes_of(repository, entry) {
+                used.entry(status.inode).or_default().insert(&revision.commit);
+            }
+        }
+    }
+    let mut revisions: Vec<Revision> = repository
+        .revisions
+        .iter()
+        .map(|revision| {
+            let mut own = Usage::default();
+            for entry in &revision.entries {
+                if let Some((_, status)) = bytes_of(repository, entry) {
+                    if used[&status.inode].len() == 1 && status.links == 1 {
+                        own.add(status.inode, status.size_bytes, status.disk_bytes, 1);
+                    }
+                }
+            }
+            Revision {
+                commit: text::escape(&revision.commit),
+                refs: repository.refs_of(&revision.commit),
+                reclaimable_bytes: own.disk_bytes(),
+            }
+        })
+        .collect();
+    revisions.sort_by_key(|revision| {
+        (!revision.refs.iter().any(|name| name == "main"), revision.refs.is_empty(), revision.commit.clone())
+    });
+    revisions
+}
+
+/// A weights file that can be read: the blob itself, so that no link has to be followed.
+pub(super) struct WeightsFile<'a> {
+    /// Path in the revision.
+    pub(super) path: &'a Path,
+    /// Where its bytes lie, relative to the cache.
+    pub(super) location: PathBuf,
+    pub(super) status: Status,
+    /// Whether it belongs to the set that a loader would be given first.
+    pub(super) first_set: bool,
+}
+
+/// Every weights file once, those of the first set in the revision that `main` names before all others.
+pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
+    let mut revisions: Vec<_> = repository.revisions.iter().collect();
+    revisions.sort_by_key(|revision| {
+        let refs = repository.refs_of(&revision.commit);
+        (!refs.iter().any(|name| name == "main"), refs.is_empty())
+    });
+    let mut seen = BTreeSet::new();
+    let mut files = Vec::new();
+    let mut first: Option<(&OsStr, PathBuf, FileName)> = None;
+    for revision in revisions {
+        let mut entries: Vec<(&Entry, FileName)> = revision
+            .entries
+            .iter()
+            .filter_map(|entry| {
+                let name = FileName::parse(entry.path.file_name()?.to_str()?);
+                name.is_weights().then_some((entry, name))
+            })
+            .collect();
+        entries.sort_by_key(|(entry, _)| &entry.path);
+        for (entry, name) in entries {
+            let Some((blob, status)) = bytes_of(repository, entry) else { continue };
+            let folder = entry.path.parent().unwrap_or(Path::new("")).to_path_buf();
+            let set = |name: &FileName| name.shard().map(|shard| (shard.stem.clone(), shard.count));
+            let first_set = match &first {
+                None => true,
+                Some((commit, known, of)) => {
+                    *commit == revision.commit && *known == folder && name.shard().is_some() && set(of) == set(&name)
+                }
+            };
+            if first.is_none() {
+                first = Some((&revision.commit, folder, name));
+            }
+            if seen.insert(status.inode) {
+                let location = location(repository, &revision.commit, entry, blob);
+                files.push(WeightsFile { path: &entry.path, location, status: *status, first_set });
+            }
+        }
+    }
+    files
+}
+
+fn location(repository: &Repository, commit: &OsStr, entry: &Entry, blob: Option<&OsString>) -> PathBuf {
+    let top = Path::new(&repository.folder);
+    match blob.map(|name| (name, repository.blobs.get(name))) {
+        Some((_, Some(Blob::Shared { digits, hash, .. }))) => Path::new(layout::SHARED).join(digits).join(hash),
+        Some((name, _)) => top.join("blobs").join(name),
+        None => top.join("snapshots").join(commit).join(&entry.path),
+    }
+}

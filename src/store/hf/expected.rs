@@ -1,0 +1,82 @@
+//! What the files of a repository should be: blob names are checksums, and `trees/<commit>.json` has the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::layout::{self, Target as Link};
+use super::read::{Blob, Content, Entry, Repository};
+use crate::disk::folder::Folder;
+use crate::model::{Digest, text};
+use crate::store::verify::Expected;
+
+/// Longest listing that is read.
+const MAX_TREE: u64 = 64 << 20;
+
+/// The part of `trees/<commit>.json` (format 1) that checks files.
+#[derive(Deserialize)]
+struct Listing {
+    #[serde(default)]
+    files: BTreeMap<String, Listed>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs_sha256: Option<String>,
+    lfs_size: Option<u64>,
+}
+
+/// Every file of the chosen entries, once for each content.
+pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<Expected> {
+    let mut files = Vec::new();
+    let mut seen: BTreeSet<(PathBuf, PathBuf)> = BTreeSet::new();
+    for revision in &repository.revisions {
+        let listing = listing(hub, repository, &revision.commit);
+        for entry in revision.entries.iter().filter(|entry| chosen(&revision.commit, &entry.path)) {
+            let Some((location, digest)) = place(repository, &revision.commit, entry) else { continue };
+            if !seen.insert((entry.path.clone(), location.clone())) {
+                continue;
+            }
+            let listed = entry.path.to_str().and_then(|path| listing.as_ref()?.files.get(path));
+            let size = listed.and_then(|listed| listed.lfs_size.or(listed.size));
+            let digest = digest.or_else(|| {
+                let listed = listed?;
+                Digest::parse(
+                    listed.lfs_sha256.as_ref().or(listed.blob_id.as_ref().filter(|_| listed.lfs_size.is_none()))?,
+                )
+            });
+            files.push(Expected { path: text::escape(entry.path.as_os_str()), location, size, digest });
+        }
+    }
+    files
+}
+
+/// Where an entry's bytes lie, relative to the cache, and the digest that the blob's name is. `None` for what leads elsewhere:
+/// it is no part of the model.
+fn place(repository: &Repository, commit: &OsStr, entry: &Entry) -> Option<(PathBuf, Option<Digest>)> {
+    let top = Path::new(&repository.folder);
+    match &entry.content {
+        Content::Link(Link::Blob(name)) => {
+            let location = match repository.blobs.get(name) {
+                // A payload of the shared store is never checked against its own name, which is no checksum of its bytes.
+                Some(Blob::Shared { digits, hash, .. }) => Path::new(layout::SHARED).join(digits).join(hash),
+                Some(Blob::Foreign) => return None,
+                _ => top.join("blobs").join(name),
+            };
+            Some((location, name.to_str().and_then(Digest::parse)))
+        }
+        Content::File(_) => Some((top.join("snapshots").join(commit).join(&entry.path), None)),
+        Content::Link(_) | Content::Other => None,
+    }
+}
+
+fn listing(hub: &Folder, repository: &Repository, commit: &OsString) -> Option<Listing> {
+    let trees = hub.folder(&repository.folder).ok()?.folder("trees".as_ref()).ok()?;
+    let mut name = commit.clone();
+    name.push(".json");
+    serde_json::from_slice(&trees.read(&name, MAX_TREE).ok()??).ok()
+}

@@ -1,0 +1,220 @@
+//! The Hugging Face cache: classic, with the shared blob store (since 1.32), and without links.
+//!
+//! A row is a repository. Links are resolved one hop at a time; a link that leaves its repository counts nothing and only
+//! it is ever removed. What cannot be read is unknown, not empty: nothing that it may use is deleted.
+
+mod details;
+mod expected;
+mod layout;
+mod plan;
+mod read;
+mod row;
+mod scan;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+use super::headers::Headers;
+use super::surroundings::{Surroundings, Warnings};
+use super::verify::Expected;
+use super::{Details, Part, Row, Store, Target};
+use crate::disk::folder::Folder;
+use crate::error::{Error, Result};
+use crate::format::{Metadata, Structure};
+use crate::model::{Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, text};
+use read::Repository;
+
+/// A hub cache: the folder that holds `models--org--name`.
+#[derive(Clone, Debug)]
+pub struct HfStore {
+    root: PathBuf,
+    headers: Headers,
+}
+
+/// Whether `folder` holds a repository of the hub form. llama.cpp's cache can hold that form, its own flat one, or both.
+#[must_use]
+pub fn is_hub(folder: &Path) -> bool {
+    let mut found = false;
+    let each = Folder::open(folder)
+        .map(|open| open.each(|name, _| found |= layout::repository(crate::disk::folder::os_str(name)).is_some()));
+    each.is_ok() && found
+}
+
+impl HfStore {
+    /// The cache at `root`, which may not exist. A link to the root is followed, once.
+    #[must_use]
+    pub fn new(root: PathBuf) -> Self {
+        let root = root.canonicalize().unwrap_or(root);
+        Self { root, headers: Headers::default() }
+    }
+
+    /// Uses `headers` as its memory of headers.
+    #[must_use]
+    pub fn with_headers(self, headers: Headers) -> Self {
+        Self { headers, ..self }
+    }
+
+    fn open(&self) -> Result<Option<Folder>> {
+        match Folder::open(&self.root) {
+            Ok(hub) => Ok(Some(hub)),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io("read", &self.root)(error.into())),
+        }
+    }
+
+    fn repository(&self, id: &str) -> Result<(Folder, Repository)> {
+        let missing =
+            || Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(&self.root) };
+        let hub = self.open()?.ok_or_else(missing)?;
+        let repository = Repository::read(&hub, &self.root, &layout::folder(id))
+            .filter(|found| found.id == id)
+            .ok_or_else(missing)?;
+        Ok((hub, repository))
+    }
+
+    /// Adds to `model` what the headers of its weights tell. Gives that of the first.
+    fn add_headers(&self, repository: &Repository, model: &mut Model) -> Option<Metadata> {
+        let mut first = None;
+        let mut parameters = Some(0_u64);
+        let mut quantizations = Vec::new();
+        let mut warnings = Warnings::default();
+        for file in details::weights(repository) {
+            let own_name = text::escape(file.path.file_name().unwrap_or_default());
+            let header = self.headers.get_named(&self.root, &file.location, &own_name, &file.status);
+            let name = text::printable_path(file.path);
+            match &*header {
+                Ok(metadata) => {
+                    match metadata.structure {
+                        Structure::Truncated { .. } => {
+                            model.complete = false;
+                            warnings.add(&format!("{name} is cut short"));
+                        }
+                        Structure::Extra { bytes } => {
+                            warnings.add(&format!("{name} is {bytes} bytes longer than its header says"));
+                        }
+                        Structure::Whole | Structure::Partial => {}
+                    }
+                    if file.first_set {
+                        parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
+                    }
+                    quantizations.extend(metadata.quantization.clone());
+                    first.get_or_insert_with(|| metadata.clone());
+                }
+                Err(why) => {
+                    model.complete = false;
+                    parameters = parameters.filter(|_| !file.first_set);
+                    warnings.add(&format!("{name}: {why}"));
+                }
+            }
+        }
+        model.warnings.extend(warnings.finish());
+        let metadata: Metadata = first?;
+        model.architecture.clone_from(&metadata.architecture);
+        model.context_length = metadata.context_length;
+        model.parameters = parameters.filter(|&sum| sum > 0);
+        if model.quantizations.is_empty() && metadata.format == Format::Gguf {
+            quantizations.sort();
+            quantizations.dedup();
+            model.quantization = quantizations.first().filter(|_| quantizations.len() == 1).cloned();
+            model.quantizations = quantizations;
+        }
+        Some(metadata)
+    }
+}
+
+impl Store for HfStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Hf
+    }
+
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
+        let add = |repository: &Repository, row: &mut Row| drop(self.add_headers(repository, &mut row.model));
+        let summary = scan::scan(&self.root, &add, sink, cancel);
+        self.headers.keep();
+        summary
+    }
+
+    fn details(&self, id: &str) -> Result<Details> {
+        let (hub, repository) = self.repository(id)?;
+        let all = match repository.shares().then(|| scan::read_all(&hub, &self.root)) {
+            Some(all) => all.map_err(|error| Error::io("read", &self.root)(error.into()))?,
+            None => Vec::new(),
+        };
+        let users = scan::shared_users(all.iter());
+        let certain = scan::has_shared_store(&hub) && !all.iter().any(Repository::has_unknown_blobs);
+        let mut row = row::row(&repository, &self.root, &|hash| scan::users_of(&users, certain, hash));
+        scan::surround(&mut row, &repository, &mut Surroundings::default());
+        let metadata = self.add_headers(&repository, &mut row.model);
+        Ok(Details {
+            model: row.model,
+            files: details::files(&repository),
+            revisions: details::revisions(&repository),
+            metadata,
+        })
+    }
+
+    fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
+        plan::plan(&self.root, targets)
+    }
+
+    fn find(&self, reference: &Reference) -> Result<Option<Target>> {
+        let Some(hub) = self.open()? else { return Ok(None) };
+        let Some(repository) = Repository::read(&hub, &self.root, &layout::folder(reference.name())) else {
+            return Ok(None);
+        };
+        if repository.id != reference.name() || repository.kind != ModelKind::Model {
+            return Ok(None);
+        }
+        if reference.revision().is_some() && (reference.quantization().is_some() || reference.file().is_some()) {
+            return Err(Error::Unsupported {
+                what: format!("a part of one revision of {}", text::printable(&repository.id)),
+                instead: "name the quantization, the file or the revision alone".to_owned(),
+            });
+        }
+        let part = match (reference.quantization(), reference.revision(), reference.file()) {
+            (_, _, Some(file)) => Part::Files(vec![file.as_str().to_owned()]),
+            (Some(quantization), _, _) => Part::Quantization(quantization.to_owned()),
+            (None, Some(revision), _) => Part::Revision(revision.to_owned()),
+            (None, None, None) => Part::Whole,
+        };
+        Ok(Some(Target { id: repository.id, part }))
+    }
+
+    fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
+        let (hub, repository) = self.repository(&target.id)?;
+        let of = |path: &Path| {
+            path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
+        };
+        let missing = |what: String| Error::FileNotFound { repository: target.id.clone(), what, available: Vec::new() };
+        let revision = match &target.part {
+            Part::Revision(wanted) => Some(
+                repository
+                    .revision(wanted)
+                    .ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))?,
+            ),
+            _ => None,
+        };
+        let chosen = |commit: &OsStr, path: &Path| match &target.part {
+            Part::Whole => true,
+            Part::Quantization(wanted) => of(path).is_some_and(|q| q.is(wanted)),
+            Part::Revision(_) => revision.is_some_and(|revision| revision.commit == commit),
+            Part::Files(paths) => paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)),
+        };
+        let expected = expected::expected(&hub, &repository, &chosen);
+        match &target.part {
+            Part::Quantization(label) if expected.is_empty() => {
+                Err(missing(format!("quantization {} here", text::printable(label))))
+            }
+            Part::Files(paths) if expected.is_empty() => {
+                Err(missing(format!("file '{}' here", text::printable(&paths.join(", ")))))
+            }
+            _ => Ok(expected),
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! Deletion from the cache: names first, payload last, nothing that another name still needs.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::layout::{self, BlobName, Target as Link};
+use super::read::{Blob, Content, Repository, Revision};
+use super::{details, scan};
+use crate::disk::folder::{EntryType, Folder};
+use crate::disk::lock::{FileLock, is_held};
+use crate::error::{Error, Result};
+use crate::model::{Blocked, Broken, FileName, Kept, ModelId, Plan, Quantization, RepoPath, Step, StoreKind, text};
+use crate::store::planning::{PlanBuilder, lexical, way_of_link};
+use crate::store::tree::{Entry, Tree, reason};
+use crate::store::{Part, Target};
+
+/// What goes of one repository.
+#[derive(Debug, Default)]
+struct Selection {
+    /// The folder with all that is in it.
+    whole: bool,
+    /// Whole revisions.
+    revisions: BTreeSet<OsString>,
+    /// Single entries: revision and path in it.
+    entries: BTreeSet<(OsString, PathBuf)>,
+}
+
+/// A repository with the tree of its folder.
+struct Source<'a> {
+    repository: &'a Repository,
+    tree: Tree,
+    selection: Selection,
+}
+
+/// What deleting `targets` from the cache at `root` does.
+pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
+    let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
+    let io = |error: rustix::io::Errno| match (error, targets) {
+        (rustix::io::Errno::NOENT, [target, ..]) => missing(&target.id),
+        _ => Error::io("read", root)(error.into()),
+    };
+    let hub = Folder::open(root).map_err(io)?;
+    let repositories = scan::read_all(&hub, root).map_err(io)?;
+    let mut builder = PlanBuilder::new(root);
+    let mut selections: BTreeMap<usize, Selection> = BTreeMap::new();
+    for target in targets {
+        let at = repositories.iter().position(|repository| repository.id == target.id);
+        let at = at.ok_or_else(|| missing(&target.id))?;
+        select(&repositories[at], &target.part, selections.entry(at).or_default())?;
+        let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: target.id.clone() };
+        if !builder.plan().models.contains(&model) {
+            builder.plan().models.push(model);
+        }
+    }
+    let mut blocked = Vec::new();
+    let mut released: BTreeMap<(OsString, OsString), Vec<usize>> = BTreeMap::new();
+    for (at, mut selection) in selections {
+        let repository = &repositories[at];
+        let mut all = repository.revisions.iter();
+        selection.whole |=
+            !repository.revisions.is_empty() && all.all(|revision| selection.revisions.contains(&revision.commit));
+        if repository.status.kind != EntryType::Folder {
+            // A link in place of the folder goes, and what it leads to stays.
+            builder.remove(Path::new(""), &top_entry(&hub, repository).map_err(io)?, Vec::new());
+            for (_, to) in &repository.foreign {
+                let because = "only the link goes: what it leads to is not part of this model".to_owned();
+                builder.plan().keep.push(Kept { path: lexical(&root.join(to)), because });
+            }
+            continue;
+        }
+        let tree = match Tree::read(&hub, &repository.folder) {
+            Ok(tree) => tree,
+            Err(error) => {
+                let because = format!("its content cannot be read: {}", reason(error));
+                blocked.push(Blocked { path: repository.path.clone(), because });
+                continue;
+            }
+        };
+        if !selection.revisions.is_empty() && !selection.whole && repository.has_unknown_refs() {
+            let because = "it cannot be read, so that nobody can tell what names the revision".to_owned();
+            blocked.push(Blocked { path: repository.path.join("refs"), because });
+            continue;
+        }
+        let source = Source { repository, tree, selection };
+        if source.selection.whole {
+            source.whole(&hub, &mut builder, &mut blocked, &mut released).map_err(io)?;
+        } else {
+            source.parts(&mut builder, &mut blocked, &mut released);
+        }
+    }
+    release_shared(&hub, &repositories, &mut builder, &released);
+    let mut plan = builder.finish(blocked);
+    plan.breaks = broken(root, &repositories, &plan);
+    Ok(plan)
+}
+
+/// Links of this cache that would lead nowhere after `plan`.
+fn broken(root: &Path, repositories: &[Repository], plan: &Plan) -> Vec<Broken> {
+    let going: BTreeSet<PathBuf> = plan.steps.iter().map(Step::path).collect();
+    let mut broken = Vec::new();
+    for repository in repositories {
+        for (path, _) in &repository.foreign {
+            let link = if path.as_os_str().is_empty() { repository.path.clone() } else { repository.path.join(path) };
+            if going.contains(&link) {
+                continue;
+            }
+            let way = way_of_link(&link);
+            let inside = |end: &PathBuf| going.range(end.clone()..).next().is_some_and(|path| path.starts_with(end));
+            if way.iter().skip(1).any(|stop| going.contains(stop)) || way.last().is_some_and(inside) {
+                let id = repository.id.clone();
+                let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id };
+                broken.push(Broken { model, path: link });
+            }
+        }
+    }
+    broken
+}
+
+/// Translates a part of a row into entries and revisions.
+fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Result<()> {
+    let missing = |what: String| Error::FileNotFound { repository: repository.id.clone(), what, available: Vec::new() };
+    let mut add = |keep: &dyn Fn(&Revision, &Path) -> bool| {
+        let mut found = false;
+        for revision in &repository.revisions {
+            for entry in revision.entries.iter().filter(|entry| keep(revision, &entry.path)) {
+                selection.entries.insert((revision.commit.clone(), entry.path.clone()));
+                found = true;
+            }
+        }
+        found
+    };
+    match part {
+        Part::Whole => selection.whole = true,
+        Part::Revision(wanted) => {
+            let revision = repository
+                .revision(wanted)
+                .ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))?;
+            selection.revisions.insert(revision.commit.clone());
+        }
+        Part::Quantization(wanted) => {
+            let of = |path: &Path| {
+                path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
+            };
+            let is_weights = |path: &Path| {
+                path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights())
+            };
+            if !add(&|_, path| is_weights(path) && of(path).is_some_and(|q| q.is(wanted))) {
+                return Err(missing(format!("quantization {} here", text::printable(wanted))));
+            }
+            // Projectors and the like serve every quantization: with the last one, everything goes.
+            let rest = repository.revisions.iter().any(|revision| {
+                revision
+                    .entries
+                    .iter()
+                    .any(|entry| is_weights(&entry.path) && !of(&entry.path).is_some_and(|q| q.is(wanted)))
+            });
+            selection.whole |= !rest;
+        }
+        Part::Files(paths) => {
+            for wanted in paths {
+                let exact = text::unescape(wanted);
+                if add(&|_, entry| entry.as_os_str() == exact) {
+                    continue;
+                }
+                // A path whose content differs between revisions: `path@` and the beginning of a commit that has it.
+                let meant = wanted.rsplit_once('@').and_then(|(path, commit)| {
+                    let path = text::unescape(path);
+                    let revision = repository.revision(commit)?;
+                    let entry = revision.entries.iter().find(|entry| entry.path.as_os_str() == path)?;
+                    Some((path, details::bytes_of(repository, entry)?.1.inode))
+                });
+                let same = |revision: &Revision, path: &Path| {
+                    let Some((wanted, inode)) = &meant else { return false };
+                    path.as_os_str() == wanted
+                        && revision.entries.iter().any(|entry| {
+                            entry.path == path
+                                && details::bytes_of(repository, entry)
+                                    .is_some_and(|(_, status)| status.inode == *inode)
+                        })
+                };
+                if !add(&same) {
+                    return Err(missing(format!("file '{}' here", text::printable(wanted))));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Source<'_> {
+    /// Steps for the whole folder: refs, snapshots, everything else, blobs, then the folders.
+    fn whole(
+        &self,
+        hub: &Folder,
+        builder: &mut PlanBuilder,
+        blocked: &mut Vec<Blocked>,
+        released: &mut BTreeMap<(OsString, OsString), Vec<usize>>,
+    ) -> Result<(), rustix::io::Errno> {
+        for unread in &self.tree.unread {
+            blocked.push(Blocked {
+                path: self.repository.path.join(&unread.path),
+                because: format!("unknown content: {}", unread.because),
+            });
+        }
+        let below = Path::new(&self.repository.folder);
+        let unknown = self.repository.has_unknown_revisions()
+            || self.tree.unread.iter().any(|unread| unread.path.starts_with("snapshots"));
+        let rank = |entry: &Entry| match entry.path.iter().next().and_then(OsStr::to_str) {
+            Some("refs") => 0,
+            Some("snapshots") => 1,
+            Some("blobs") => 3,
+            _ => 2,
+        };
+        let mut files: Vec<&Entry> = self.tree.entries.iter().filter(|entry| !entry.is_folder()).collect();
+        files.sort_by_key(|entry| rank(entry));
+        let mut refs: HashMap<&OsStr, Vec<usize>> = HashMap::new();
+        let mut names: HashMap<OsString, Vec<usize>> = HashMap::new();
+        let mut kept: Vec<&Path> = Vec::new();
+        for entry in files {
+            let payload = rank(entry) == 3 && layout::blob_name(entry.name()) == BlobName::Payload;
+            if unknown && payload {
+                let because = "a revision here cannot be read and may use it".to_owned();
+                builder.plan().keep.push(Kept { path: self.repository.path.join(&entry.path), because });
+                kept.push(&entry.path);
+                continue;
+            }
+            let requires = match rank(entry) {
+                1 => entry.path.iter().nth(1).and_then(|commit| refs.get(commit)),
+                3 => names.get(entry.name()),
+                _ => None,
+            };
+            let step = builder.remove(below, entry, requires.cloned().unwrap_or_default());
+            if let (0, Some(commit)) = (rank(entry), self.commit_of_ref(&entry.path)) {
+                refs.entry(commit).or_default().push(step);
+            }
+            if let (1, Some(link)) = (rank(entry), &entry.link) {
+                let folder = entry.path.parent().unwrap_or(Path::new(""));
+                if let Link::Blob(name) = layout::resolve(link.as_os_str(), folder, &self.repository.path) {
+                    names.entry(name).or_default().push(step);
+                }
+            }
+            if rank(entry) == 3 {
+                self.note_blob(entry, step, blocked, released);
+            }
+        }
+        let empty = |folder: &Path| !kept.iter().any(|path| path.starts_with(folder));
+        for entry in self.tree.entries.iter().rev().filter(|entry| entry.is_folder() && empty(&entry.path)) {
+            builder.remove(below, entry, Vec::new());
+        }
+        if kept.is_empty() {
+            builder.remove(Path::new(""), &top_entry(hub, self.repository)?, Vec::new());
+        }
+        self.note_foreign(builder, |_| true);
+        Ok(())
+    }
+
+    /// The commit that the ref at `path` names.
+    fn commit_of_ref(&self, path: &Path) -> Option<&OsStr> {
+        let name = path.strip_prefix("refs").ok()?;
+        let found = self.repository.refs.iter().find(|known| known.name == name)?;
+        found.commit.as_deref().map(OsStr::new)
+    }
+
+    /// Steps for revisions and single files.
+    fn parts(
+        &self,
+        builder: &mut PlanBuilder,
+        blocked: &mut Vec<Blocked>,
+        released: &mut BTreeMap<(OsString, OsString), Vec<usize>>,
+    ) {
+        let below = Path::new(&self.repository.folder);
+        let by_path: HashMap<&Path, &Entry> =
+            self.tree.entries.iter().map(|entry| (entry.path.as_path(), entry)).collect();
+        let goes = |commit: &OsStr, path: &Path| {
+            self.selection.revisions.contains(commit)
+                || self.selection.entries.contains(&(commit.to_owned(), path.to_owned()))
+        };
+        for unread in &self.tree.unread {
+            let inside = unread.path.strip_prefix("snapshots").ok().and_then(|path| path.iter().next());
+            if inside.is_some_and(|commit| self.selection.revisions.contains(commit)) {
+                let because = format!("unknown content: {}", unread.because);
+                blocked.push(Blocked { path: self.repository.path.join(&unread.path), because });
+            }
+        }
+        let mut refs: HashMap<&OsStr, Vec<usize>> = HashMap::new();
+        for r in &self.repository.refs {
+            let Some(commit) = r.commit.as_deref().map(OsStr::new) else { continue };
+            let names_it = self.selection.revisions.contains(commit);
+            if let Some(entry) = by_path.get(Path::new("refs").join(&r.name).as_path()).filter(|_| names_it) {
+                refs.entry(commit).or_default().push(builder.remove(below, entry, Vec::new()));
+            }
+        }
+        let mut going: BTreeMap<&OsStr, Vec<usize>> = BTreeMap::new();
+        let mut staying: BTreeMap<&OsStr, BTreeSet<&OsStr>> = BTreeMap::new();
+        for revision in &self.repository.revisions {
+            for entry in &revision.entries {
+                let path = Path::new("snapshots").join(&revision.commit).join(&entry.path);
+                let blob = match &entry.content {
+                    Content::Link(Link::Blob(name)) => Some(name.as_os_str()),
+                    _ => None,
+                };
+                if !goes(&revision.commit, &entry.path) {
+                    if let Some(blob) = blob {
+                        staying.entry(blob).or_default().insert(&revision.commit);
+                    }
+                    continue;
+                }
+                let Some(found) = by_path.get(path.as_path()) else { continue };
+                let named_by = refs.get(revision.commit.as_os_str()).cloned().unwrap_or_default();
+                let step = builder.remove(below, found, named_by);
+                if let Some(blob) = blob {
+                    going.entry(blob).or_default().push(step);
+                }
+            }
+        }
+        for commit in &self.selection.revisions {
+            let inside = [Path::new("snapshots").join(commit), Path::new(".no_exist").join(commit)];
+            let mut tree_name = commit.clone();
+            tree_name.push(".json");
+            let tree_file = Path::new("trees").join(tree_name);
+            for entry in self.tree.entries.iter().rev() {
+                let folder = inside.iter().any(|top| entry.path.starts_with(top)) && entry.is_folder();
+                let mark = entry.path.starts_with(&inside[1]) && !entry.is_folder();
+                if folder || mark || entry.path == tree_file {
+                    builder.remove(below, entry, Vec::new());
+                }
+            }
+        }
+        // Folders of a revision that single files leave empty.
+        for entry in self.tree.entries.iter().rev().filter(|entry| entry.is_folder()) {
+            let Ok(inside) = entry.path.strip_prefix("snapshots") else { continue };
+            let Some(commit) = inside.iter().next().filter(|commit| !self.selection.revisions.contains(*commit)) else {
+                continue;
+            };
+            let revision = self.repository.revisions.iter().find(|revision| revision.commit == commit);
+            let path = inside.strip_prefix(commit).unwrap_or(inside);
+            let mut held = revision
+                .into_iter()
+                .flat_map(|revision| &revision.entries)
+                .filter(|e| e.path.starts_with(path))
+                .peekable();
+            if held.peek().is_some() && held.all(|e| goes(commit, &e.path)) {
+                builder.remove(below, entry, Vec::new());
+            }
+        }
+        let unknown = self.repository.has_unknown_revisions();
+        for (name, steps) in going {
+            let Some(entry) = by_path.get(Path::new("blobs").join(name).as_path()) else { continue };
+            let path = self.repository.path.join(&entry.path);
+            if let Some(others) = staying.get(name) {
+                let revisions: Vec<String> = others
+                    .iter()
+                    .map(|commit| text::printable_path(Path::new(commit)).chars().take(8).collect())
+                    .collect();
+                builder
+                    .plan()
+                    .keep
+                    .push(Kept { path, because: format!("also used by revision {}", revisions.join(", ")) });
+            } else if unknown {
+                builder
+                    .plan()
+                    .keep
+                    .push(Kept { path, because: "a revision here cannot be read and may use it".to_owned() });
+            } else {
+                let step = builder.remove(below, entry, steps);
+                self.note_blob(entry, step, blocked, released);
+            }
+        }
+        self.note_foreign(builder, |path| {
+            let Ok(inside) = path.strip_prefix("snapshots") else { return false };
+            inside.iter().next().is_some_and(|commit| goes(commit, inside.strip_prefix(commit).unwrap_or(inside)))
+        });
+    }
+
+    /// Notes what a blob's removal means beyond the repository, and what forbids it.
+    fn note_blob(
+        &self,
+        entry: &Entry,
+        step: usize,
+        blocked: &mut Vec<Blocked>,
+        released: &mut BTreeMap<(OsString, OsString), Vec<usize>>,
+    ) {
+        match self.repository.blobs.get(entry.name()) {
+            Some(Blob::Shared { digits, hash, payload: Some(_), .. }) => {
+                released.entry((digits.clone(), hash.clone())).or_default().push(step);
+            }
+            _ => {}
+        }
+        if let BlobName::Partial(etag) = layout::blob_name(entry.name()) {
+            let mut name = OsStr::from_bytes(etag).to_owned();
+            name.push(".lock");
+            let hub = self.repository.path.parent().unwrap_or(Path::new("/"));
+            // The Rust client up to 0.5 locks beside the blob.
+            let locks = [
+                hub.join(".locks").join(&self.repository.folder).join(&name),
+                self.repository.path.join("blobs").join(&name),
+            ];
+            if let Some(lock) = locks.iter().find(|lock| is_held(lock)) {
+                let because = format!("being downloaded by {}", FileLock::holder(lock));
+                blocked.push(Blocked { path: self.repository.path.join(&entry.path), because });
+            }
+        }
+    }
+
+    /// Says what stays behind links that go.
+    fn note_foreign(&self, builder: &mut PlanBuilder, goes: impl Fn(&Path) -> bool) {
+        for (path, to) in self.repository.foreign.iter().filter(|(path, _)| goes(path)) {
+            let target = lexical(&self.repository.path.join(path).parent().unwrap_or(Path::new("/")).join(to));
+            let because = format!(
+                "only the link {} goes: what it leads to is not part of this model",
+                text::printable_path(path)
+            );
+            builder.plan().keep.push(Kept { path: target, because });
+        }
+    }
+}
+
+/// Removes shared payloads that nothing links to any more, and says who keeps the others.
+fn release_shared(
+    hub: &Folder,
+    repositories: &[Repository],
+    builder: &mut PlanBuilder,
+    released: &BTreeMap<(OsString, OsString), Vec<usize>>,
+) {
+    if released.is_empty() {
+        return;
+    }
+    let marked = scan::has_shared_store(hub);
+    let unknown = repositories.iter().find(|repository| repository.has_unknown_blobs());
+    let going: BTreeSet<PathBuf> = builder.plan().steps.iter().map(Step::path).collect();
+    let root = builder.root().to_path_buf();
+    for ((digits, hash), steps) in released {
+        let folder = Path::new(layout::SHARED).join(digits);
+        let path = folder.join(hash);
+        let users: Vec<&Repository> = repositories
+            .iter()
+            .filter(|repository| {
+                repository.blobs.iter().any(|(name, blob)| {
+                    matches!(blob, Blob::Shared { hash: other, .. } if other == hash)
+                        && !going.contains(&repository.path.join("blobs").join(name))
+                })
+            })
+            .collect();
+        let listed = repositories
+            .iter()
+            .flat_map(|repository| repository.blobs.values())
+            .any(|blob| matches!(blob, Blob::Shared { hash: other, users: Some(_), .. } if other == hash));
+        let keep = if !marked {
+            Some("the shared blob store has a layout that this program does not know".to_owned())
+        } else if !listed {
+            Some("the list of its users is missing, so that nobody can tell whether it is used".to_owned())
+        } else if !users.is_empty() {
+            Some(format!(
+                "also used by {}",
+                users.iter().map(|user| text::printable(&user.id)).collect::<Vec<_>>().join(", ")
+            ))
+        } else {
+            unknown.map(|repository| format!("{} cannot be read and may use it", text::printable(&repository.id)))
+        };
+        if let Some(because) = keep {
+            builder.plan().keep.push(Kept { path: root.join(&path), because });
+            continue;
+        }
+        let Ok(open) = hub.descend(&folder) else { continue };
+        let (Ok(parent), Ok(status)) = (open.own_status(), open.status(hash)) else { continue };
+        let entry = Entry { path: path.clone(), status, link: None, parent: parent.inode };
+        let payload = builder.remove_shared(&entry, steps.clone());
+        let mut refs = hash.clone();
+        refs.push(".refs");
+        if let Ok(status) = open.status(&refs) {
+            let entry = Entry { path: folder.join(&refs), status, link: None, parent: parent.inode };
+            builder.remove_shared_refs(&entry, payload);
+        }
+    }
+}
+
+/// The entry of the repository's folder in the cache.
+fn top_entry(hub: &Folder, repository: &Repository) -> Result<Entry, rustix::io::Errno> {
+    Ok(Entry {
+        path: PathBuf::from(&repository.folder),
+        status: repository.status,
+        link: None,
+        parent: hub.own_status()?.inode,
+    })
+}

@@ -1,0 +1,402 @@
+//! One repository of the cache, read from disk once: what scans, details, plans and sweeps are made of.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::layout::{self, BlobName, Target};
+use crate::disk::folder::{EntryType, Folder, Status, os_str};
+use crate::model::ModelKind;
+use crate::store::planning::lexical;
+
+/// Longest ref file and link text that is believed.
+const MAX_REF: u64 = 4096;
+/// Most entries of one repository; beyond it the repository is told as unknown instead of filling the memory.
+const MAX_ENTRIES: usize = 4_000_000;
+
+/// A repository folder.
+#[derive(Debug)]
+pub(super) struct Repository {
+    /// Its folder in the cache.
+    pub(super) folder: OsString,
+    /// Where it is.
+    pub(super) path: PathBuf,
+    pub(super) kind: ModelKind,
+    pub(super) id: String,
+    /// The folder itself; of the link, if it is one.
+    pub(super) status: Status,
+    /// Entries of `blobs/`.
+    pub(super) blobs: BTreeMap<OsString, Blob>,
+    /// Folders of `snapshots/`, by commit.
+    pub(super) revisions: Vec<Revision>,
+    /// Files of `refs/`.
+    pub(super) refs: Vec<Ref>,
+    /// Every other regular file below the folder, with its path relative to it: trees, marks, strays.
+    pub(super) others: Vec<(PathBuf, Status)>,
+    /// What could not be read, with the cause: unknown, not empty.
+    pub(super) unreadable: Vec<(PathBuf, Errno)>,
+    /// Links that leave the repository, with what they say.
+    pub(super) foreign: Vec<(PathBuf, PathBuf)>,
+    /// What else is odd, in a line each.
+    pub(super) damage: Vec<String>,
+}
+
+/// One entry of `blobs/`.
+#[derive(Debug)]
+pub(super) enum Blob {
+    /// A regular file.
+    File(Status),
+    /// A link into the shared store, and the payload and the list of its users if they are there.
+    Shared { digits: OsString, hash: OsString, payload: Option<Status>, users: Option<Status> },
+    /// A link to anywhere else.
+    Foreign,
+    /// A folder, a pipe, a device.
+    Other,
+}
+
+impl Blob {
+    /// Metadata of the bytes.
+    pub(super) fn payload(&self) -> Option<&Status> {
+        match self {
+            Self::File(status) => Some(status),
+            Self::Shared { payload, .. } => payload.as_ref(),
+            Self::Foreign | Self::Other => None,
+        }
+    }
+}
+
+/// One folder of `snapshots/`.
+#[derive(Debug)]
+pub(super) struct Revision {
+    pub(super) commit: OsString,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// One file of a revision.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Path in the revision.
+    pub(super) path: PathBuf,
+    pub(super) content: Content,
+}
+
+/// What a file of a revision is.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// A link.
+    Link(Target),
+    /// A regular file, where links are not used.
+    File(Status),
+    /// A pipe, a device.
+    Other,
+}
+
+/// One file of `refs/`.
+#[derive(Debug)]
+pub(super) struct Ref {
+    /// Path below `refs/`.
+    pub(super) name: PathBuf,
+    /// What it says, white space around it left out.
+    pub(super) commit: Option<String>,
+    /// Whether there is white space around it.
+    pub(super) spaced: bool,
+    pub(super) status: Status,
+}
+
+impl Repository {
+    /// Reads `folder` of the cache `hub`. Nothing in it makes this fail: what is broken or unreadable is noted.
+    /// `None` when it is no repository's folder or is gone.
+    pub(super) fn read(hub: &Folder, root: &Path, folder: &OsStr) -> Option<Self> {
+        let (kind, id) = layout::repository(folder)?;
+        let status = hub.status(folder).ok()?;
+        let mut repository = Self {
+            folder: folder.to_owned(),
+            path: root.join(folder),
+            kind,
+            id,
+            status,
+            blobs: BTreeMap::new(),
+            revisions: Vec::new(),
+            refs: Vec::new(),
+            others: Vec::new(),
+            unreadable: Vec::new(),
+            foreign: Vec::new(),
+            damage: Vec::new(),
+        };
+        match status.kind {
+            EntryType::Folder => match hub.folder(folder) {
+                Ok(open) => repository.read_top(hub, &open),
+                Err(error) => repository.unreadable.push((PathBuf::new(), error)),
+            },
+            EntryType::Link => {
+                let to = hub.read_link(folder).unwrap_or_default();
+                repository.foreign.push((PathBuf::new(), PathBuf::from(to)));
+            }
+            EntryType::File => {
+                repository.damage.push("is no folder".to_owned());
+                repository.others.push((PathBuf::new(), status));
+            }
+            EntryType::Other => repository.damage.push("is no folder".to_owned()),
+        }
+        Some(repository)
+    }
+
+    fn read_top(&mut self, hub: &Folder, folder: &Folder) {
+        for (name, kind) in self.entries(folder, Path::new("")) {
+            let path = PathBuf::from(&name);
+            match (name.as_bytes(), kind) {
+                (b"blobs", EntryType::Folder) => self.read_blobs(hub, folder, &path),
+                (b"snapshots", EntryType::Folder) => self.read_snapshots(folder, &path),
+                (b"refs", EntryType::Folder) => self.read_refs(folder, &path, Path::new(""), 0),
+                (b"blobs" | b"snapshots" | b"refs", _) => {
+                    self.damage.push(format!("'{}' is no folder", name.to_string_lossy()));
+                    self.read_other(folder, &path, kind, 0);
+                }
+                _ => self.read_other(folder, &path, kind, 0),
+            }
+        }
+    }
+
+    /// Names in a folder, noted as unreadable where they cannot be had.
+    fn entries(&mut self, folder: &Folder, path: &Path) -> Vec<(OsString, EntryType)> {
+        match folder.entries() {
+            Ok(entries) => entries,
+            Err(error) => {
+                self.unreadable.push((path.to_path_buf(), error));
+                Vec::new()
+            }
+        }
+    }
+
+    fn open(&mut self, folder: &Folder, path: &Path) -> Option<Folder> {
+        let name = path.file_name()?;
+        match folder.folder(name) {
+            Ok(open) => Some(open),
+            // Removed meanwhile: another program works here.
+            Err(Errno::NOENT) => None,
+            Err(error) => {
+                self.unreadable.push((path.to_path_buf(), error));
+                None
+            }
+        }
+    }
+
+    fn read_blobs(&mut self, hub: &Folder, top: &Folder, path: &Path) {
+        let Some(folder) = self.open(top, path) else { return };
+        for (name, kind) in self.entries(&folder, path) {
+            let blob = match kind {
+                EntryType::File => match folder.status(&name) {
+                    Ok(status) => Blob::File(status),
+                    Err(_) => continue,
+                },
+                EntryType::Link => {
+                    let Ok(text) = folder.read_link(&name) else { continue };
+                    match layout::resolve(&text, path, &self.path) {
+                        Target::Shared(digits, hash) => {
+                            let shared = hub.descend(&Path::new(layout::SHARED).join(&digits)).ok();
+                            let file = |name: &OsStr| {
+                                shared.as_ref()?.status(name).ok().filter(|status| status.kind == EntryType::File)
+                            };
+                            let mut list = hash.clone();
+                            list.push(".refs");
+                            Blob::Shared { payload: file(&hash), users: file(&list), digits, hash }
+                        }
+                        _ => {
+                            self.foreign.push((path.join(&name), PathBuf::from(text)));
+                            Blob::Foreign
+                        }
+                    }
+                }
+                EntryType::Folder => {
+                    self.read_other(&folder, &path.join(&name), kind, 0);
+                    Blob::Other
+                }
+                EntryType::Other => Blob::Other,
+            };
+            self.blobs.insert(name, blob);
+        }
+    }
+
+    fn read_snapshots(&mut self, top: &Folder, path: &Path) {
+        let Some(snapshots) = self.open(top, path) else { return };
+        let mut names = Vec::new();
+        if let Err(error) = snapshots.each(|name, kind| names.push((os_str(name).to_owned(), kind))) {
+            self.unreadable.push((path.to_path_buf(), error));
+        }
+        names.sort_unstable();
+        for (name, kind) in names {
+            let kind = kind.or_else(|| snapshots.status(&name).ok().map(|status| status.kind));
+            let inside = path.join(&name);
+            if kind != Some(EntryType::Folder) {
+                self.damage.push(format!("'{}' is no folder", inside.display()));
+                self.read_other(&snapshots, &inside, kind.unwrap_or(EntryType::Other), 0);
+                continue;
+            }
+            let Some(folder) = self.open(&snapshots, &inside) else { continue };
+            let mut revision = Revision { commit: name, entries: Vec::new() };
+            self.read_revision(&folder, &inside, Path::new(""), &mut revision, 0);
+            self.revisions.push(revision);
+        }
+    }
+
+    /// `inside`: path of `folder` in the repository; `below`: its path in the revision.
+    fn read_revision(&mut self, folder: &Folder, inside: &Path, below: &Path, revision: &mut Revision, depth: usize) {
+        let mut folders = Vec::new();
+        let result = folder.each(|name, kind| {
+            let name = os_str(name);
+            let kind = kind.or_else(|| folder.status(name).ok().map(|status| status.kind));
+            let path = below.join(name);
+            let content = match kind {
+                Some(EntryType::Link) => match folder.read_link(name) {
+                    Ok(text) => {
+                        let target = layout::resolve(&text, inside, &self.path);
+                        let mut content = Content::Link(target);
+                        if let Content::Link(Target::Foreign(to)) = &content {
+                            let path = inside.join(name);
+                            let to = to.clone();
+                            let own = self.path.join(&path);
+                            if lexical(&own.parent().unwrap_or(&self.path).join(&to)) == own {
+                                content = Content::Other;
+                            }
+                            self.foreign.push((path, to));
+                        }
+                        content
+                    }
+                    Err(_) => return,
+                },
+                Some(EntryType::File) => match folder.status(name) {
+                    Ok(status) => Content::File(status),
+                    Err(_) => return,
+                },
+                Some(EntryType::Folder) => {
+                    folders.push(name.to_owned());
+                    return;
+                }
+                _ => Content::Other,
+            };
+            revision.entries.push(Entry { path, content });
+        });
+        if let Err(error) = result {
+            self.unreadable.push((inside.to_path_buf(), error));
+        }
+        if revision.entries.len() > MAX_ENTRIES || (depth >= layout::MAX_DEPTH && !folders.is_empty()) {
+            self.unreadable.push((inside.to_path_buf(), Errno::NAMETOOLONG));
+            return;
+        }
+        for name in folders {
+            let inside = inside.join(&name);
+            if let Some(open) = self.open(folder, &inside) {
+                self.read_revision(&open, &inside, &below.join(&name), revision, depth + 1);
+            }
+        }
+    }
+
+    /// `below`: path of the folder `path` below `refs/`.
+    fn read_refs(&mut self, parent: &Folder, path: &Path, below: &Path, depth: usize) {
+        let Some(folder) = self.open(parent, path) else { return };
+        for (name, kind) in self.entries(&folder, path) {
+            let inside = path.join(&name);
+            match kind {
+                EntryType::File => {
+                    let Ok(status) = folder.status(&name) else { continue };
+                    let bytes = match folder.read(&name, MAX_REF) {
+                        Ok(bytes) => bytes.unwrap_or_default(),
+                        Err(Errno::NOENT) => continue,
+                        Err(error) => {
+                            self.unreadable.push((inside.clone(), error));
+                            Vec::new()
+                        }
+                    };
+                    let text = String::from_utf8(bytes).unwrap_or_default();
+                    let commit = text.trim().to_owned();
+                    let spaced = commit.len() != text.len();
+                    let commit = (!commit.is_empty()).then_some(commit);
+                    self.refs.push(Ref { name: below.join(&name), commit, spaced, status });
+                }
+                EntryType::Folder if depth < layout::MAX_DEPTH => {
+                    self.read_refs(&folder, &inside, &below.join(&name), depth + 1)
+                }
+                _ => self.read_other(&folder, &inside, kind, depth),
+            }
+        }
+    }
+
+    /// Counts the regular files of what has no meaning here.
+    fn read_other(&mut self, parent: &Folder, path: &Path, kind: EntryType, depth: usize) {
+        let Some(name) = path.file_name() else { return };
+        match kind {
+            EntryType::File => {
+                if let Ok(status) = parent.status(name) {
+                    self.others.push((path.to_path_buf(), status));
+                }
+            }
+            EntryType::Folder => {
+                if depth >= layout::MAX_DEPTH {
+                    self.unreadable.push((path.to_path_buf(), Errno::NAMETOOLONG));
+                    return;
+                }
+                let Some(folder) = self.open(parent, path) else { return };
+                for (name, kind) in self.entries(&folder, path) {
+                    self.read_other(&folder, &path.join(&name), kind, depth + 1);
+                }
+            }
+            EntryType::Link => {
+                let to = parent.read_link(name).unwrap_or_default();
+                self.foreign.push((path.to_path_buf(), PathBuf::from(to)));
+            }
+            EntryType::Other => {}
+        }
+    }
+
+    /// Refs by the commit that they name.
+    pub(super) fn refs_of(&self, commit: &OsStr) -> Vec<String> {
+        self.refs
+            .iter()
+            .filter(|r| r.commit.as_deref().is_some_and(|c| OsStr::new(c) == commit))
+            .map(|r| crate::model::text::escape(r.name.as_os_str()))
+            .collect()
+    }
+
+    /// Whether any of its blobs lies in the shared store.
+    pub(super) fn shares(&self) -> bool {
+        self.blobs.values().any(|blob| matches!(blob, Blob::Shared { .. }))
+    }
+
+    /// Whether links of this repository into the shared store may be unknown.
+    pub(super) fn has_unknown_blobs(&self) -> bool {
+        self.unreadable.iter().any(|(path, _)| path.as_os_str().is_empty() || path.starts_with("blobs"))
+    }
+
+    /// Whether it cannot be told which refs name a revision.
+    pub(super) fn has_unknown_refs(&self) -> bool {
+        self.unreadable.iter().any(|(path, _)| path.as_os_str().is_empty() || path.starts_with("refs"))
+    }
+
+    /// The revision of that commit, ref or beginning of a commit; `None` when none or several are meant.
+    pub(super) fn revision(&self, wanted: &str) -> Option<&Revision> {
+        let of = |meant: &dyn Fn(&Revision) -> bool| {
+            let mut found = self.revisions.iter().filter(|revision| meant(revision));
+            found.next().filter(|_| found.next().is_none())
+        };
+        let escaped = |revision: &Revision| crate::model::text::escape(&revision.commit);
+        of(&|revision| escaped(revision) == wanted)
+            .or_else(|| of(&|revision| self.refs_of(&revision.commit).iter().any(|name| name == wanted)))
+            .or_else(|| of(&|revision| wanted.len() >= 7 && escaped(revision).starts_with(wanted)))
+    }
+
+    /// Whether any revision could not be read whole: blobs may then be in use that seem not to be.
+    pub(super) fn has_unknown_revisions(&self) -> bool {
+        self.unreadable.iter().any(|(path, _)| path.as_os_str().is_empty() || path.starts_with("snapshots"))
+    }
+
+    /// Unfinished downloads: the name in `blobs/`, and the etag that it is for.
+    pub(super) fn partials(&self) -> impl Iterator<Item = (&OsString, &[u8])> {
+        self.blobs.keys().filter_map(|name| match layout::blob_name(name) {
+            BlobName::Partial(etag) => Some((name, etag)),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Scans the cache: repositories on a few threads, rows as they are read.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::layout;
+use super::read::{Blob, Repository};
+use super::row;
+use crate::disk::folder::{EntryType, Folder};
+use crate::disk::usage::Usage;
+use crate::model::{StoreKind, StoreSummary, text};
+use crate::store::Row;
+use crate::store::surroundings::Surroundings;
+
+/// Threads that read repositories: more than two pay on a cold disk and on a network file system, not on a warm one.
+const THREADS: usize = 4;
+
+/// What a thread found.
+enum Found {
+    Row(Box<Row>),
+    /// A repository with links into the shared store: its row needs to know who else links there.
+    Sharing(Box<Repository>),
+    /// Regular files that belong to no repository.
+    Loose(Usage),
+}
+
+/// Adds owner and file system to a row.
+pub(super) fn surround(row: &mut Row, repository: &Repository, surroundings: &mut Surroundings) {
+    row.model.owner = Some(surroundings.owner(repository.status.uid));
+    row.model.mount = surroundings.mount(&repository.path, &repository.status);
+}
+
+/// Gives every row of the cache at `root` to `sink`; `add` adds to a row what takes more than its names.
+pub(super) fn scan(
+    root: &Path,
+    add: &(dyn Fn(&Repository, &mut Row) + Sync),
+    sink: &mut dyn FnMut(Row),
+    cancel: &CancellationToken,
+) -> StoreSummary {
+    let mut summary =
+        StoreSummary { store: StoreKind::Hf, path: root.to_path_buf(), disk_bytes: 0, models: 0, warnings: Vec::new() };
+    let hub = match Folder::open(root) {
+        Ok(hub) => hub,
+        Err(rustix::io::Errno::NOENT) => return summary,
+        Err(error) => {
+            summary.warnings.push(format!(
+                "cannot read {}: {}",
+                text::printable_path(root),
+                std::io::Error::from(error).kind()
+            ));
+            return summary;
+        }
+    };
+    let mut names = Vec::new();
+    if let Err(error) = hub.each(|name, _| names.push(crate::disk::folder::os_str(name).to_owned())) {
+        summary.warnings.push(format!(
+            "cannot list {}: {}",
+            text::printable_path(root),
+            std::io::Error::from(error).kind()
+        ));
+    }
+    names.sort_unstable();
+
+    let next = AtomicUsize::new(0);
+    let unknown = AtomicBool::new(false);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS).min(names.len().max(1));
+    let (sender, found) = mpsc::sync_channel(256);
+    let mut usage = Usage::default();
+    let mut sharing = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (hub, names, next, unknown) = (&hub, &names, &next, &unknown);
+            scope.spawn(move || {
+                let mut surroundings = Surroundings::default();
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if cancel.is_cancelled() {
+                        return;
+                    }
+                    let repository = Repository::read(hub, root, name);
+                    if repository.as_ref().is_some_and(Repository::has_unknown_blobs) {
+                        unknown.store(true, Ordering::Relaxed);
+                    }
+                    let found = match repository {
+                        Some(repository) if repository.shares() => Found::Sharing(Box::new(repository)),
+                        Some(repository) => {
+                            let mut row = row::row(&repository, root, &|_| 1);
+                            surround(&mut row, &repository, &mut surroundings);
+                            add(&repository, &mut row);
+                            Found::Row(Box::new(row))
+                        }
+                        None => Found::Loose(loose_files(hub, name)),
+                    };
+                    if sender.send(found).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for found in found {
+            match found {
+                Found::Row(row) => {
+                    usage.merge(&row.usage);
+                    summary.models += 1;
+                    sink(*row);
+                }
+                Found::Sharing(repository) => sharing.push(repository),
+                Found::Loose(files) => usage.merge(&files),
+            }
+        }
+    });
+    let users = shared_users(sharing.iter().map(AsRef::as_ref));
+    let certain = !unknown.load(Ordering::Relaxed) && (sharing.is_empty() || has_shared_store(&hub));
+    let mut surroundings = Surroundings::default();
+    for repository in sharing {
+        if cancel.is_cancelled() {
+            break;
+        }
+        let mut row = row::row(&repository, root, &|hash| users_of(&users, certain, hash));
+        surround(&mut row, &repository, &mut surroundings);
+        add(&repository, &mut row);
+        usage.merge(&row.usage);
+        summary.models += 1;
+        sink(row);
+    }
+    summary.disk_bytes = usage.disk_bytes();
+    summary
+}
+
+/// How many links of all repositories lead to each shared payload.
+pub(super) fn shared_users<'a>(repositories: impl Iterator<Item = &'a Repository>) -> HashMap<OsString, u64> {
+    let mut users = HashMap::new();
+    for blob in repositories.flat_map(|repository| repository.blobs.values()) {
+        if let Blob::Shared { hash, .. } = blob {
+            *users.entry(hash.clone()).or_insert(0) += 1;
+        }
+    }
+    users
+}
+
+/// Links that hold a payload, with one more where it stays although no link is known: the shared store is of a kind that this
+/// program does not know, or what links there could not be read everywhere.
+pub(super) fn users_of(users: &HashMap<OsString, u64>, certain: bool, hash: &OsStr) -> u64 {
+    users.get(hash).copied().unwrap_or(0) + u64::from(!certain)
+}
+
+/// Whether the top-level `blobs` is a shared store whose layout is known.
+pub(super) fn has_shared_store(hub: &Folder) -> bool {
+    let mark =
+        hub.descend(Path::new(layout::SHARED)).and_then(|shared| shared.read(layout::SHARED_MARKER.as_ref(), 64));
+    mark.ok().flatten().is_some_and(|text| text.trim_ascii() == b"1")
+}
+
+/// Regular files at and below `name`, which is no repository: the shared store, locks, marks, strays.
+fn loose_files(hub: &Folder, name: &OsStr) -> Usage {
+    fn below(folder: &Folder, depth: usize, usage: &mut Usage) {
+        let Ok(entries) = folder.entries() else { return };
+        for (name, kind) in entries {
+            match kind {
+                EntryType::File => add(folder, &name, usage),
+                EntryType::Folder if depth < layout::MAX_DEPTH => {
+                    if let Ok(inner) = folder.folder(&name) {
+                        below(&inner, depth + 1, usage);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    fn add(folder: &Folder, name: &OsStr, usage: &mut Usage) {
+        if let Ok(status) = folder.status(name) {
+            usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
+        }
+    }
+    let mut usage = Usage::default();
+    match hub.status(name).map(|status| status.kind) {
+        Ok(EntryType::File) => add(hub, name, &mut usage),
+        Ok(EntryType::Folder) => {
+            if let Ok(folder) = hub.folder(name) {
+                below(&folder, 0, &mut usage);
+            }
+        }
+        _ => {}
+    }
+    usage
+}
+
+/// Every repository of the cache, for plans that must know all of them. Unreadable ones are among them, marked so.
+pub(super) fn read_all(hub: &Folder, root: &Path) -> Result<Vec<Repository>, rustix::io::Errno> {
+    let mut repositories = Vec::new();
+    for (name, _) in hub.entries()? {
+        repositories.extend(Repository::read(hub, root, &name));
+    }
+    Ok(repositories)
+}
