@@ -30,7 +30,8 @@ pub(super) fn of_files(details: &Details) -> Vec<Holder> {
     let inodes: BTreeSet<Inode> = details
         .files
         .iter()
-        .filter_map(|file| fs::symlink_metadata(&file.absolute).ok())
+        // Followed: a store of links lists only files whose bytes are its own.
+        .filter_map(|file| fs::metadata(&file.absolute).ok())
         .map(|status| Inode { device: status.dev(), inode: status.ino() })
         .collect();
     let paths: Vec<PathBuf> = std::iter::once(details.model.path.clone())
