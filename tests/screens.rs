@@ -94,9 +94,13 @@ fn detailed(script: &mut Script) {
         role,
         sha256: None,
     };
+    let (name, first, second) = match row.identity.id.as_str() {
+        name @ "Meta-Llama-3.1-70B-Instruct" => (name, 21 * GIB, 21 * GIB - 4096),
+        _ => ("Meta-Llama-3.1-405B-Instruct", 40 * GIB, 39 * GIB),
+    };
     let files = vec![
-        file("Meta-Llama-3.1-405B-Instruct-Q4_K_M-00001-of-00002.gguf", 40 * GIB, Role::Shard),
-        file("Meta-Llama-3.1-405B-Instruct-Q4_K_M-00002-of-00002.gguf", 39 * GIB, Role::Shard),
+        file(&format!("{name}-Q4_K_M-00001-of-00002.gguf"), first, Role::Shard),
+        file(&format!("{name}-Q4_K_M-00002-of-00002.gguf"), second, Role::Shard),
         file("README.md", 4096, Role::Other),
     ];
     let details = Details { model: row, files, revisions: Vec::new(), metadata: None };
@@ -480,8 +484,8 @@ fn working_day() -> Script {
     for (job, name) in jobs.iter_mut().zip(names) {
         job.spec = rbee_hive::jobs::JobSpec::Download(rbee_hive::provisioner::DownloadRequest::new(name));
     }
-    (jobs[0].rate, jobs[0].eta_s) = (Some(94 * MIB), Some(31));
-    (jobs[1].rate, jobs[1].eta_s) = (Some(61 * MIB), Some(43));
+    (jobs[0].rate, jobs[0].eta_s) = (Some(29 * MIB), Some(100));
+    (jobs[1].rate, jobs[1].eta_s) = (Some(21 * MIB), Some(124));
     script.jobs(jobs);
     script
 }
