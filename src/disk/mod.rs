@@ -12,7 +12,6 @@ mod shared;
 pub mod space;
 pub mod throwaway;
 pub mod usage;
-pub mod walk;
 
 pub use errors::write_error;
 pub use info::{FileInfo, FileKind};
