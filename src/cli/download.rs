@@ -53,9 +53,10 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
             Ok(Exit::Done)
         }
         JobState::Cancelled => {
-            session
-                .output
-                .say(&format!("cancelled; {} are kept, and the same command goes on from there", Bytes(status.bytes)));
+            session.output.say(&match status.bytes {
+                0 => "cancelled before the first byte".to_owned(),
+                bytes => format!("cancelled; {} are kept, and the same command goes on from there", Bytes(bytes)),
+            });
             Ok(signal.unwrap_or(Exit::Failed))
         }
         _ => {

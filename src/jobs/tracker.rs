@@ -123,6 +123,11 @@ impl Tracker {
         self.progress(now)
     }
 
+    /// What is to be told when the transfer has stopped before its end: the last bytes, whenever the others were told.
+    pub(super) fn stop(&mut self, now: Duration) -> Vec<JobEventKind> {
+        if self.told.is_none_or(|told| told.bytes == self.bytes()) { Vec::new() } else { self.progress(now) }
+    }
+
     fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
@@ -246,6 +251,16 @@ mod tests {
         assert!(tracker.tick(at(4000)).is_empty());
         let events = bytes(&mut tracker, 2_500, 6200);
         assert_eq!(job(&events).unwrap().1, None, "the pause is no measurement");
+    }
+
+    #[test]
+    fn the_last_bytes_are_told_when_it_stops() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        assert!(tracker.stop(at(1)).is_empty(), "nothing is new");
+        assert!(bytes(&mut tracker, 2_000, 100).is_empty());
+        assert_eq!(job(&tracker.stop(at(110))).unwrap().0, 2_000);
+        assert!(tracker.stop(at(120)).is_empty());
     }
 
     #[test]

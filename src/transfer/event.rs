@@ -30,7 +30,8 @@ pub enum TransferEvent {
         /// Its size.
         total: u64,
     },
-    /// Bytes of a file that are written; at most four times a second for each file. May go back after a restart.
+    /// Bytes of a file that are written; at most four times a second for each file. May go back after a restart. Also told
+    /// once more when the file stops before its end: what is kept of it.
     FileProgress {
         /// The file.
         file: RepoPath,

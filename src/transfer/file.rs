@@ -138,6 +138,11 @@ async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, parti
             Ok(digest) => digest,
             Err(error) => {
                 let empty = kept.ranges().is_empty();
+                run.tell(TransferEvent::FileProgress {
+                    file: file.path.clone(),
+                    bytes: kept.ranges().covered(),
+                    total: file.size,
+                });
                 run.blocking(move || if empty { kept.remove() } else { Ok(()) }).await?;
                 return Err(error);
             }

@@ -76,13 +76,17 @@ impl Performer {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downloaded = loop {
             tokio::select! {
-                downloaded = &mut transfer => break downloaded?,
+                downloaded = &mut transfer => break downloaded,
                 _ = ticks.tick() => {
                     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
                     tracker.tick(begin.elapsed()).into_iter().for_each(&*run.tell);
                 }
             }
         };
+        let downloaded = downloaded.inspect_err(|_| {
+            let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+            tracker.stop(begin.elapsed()).into_iter().for_each(&*run.tell);
+        })?;
         Ok(Done { path: Some(downloaded.path), outcome: Some(JobOutcome::Fetched(downloaded.fetched)) })
     }
 
