@@ -12,6 +12,7 @@ use super::exit::Exit;
 use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
 use crate::model::{Bytes, StoreKind, text};
+use crate::provisioner::STORE_KINDS;
 
 const AFTER_HELP: &str = "\
 Without a command the models of this host are shown on the whole terminal.
@@ -276,12 +277,9 @@ fn usage_line(error: &clap::Error) -> String {
     format!("{}; see `llorch-models --help`", text::printable(words.join(" ").trim_end_matches('.')))
 }
 
-/// Kinds of store that are looked at.
-pub(super) const STORES: [StoreKind; 1] = [StoreKind::Flat];
-
 fn store_kind(text: &str) -> Result<StoreKind, String> {
     let kind: StoreKind = text.parse()?;
-    if STORES.contains(&kind) { Ok(kind) } else { Err(format!("stores of kind '{kind}' are not read yet")) }
+    if STORE_KINDS.contains(&kind) { Ok(kind) } else { Err(format!("stores of kind '{kind}' are not read yet")) }
 }
 
 fn sort_key(text: &str) -> Result<SortKey, String> {

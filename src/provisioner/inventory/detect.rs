@@ -10,6 +10,9 @@ use crate::store::flat::FlatStore;
 use crate::store::headers::Headers;
 use crate::store::hf::{HfStore, is_hub};
 
+/// The kinds that are read.
+pub const STORE_KINDS: [StoreKind; 2] = [StoreKind::Flat, StoreKind::Hf];
+
 /// Every store that the settings name: `own` first, then the other programs' default folders where they exist, then the
 /// folders of the configuration, which are looked at whether they exist or not. One root is one store of a kind.
 #[must_use]
