@@ -89,6 +89,23 @@ impl PlanBuilder {
         index
     }
 
+    /// Adds the removal of every folder of which everything goes by now. A folder without any content stays: it was empty
+    /// before.
+    pub fn remove_emptied(&mut self, folders: &Folders) {
+        let mut gone: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for (index, step) in self.plan.steps.iter().enumerate() {
+            gone.insert(step.folder.join(&step.name), index);
+        }
+        // A folder sorts before what lies below it, so backwards the deepest come first.
+        for (path, folder) in folders.0.iter().rev().filter(|(path, _)| !path.as_os_str().is_empty()) {
+            let steps: Option<Vec<usize>> = folder.children.iter().map(|child| gone.get(child).copied()).collect();
+            let wanted = !folder.children.is_empty() && !folder.stays && !gone.contains_key(path);
+            if let Some(requires) = steps.filter(|_| wanted) {
+                gone.insert(path.clone(), self.remove(Path::new(""), &folder.entry, requires));
+            }
+        }
+    }
+
     /// The plan, after the steps that `blocked` names, those that the system would refuse, those that require them, and the
     /// folders that hold them are taken out of it.
     #[must_use]
@@ -153,6 +170,35 @@ impl PlanBuilder {
             .collect();
         for names in self.inodes.values_mut() {
             names.steps = names.steps.iter().filter_map(|&step| kept_index[step]).collect();
+        }
+    }
+}
+
+/// Folders by their paths relative to the root of a store, with what lies in them: what tells whether one becomes empty.
+#[derive(Debug, Default)]
+pub struct Folders(BTreeMap<PathBuf, Content>);
+
+#[derive(Debug)]
+struct Content {
+    entry: Entry,
+    children: BTreeSet<PathBuf>,
+    /// Whether it is to stay, or its content is unknown.
+    stays: bool,
+}
+
+impl Folders {
+    /// Adds a folder with the paths, relative to the root, of everything that lies in it.
+    pub fn add(&mut self, entry: Entry, children: impl IntoIterator<Item = PathBuf>) {
+        let content = Content { children: children.into_iter().collect(), entry, stays: false };
+        self.0.insert(content.entry.path.clone(), content);
+    }
+
+    /// Keeps a folder and those around it, whatever else goes.
+    pub fn keep(&mut self, path: &Path) {
+        for path in path.ancestors() {
+            if let Some(folder) = self.0.get_mut(path) {
+                folder.stays = true;
+            }
         }
     }
 }
