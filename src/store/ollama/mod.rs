@@ -1,0 +1,181 @@
+//! Ollama's store: names in two manifest trees, blobs that they share.
+//!
+//! A row is a tag. What a tag needs is the union over both trees: manifest blobs, the children of lists, configs and layers. A
+//! blob that another tag needs is to this store what a second hard link is to the file system. A manifest that cannot be
+//! read may need anything: names can still go then, but no blob.
+
+mod manifest;
+mod names;
+mod plan;
+mod read;
+mod row;
+pub mod service;
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use tokio_util::sync::CancellationToken;
+
+use self::read::Contents;
+use self::row::Users;
+use super::flat::resolved_root;
+use super::headers::Headers;
+use super::surroundings::Surroundings;
+use super::verify::Expected;
+use super::{Details, Part, Row, Store, Target};
+use crate::disk::folder::Folder;
+use crate::disk::usage::Usage;
+use crate::error::{Error, Result};
+use crate::model::{Digest, Plan, Reference, StoreKind, StoreSummary, text};
+
+/// A models folder of Ollama: the one that holds `manifests` and `blobs`. Clones share the headers that were read.
+#[derive(Clone, Debug)]
+pub struct OllamaStore {
+    root: PathBuf,
+    headers: Headers,
+}
+
+impl OllamaStore {
+    /// The store at `root`, which need not exist. Links on the way to `root` are resolved once, here.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: resolved_root(root), headers: Headers::default() }
+    }
+
+    /// Uses `headers` as its memory of headers.
+    #[must_use]
+    pub fn with_headers(self, headers: Headers) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Everything that is there; `None` when there is no store.
+    fn read(&self) -> Result<Option<Contents>> {
+        match Folder::open(&self.root).and_then(|folder| Contents::read(&self.root, &folder)) {
+            Ok(contents) => Ok(Some(contents)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(Error::io("read", &self.root)(error.into())),
+        }
+    }
+
+    fn contents(&self, id: &str) -> Result<Contents> {
+        self.read()?.ok_or_else(|| self.not_found(id))
+    }
+
+    fn not_found(&self, id: &str) -> Error {
+        Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(&self.root) }
+    }
+}
+
+impl Store for OllamaStore {
+    fn kind(&self) -> StoreKind {
+        StoreKind::Ollama
+    }
+
+    fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
+        let mut summary = StoreSummary {
+            store: StoreKind::Ollama,
+            path: self.root.clone(),
+            disk_bytes: 0,
+            models: 0,
+            warnings: Vec::new(),
+        };
+        let contents = match self.read() {
+            Ok(Some(contents)) => contents,
+            Ok(None) => return summary,
+            Err(error) => {
+                summary.warnings.push(error.to_string());
+                return summary;
+            }
+        };
+        let users = Users::of(&contents);
+        let mut around = Surroundings::default();
+        for (at, _) in contents.rows() {
+            if cancel.is_cancelled() {
+                return summary;
+            }
+            sink(self.row(&contents, at, &users, &mut around).0);
+            summary.models += 1;
+        }
+        self.headers.keep();
+        let mut usage = Usage::default();
+        read::all_files(&contents).values().for_each(|status| usage.add_info(status));
+        summary.disk_bytes = usage.disk_bytes();
+        for (path, why) in &contents.unread {
+            summary.warnings.push(format!("{} is unknown: {why}", text::printable_path(path)));
+        }
+        summary
+    }
+
+    fn details(&self, id: &str) -> Result<Details> {
+        let contents = self.contents(id)?;
+        let at = contents.row(id).ok_or_else(|| self.not_found(id))?;
+        let users = Users::of(&contents);
+        let (row, metadata) = self.row(&contents, at, &users, &mut Surroundings::default());
+        let files = self.files(&contents, &contents.tags[at]);
+        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata })
+    }
+
+    fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
+        self.plan(targets)
+    }
+
+    /// Names are compared as Ollama compares them: without regard to case, and without a tag it is `latest`.
+    fn find(&self, reference: &Reference) -> Result<Option<Target>> {
+        let Some(contents) = self.read()? else { return Ok(None) };
+        let wanted = reference.text().trim();
+        let full = if wanted.rsplit('/').next().is_some_and(|last| last.contains(':')) {
+            wanted.to_owned()
+        } else {
+            format!("{wanted}:latest")
+        };
+        let exact = contents.row(&full).map(|at| contents.tags[at].id.clone());
+        let alike: Vec<&str> =
+            contents.rows().map(|(_, tag)| tag.id.as_str()).filter(|id| id.eq_ignore_ascii_case(&full)).collect();
+        let id = match (exact, alike.as_slice()) {
+            (Some(id), _) => id,
+            (None, []) => return Ok(None),
+            (None, [only]) => (*only).to_owned(),
+            (None, several) => {
+                let choices = several.iter().map(|id| format!("ollama:{}", text::printable(id))).collect();
+                return Err(Error::Ambiguous { reference: text::printable(wanted), choices });
+            }
+        };
+        Ok(Some(Target { id, part: Part::Whole }))
+    }
+
+    /// Every blob is checked against its own name, which is its digest.
+    fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
+        let contents = self.contents(&target.id)?;
+        let at = contents.row(&target.id).ok_or_else(|| self.not_found(&target.id))?;
+        self.check_part(&contents, at, &target.part)?;
+        let tag = &contents.tags[at];
+        if let Some(why) = &tag.unknown {
+            let path = tag.entries.first().map_or_else(PathBuf::new, |entry| entry.entry.path.clone());
+            let source = std::io::Error::other(why.clone());
+            return Err(Error::Io { operation: "read", path: self.root.join(path), source });
+        }
+        let expect = |kind: &str, hex: &str, size: Option<u64>| Expected {
+            path: row::label(kind, hex),
+            location: contents.blobs.get(hex).and_then(|entries| entries.first()).map_or_else(
+                || Path::new(read::BLOBS).join(format!("sha256-{hex}")),
+                |entry| contents.blob_file(hex).unwrap_or(entry).path.clone(),
+            ),
+            size,
+            digest: Digest::parse(hex),
+        };
+        let mut expected: Vec<Expected> =
+            tag.content.iter().map(|(hex, layer)| expect(&layer.kind, hex, layer.size)).collect();
+        // A child that is absent is for another runner.
+        let manifests = tag.manifests.iter().filter(|hex| contents.blobs.contains_key(*hex));
+        expected.extend(manifests.map(|hex| expect("manifest", hex, None)));
+        if expected.is_empty() {
+            let path = tag.entries.first().map_or_else(PathBuf::new, |entry| entry.entry.path.clone());
+            expected.push(Expected { path: text::escape(path.as_os_str()), location: path, size: None, digest: None });
+        }
+        Ok(expected)
+    }
+}

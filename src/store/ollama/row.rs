@@ -1,0 +1,259 @@
+//! A tag as a row of the table, and its files.
+
+use std::collections::BTreeMap;
+
+use super::OllamaStore;
+use super::names::Name;
+use super::read::{Contents, Tag, TagKind};
+use crate::disk::folder::Status;
+use crate::disk::usage::Usage;
+use crate::format::{Metadata, Structure};
+use crate::model::{Digest, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text};
+use crate::store::Row;
+use crate::store::surroundings::{Surroundings, Warnings};
+
+/// What needs each blob, asked once for all rows.
+pub(super) struct Users<'a> {
+    by_blob: BTreeMap<&'a str, Vec<usize>>,
+    owners: BTreeMap<usize, u64>,
+    /// Whether something that cannot be read may need any blob.
+    unknown: bool,
+}
+
+impl<'a> Users<'a> {
+    pub(super) fn of(contents: &'a Contents) -> Self {
+        let mut owners: BTreeMap<usize, u64> = BTreeMap::new();
+        for at in contents.tags.iter().flat_map(|tag| &tag.shadows) {
+            *owners.entry(*at).or_default() += 1;
+        }
+        Self { by_blob: contents.users(), owners, unknown: contents.unknown().is_some() }
+    }
+
+    /// Links that a blob has beside those that the kernel counts: every other tag that needs it holds it as a link would.
+    fn others(&self, hex: &str) -> u64 {
+        let users = self.by_blob.get(hex).map_or(1, Vec::len) as u64;
+        users.saturating_sub(1) + u64::from(self.unknown)
+    }
+}
+
+/// The names of inodes with what holds them.
+#[derive(Default)]
+struct Names(BTreeMap<Inode, (Status, u64, u64)>);
+
+impl Names {
+    fn add(&mut self, status: &Status, others: u64) {
+        let names = self.0.entry(status.inode).or_insert((*status, 0, 0));
+        names.1 += 1;
+        names.2 += others;
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for (status, seen, others) in self.0.values() {
+            for _ in 0..*seen {
+                usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links + others);
+            }
+        }
+        usage
+    }
+}
+
+impl OllamaStore {
+    pub(super) fn identity(&self, id: &str) -> ModelId {
+        ModelId { store: StoreKind::Ollama, store_path: self.root.clone(), id: id.to_owned() }
+    }
+
+    /// The row of the tag at place `at`, with the header of its weights.
+    pub(super) fn row(
+        &self,
+        contents: &Contents,
+        at: usize,
+        users: &Users<'_>,
+        around: &mut Surroundings,
+    ) -> (Row, Option<Metadata>) {
+        let tag = &contents.tags[at];
+        let mut names = Names::default();
+        let mut modified = None;
+        for (owner, tag) in std::iter::once((at, tag)).chain(tag.shadows.iter().map(|&at| (at, &contents.tags[at]))) {
+            let others = users.owners.get(&owner).map_or(0, |owners| owners - 1);
+            for entry in tag.entries.iter().map(|entry| &entry.entry).filter(|entry| entry.is_file()) {
+                names.add(&entry.status, others);
+                modified = modified.max(entry.status.modified);
+            }
+        }
+        let mut content = Usage::default();
+        let mut accessed = None;
+        for hex in contents.needs(at) {
+            for entry in contents.blobs.get(hex).into_iter().flatten().filter(|entry| entry.is_file()) {
+                names.add(&entry.status, users.others(hex));
+                modified = modified.max(entry.status.modified);
+                if tag.content.contains_key(hex) {
+                    content.add_info(&entry.status);
+                }
+                if tag.weights.iter().any(|weights| weights == hex) {
+                    accessed = accessed.max(entry.status.accessed);
+                }
+            }
+        }
+        let usage = names.usage();
+        let mut warnings = Warnings::default();
+        tag.damage.iter().for_each(|line| warnings.add(line));
+        let (mut complete, metadata) = self.weights(contents, tag, &mut warnings);
+        complete &= check_blobs(contents, tag, &mut warnings) && tag.unknown.is_none();
+        if let Some(host) = tag.config.remote_host.as_deref().filter(|host| !host.is_empty()) {
+            warnings.add(&format!("its weights are not here but at {host}"));
+        }
+        let label = tag.config.file_type.as_deref().map(str::trim).filter(|label| is_label(label));
+        let header = metadata.as_ref();
+        let quantization = header
+            .filter(|metadata| !metadata.quantization_guessed)
+            .and_then(|metadata| metadata.quantization.clone())
+            .or_else(|| label.map(Quantization::new))
+            .or_else(|| header.and_then(|metadata| metadata.quantization.clone()));
+        let family = tag.config.model_family.as_deref().filter(|family| !family.is_empty()).map(text::printable);
+        let first = tag.entries.first().map(|entry| &entry.entry);
+        let path = first.map_or_else(|| self.root.clone(), |entry| self.root.join(&entry.path));
+        let model = Model {
+            identity: self.identity(&tag.id),
+            kind: ModelKind::Model,
+            reference: match &tag.kind {
+                TagKind::Model(name) => repository(name),
+                _ => None,
+            },
+            owner: first.map(|entry| around.owner(entry.status.uid)),
+            mount: first.and_then(|entry| around.mount(&path, &entry.status)),
+            path,
+            format: header.map(|metadata| metadata.format).or(match tag.config.model_format.as_deref() {
+                Some("gguf") => Some(Format::Gguf),
+                Some("safetensors") => Some(Format::Safetensors),
+                _ => None,
+            }),
+            quantizations: quantization.iter().cloned().collect(),
+            quantization,
+            architecture: header.and_then(|metadata| metadata.architecture.clone()).or(family),
+            // Of weights in several blobs only the first header was read.
+            parameters: header.filter(|_| tag.weights.len() == 1).and_then(|metadata| metadata.parameters),
+            context_length: header.and_then(|metadata| metadata.context_length),
+            file_count: content.iter().count() as u64,
+            size_bytes: content.size_bytes(),
+            disk_bytes: usage.disk_bytes(),
+            reclaimable_bytes: usage.reclaimable_bytes(),
+            modified,
+            accessed,
+            complete,
+            in_use_by: None,
+            warnings: warnings.finish(),
+        };
+        (Row { model, usage }, metadata)
+    }
+
+    /// Whether the weights are there and whole, as far as the header of the first tells.
+    fn weights(&self, contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> (bool, Option<Metadata>) {
+        let remote = tag.config.remote_host.as_deref().is_some_and(|host| !host.is_empty());
+        let Some(first) = tag.weights.first() else {
+            if !remote && tag.unknown.is_none() {
+                warnings.add(if tag.runnable { "its manifest names no weights" } else { "no manifest of it is here" });
+            }
+            return (remote, None);
+        };
+        // A blob that is not there is told with the others.
+        let Some(entry) = contents.blob_file(first) else { return (false, None) };
+        match self.headers.get(&self.root, &entry.path, &entry.status).as_ref() {
+            Ok(metadata) => {
+                for warning in &metadata.warnings {
+                    warnings.add(warning);
+                }
+                let cut = matches!(metadata.structure, Structure::Truncated { .. });
+                if cut {
+                    warnings.add("its weights are cut short");
+                }
+                (!cut, Some(metadata.clone()))
+            }
+            Err(reason) => {
+                warnings.add(&format!("its weights: {reason}"));
+                (false, None)
+            }
+        }
+    }
+
+    /// Its blobs that are here, weights first.
+    pub(super) fn files(&self, contents: &Contents, tag: &Tag) -> Vec<ModelFile> {
+        let mut files: Vec<ModelFile> = tag
+            .content
+            .iter()
+            .filter_map(|(hex, layer)| {
+                let entry = contents.blob_file(hex)?;
+                Some(ModelFile {
+                    path: label(&layer.kind, hex),
+                    absolute: self.root.join(&entry.path),
+                    size_bytes: entry.status.size_bytes,
+                    disk_bytes: entry.status.disk_bytes,
+                    role: role(&layer.kind),
+                    sha256: Digest::parse(hex),
+                })
+            })
+            .collect();
+        files.sort_by(|a, b| (a.role != Role::Weights, &a.path).cmp(&(b.role != Role::Weights, &b.path)));
+        files
+    }
+}
+
+/// What a blob is called: its names on disk tell nothing to a person.
+pub(super) fn label(kind: &str, hex: &str) -> String {
+    format!("{kind}-{}", &hex[..12])
+}
+
+fn role(kind: &str) -> Role {
+    match kind {
+        "model" | "tensor" => Role::Weights,
+        "projector" | "adapter" | "draft" => Role::Mmproj,
+        "config" | "params" | "json" => Role::Config,
+        "template" => Role::Tokenizer,
+        _ => Role::Other,
+    }
+}
+
+/// Whether every blob is there with the length that the manifest claims.
+fn check_blobs(contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> bool {
+    let mut complete = true;
+    for (hex, layer) in &tag.content {
+        let name = label(&layer.kind, hex);
+        match contents.blobs.get(hex) {
+            None => {
+                complete = false;
+                warnings.add(&format!("{name} is missing"));
+            }
+            Some(entries) => match entries.iter().find(|entry| entry.is_file()) {
+                Some(entry) => {
+                    let has = entry.status.size_bytes;
+                    if let Some(size) = layer.size.filter(|size| *size != has) {
+                        complete &= has > size;
+                        warnings.add(&format!("{name} has {has} bytes, its manifest says {size}"));
+                    }
+                }
+                None => {
+                    complete = false;
+                    let to = entries.iter().find_map(|entry| entry.link.as_deref());
+                    warnings.add(&match to {
+                        Some(to) => format!("{name} is a link, not followed: {}", text::printable_path(to)),
+                        None => format!("{name} is no regular file"),
+                    });
+                }
+            },
+        }
+    }
+    complete
+}
+
+/// `org/name` of a model that came from the hub.
+fn repository(name: &Name) -> Option<String> {
+    let hub = ["hf.co", "huggingface.co"].iter().any(|host| name.host.eq_ignore_ascii_case(host));
+    hub.then(|| format!("{}/{}", name.namespace, name.model))
+}
+
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.len() <= 24
+        && !label.eq_ignore_ascii_case("unknown")
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
