@@ -382,7 +382,7 @@ fn locked_by_client(path: &Path) -> Option<PathBuf> {
 }
 
 /// When the last weights of a folder go, so do the models that are only loaded beside them.
-fn add_sidecar_models(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
+pub(in crate::store) fn add_sidecar_models(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
     let mut weights = folder.sets.iter().flat_map(all_of).peekable();
     if weights.peek().is_none() || !weights.all(|index| entries.contains(&index)) {
         return;

@@ -3,7 +3,7 @@
 //! A row is a folder directly under the base folder, a weights file (or set of shards) that lies directly in the base folder, or a
 //! link there. Dot-folders of the base folder are no rows; they count in the store's bytes, as does any other file there.
 
-mod deletion;
+pub(in crate::store) mod deletion;
 pub(in crate::store) mod folder;
 pub mod record;
 mod resolve;
