@@ -33,7 +33,9 @@ pub(super) fn run(global: &Global, environment: &Environment) -> Outcome {
         let terminal = TERMINAL.iter().filter_map(|name| Some((*name, environment.raw(name)?.to_owned())));
         let environment = Environment::from_pairs(terminal.chain(made_up));
         let overrides = Overrides { models_dir: None, endpoint: None, ..global.overrides() };
-        let settings = Settings::load_with(&environment, &machine::hostname(), None, &overrides)?;
+        let mut settings = Settings::load_with(&environment, &machine::hostname(), None, &overrides)?;
+        // The stores of this host's services are real.
+        settings.paths.system = demo.home();
         let (provisioner, inventory) = session::stores(&settings)?;
         let options = |settings: &Settings| LocalJobsOptions {
             downloads: settings.downloads,

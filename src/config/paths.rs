@@ -30,6 +30,8 @@ pub struct Paths {
     pub llama_cache: PathBuf,
     /// `OLLAMA_MODELS` (quotes and blanks around it taken off), else `~/.ollama/models`.
     pub ollama_models: PathBuf,
+    /// The root folder of the system: where services of other users keep their models is relative to it.
+    pub system: PathBuf,
 }
 
 impl Paths {
@@ -63,6 +65,7 @@ impl Paths {
             hf_hub_cache,
             hf_token,
             ollama_models,
+            system: PathBuf::from("/"),
             home,
         }
     }

@@ -1,8 +1,12 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
+pub mod files;
 pub mod flat;
 pub mod headers;
 pub mod hf;
+pub mod llama_cpp;
+pub mod lm_studio;
+pub mod ollama;
 pub mod planning;
 mod surroundings;
 pub mod tree;

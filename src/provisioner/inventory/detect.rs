@@ -1,6 +1,6 @@
 //! Which stores this host has, as the settings tell.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Settings;
@@ -9,6 +9,9 @@ use crate::store::Store;
 use crate::store::flat::FlatStore;
 use crate::store::headers::Headers;
 use crate::store::hf::{HfStore, is_hub};
+use crate::store::llama_cpp::LlamaCppStore;
+use crate::store::lm_studio::{self, LmStudioStore};
+use crate::store::ollama::{OllamaStore, service};
 
 /// The kinds that are read.
 pub const STORE_KINDS: [StoreKind; 2] = [StoreKind::Flat, StoreKind::Hf];
@@ -22,7 +25,7 @@ pub fn stores(own: &FlatStore, settings: &Settings) -> Vec<Arc<dyn Store>> {
     for kind in StoreKind::ALL {
         let found = default_folders(kind, settings).into_iter().filter(|folder| folder.is_dir());
         for folder in found.chain(settings.stores.of(kind).iter().cloned()) {
-            let Some(store) = open(kind, folder, &headers) else { continue };
+            let store = open(kind, &folder, &headers);
             if stores.iter().all(|known| known.kind() != kind || known.root() != store.root()) {
                 stores.push(store);
             }
@@ -35,19 +38,27 @@ pub fn stores(own: &FlatStore, settings: &Settings) -> Vec<Arc<dyn Store>> {
 fn default_folders(kind: StoreKind, settings: &Settings) -> Vec<PathBuf> {
     let paths = &settings.paths;
     match kind {
+        StoreKind::Flat => Vec::new(),
         StoreKind::Hf => {
             let mut folders = vec![paths.hf_hub_cache.clone()];
             folders.extend(Some(paths.llama_cache.clone()).filter(|folder| is_hub(folder)));
             folders
         }
-        StoreKind::Flat | StoreKind::Ollama | StoreKind::LmStudio | StoreKind::LlamaCpp => Vec::new(),
+        StoreKind::Ollama => {
+            std::iter::once(paths.ollama_models.clone()).chain(service::folders(&paths.system)).collect()
+        }
+        StoreKind::LmStudio => vec![lm_studio::root::models_folder(&paths.home)],
+        StoreKind::LlamaCpp => vec![paths.llama_cache.clone()],
     }
 }
 
-fn open(kind: StoreKind, folder: PathBuf, headers: &Headers) -> Option<Arc<dyn Store>> {
+fn open(kind: StoreKind, folder: &Path, headers: &Headers) -> Arc<dyn Store> {
+    let headers = headers.clone();
     match kind {
-        StoreKind::Flat => Some(Arc::new(FlatStore::new(folder, Vec::new()))),
-        StoreKind::Hf => Some(Arc::new(HfStore::new(folder).with_headers(headers.clone()))),
-        StoreKind::Ollama | StoreKind::LmStudio | StoreKind::LlamaCpp => None,
+        StoreKind::Flat => Arc::new(FlatStore::new(folder.to_owned(), Vec::new())),
+        StoreKind::Hf => Arc::new(HfStore::new(folder.to_owned()).with_headers(headers)),
+        StoreKind::Ollama => Arc::new(OllamaStore::new(folder).with_headers(headers)),
+        StoreKind::LmStudio => Arc::new(LmStudioStore::new(folder).with_headers(headers)),
+        StoreKind::LlamaCpp => Arc::new(LlamaCppStore::new(folder).with_headers(headers)),
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::model::{Model, ModelId, StoreSummary, Verification, text};
+use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreSummary, Verification, text};
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
 pub use detect::{STORE_KINDS, stores};
@@ -91,7 +91,12 @@ impl Inventory {
     ) -> Result<Verification> {
         let store = self.store(&target.model)?;
         let wanted = Target { id: target.model.id.clone(), part: target.part.clone() };
-        let expected = store.expected(&wanted)?;
+        let expected = match store.expected(&wanted) {
+            Ok(expected) => expected,
+            // What the model is made of cannot be read: that is damage of this one, and no reason to leave out the others.
+            Err(ref error @ Error::Io { ref path, .. }) => return Ok(unreadable(&target.model, path, error)),
+            Err(error) => return Err(error),
+        };
         verify::run(&target.model, store.root(), &expected, depth, progress, cancel)
     }
 
@@ -111,6 +116,17 @@ impl Inventory {
             .iter()
             .any(|pattern| names.iter().flatten().any(|name| crate::model::matches_pattern(name, pattern)))
     }
+}
+
+fn unreadable(model: &ModelId, path: &Path, error: &Error) -> Verification {
+    let file = FileCheck {
+        path: text::escape(path.as_os_str()),
+        status: FileStatus::Unreadable,
+        algorithm: None,
+        expected: None,
+        actual: Some(error.to_string()),
+    };
+    Verification { model: model.clone(), ok: false, files: vec![file] }
 }
 
 fn shown(path: &Path) -> String {
