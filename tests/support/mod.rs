@@ -9,3 +9,4 @@ pub mod official;
 pub mod program;
 #[cfg(feature = "tui")]
 pub mod pty;
+pub mod stores;
