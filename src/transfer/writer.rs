@@ -33,9 +33,9 @@ pub(super) const BUFFER: usize = 256 * 1024;
 /// Buffers of one file.
 const BUFFERS: usize = 6;
 /// So many bytes are synced together.
-const SYNC_BYTES: u64 = 4 * 1024 * 1024;
+const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 /// Writing pauses when so many bytes are not synced: with the full buffers this is what a crash can cost.
-const UNSYNCED: u64 = 6 * 1024 * 1024;
+const UNSYNCED: u64 = 3 * 1024 * 1024;
 /// Fewer bytes are synced after this time.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
