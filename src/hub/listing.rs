@@ -270,10 +270,7 @@ fn read_entry(entry: Entry) -> std::result::Result<Option<RemoteFile>, Unfit> {
             let mut told =
                 [&lfs.oid, &lfs.sha256].into_iter().flatten().map(|hex| hex.strip_prefix("sha256:").unwrap_or(hex));
             let first = told.next().ok_or_else(|| bad("SHA-256", "missing"))?;
-            let digest = match Digest::parse(first) {
-                Some(digest @ Digest::Sha256(_)) => digest,
-                _ => return Err(bad("SHA-256", first)),
-            };
+            let Some(digest @ Digest::Sha256(_)) = Digest::parse(first) else { return Err(bad("SHA-256", first)) };
             if told.any(|other| Digest::parse(other) != Some(digest)) {
                 return Err(bad("SHA-256", "told twice and differently"));
             }
