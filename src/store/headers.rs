@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -21,15 +22,14 @@ const MAX_REMEMBERED: usize = 65_536;
 const MAX_FILE: u64 = 128 << 20;
 
 /// Version of that file. A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("1 ", env!("CARGO_PKG_VERSION"));
+const VERSION: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 
 /// What a header told, or what is wrong with it.
 pub type Header = Arc<Result<Metadata, String>>;
 
 /// Which content a header belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    #[serde(flatten)]
     inode: Inode,
     size_bytes: u64,
     modified: Option<Timestamp>,
@@ -39,58 +39,48 @@ struct Key {
 struct Known {
     header: Header,
     /// Whether it was asked for in this run: the file may be gone if not.
-    used: bool,
+    used: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Memory {
     known: HashMap<Key, Known>,
-    loaded: bool,
     /// Whether there is more than the file has.
     changed: bool,
 }
 
 /// Remembers headers by inode, length and modification time. Clones share their memory.
 #[derive(Clone, Debug, Default)]
-pub struct Headers {
-    memory: Arc<Mutex<Memory>>,
-    file: Option<Arc<Path>>,
+pub struct Headers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    file: Option<PathBuf>,
+    loaded: OnceLock<()>,
+    memory: RwLock<Memory>,
 }
 
-/// The file, as it is read.
-#[derive(Deserialize)]
-struct Stored {
+/// The file.
+#[derive(Serialize, Deserialize)]
+struct Stored<H> {
     version: String,
-    headers: Vec<StoredHeader>,
+    headers: Vec<H>,
 }
 
+/// Device, inode, length, modification time, and what the header told. A list, because there are very many.
 #[derive(Deserialize)]
-struct StoredHeader {
-    #[serde(flatten)]
-    key: Key,
-    header: Result<Metadata, String>,
-}
+struct Read(u64, u64, u64, Option<Timestamp>, Result<Metadata, String>);
 
-/// The file, as it is written.
+/// The same for writing.
 #[derive(Serialize)]
-struct Storing<'a> {
-    version: &'a str,
-    headers: Vec<StoringHeader<'a>>,
-}
-
-#[derive(Serialize)]
-struct StoringHeader<'a> {
-    #[serde(flatten)]
-    key: &'a Key,
-    header: &'a Result<Metadata, String>,
-}
+struct Written<'a>(u64, u64, u64, Option<Timestamp>, &'a Result<Metadata, String>);
 
 impl Headers {
     /// A memory that outlasts the program in `file`, read when the first header is asked for. A file that is missing, damaged
     /// or of another release only means that headers are read again.
     #[must_use]
     pub fn remembered_in(file: PathBuf) -> Self {
-        Self { memory: Arc::default(), file: Some(file.into()) }
+        Self(Arc::new(Shared { file: Some(file), ..Shared::default() }))
     }
 
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
@@ -103,8 +93,9 @@ impl Headers {
     #[must_use]
     pub fn get_named(&self, root: &Path, location: &Path, name: &str, status: &Status) -> Header {
         let key = Key { inode: status.inode, size_bytes: status.size_bytes, modified: status.modified };
-        if let Some(known) = self.memory().known.get_mut(&key) {
-            known.used = true;
+        self.load();
+        if let Some(known) = self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
+            known.used.store(true, Ordering::Relaxed);
             return Arc::clone(&known.header);
         }
         let header = match safe::open_below(root, location) {
@@ -117,12 +108,12 @@ impl Headers {
         }
         let mut memory = self.memory();
         if memory.known.len() >= MAX_REMEMBERED {
-            memory.known.retain(|_, known| known.used);
+            memory.known.retain(|_, known| known.used.load(Ordering::Relaxed));
         }
         if memory.known.len() >= MAX_REMEMBERED {
             memory.known.clear();
         }
-        memory.known.insert(key, Known { header: Arc::clone(&header), used: true });
+        memory.known.insert(key, Known { header: Arc::clone(&header), used: AtomicBool::new(true) });
         memory.changed = true;
         header
     }
@@ -130,14 +121,18 @@ impl Headers {
     /// Writes the memory to its file, if it has one and there is anything new. Without room or right to write, nothing is
     /// remembered: the headers are read again next time.
     pub fn keep(&self) {
-        let Some(file) = &self.file else { return };
+        let Some(file) = &self.0.file else { return };
         let mut memory = self.memory();
         if !memory.changed {
             return;
         }
         memory.changed = false;
-        let headers = memory.known.iter().map(|(key, known)| StoringHeader { key, header: &known.header }).collect();
-        let bytes = serde_json::to_vec(&Storing { version: VERSION, headers });
+        let headers = memory
+            .known
+            .iter()
+            .map(|(key, known)| Written(key.inode.device, key.inode.inode, key.size_bytes, key.modified, &known.header))
+            .collect();
+        let bytes = serde_json::to_vec(&Stored { version: VERSION.to_owned(), headers });
         drop(memory);
         let written = bytes
             .map_err(|error| error.to_string())
@@ -147,26 +142,31 @@ impl Headers {
         }
     }
 
-    /// The memory, with what its file has.
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        // A poisoned map is still a map of whole entries.
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (false, Some(file)) = (memory.loaded, &self.file) {
-            for stored in load(file).unwrap_or_default().into_iter().take(MAX_REMEMBERED) {
-                let known = Known { header: Arc::new(stored.header), used: false };
-                memory.known.entry(stored.key).or_insert(known);
+    /// A poisoned map is still a map of whole entries.
+    fn memory(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.0.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what the file has, once.
+    fn load(&self) {
+        self.0.loaded.get_or_init(|| {
+            let Some(stored) = self.0.file.as_deref().and_then(load) else { return };
+            let mut memory = self.memory();
+            memory.known.reserve(stored.len().min(MAX_REMEMBERED));
+            for Read(device, inode, size_bytes, modified, header) in stored.into_iter().take(MAX_REMEMBERED) {
+                let key = Key { inode: Inode { device, inode }, size_bytes, modified };
+                let known = Known { header: Arc::new(header), used: AtomicBool::new(false) };
+                memory.known.entry(key).or_insert(known);
             }
-        }
-        memory.loaded = true;
-        memory
+        });
     }
 }
 
-fn load(path: &Path) -> Option<Vec<StoredHeader>> {
+fn load(path: &Path) -> Option<Vec<Read>> {
     let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|status| status.is_file()))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-    let stored: Stored = serde_json::from_slice(&bytes).ok()?;
+    let stored: Stored<Read> = serde_json::from_slice(&bytes).ok()?;
     (stored.version == VERSION).then_some(stored.headers)
 }
 
