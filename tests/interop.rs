@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use rbee_hive::disk::deletion::{self, NoHook};
 use rbee_hive::format::gguf::{TensorType, Writer};
 use rbee_hive::model::FileStatus;
 use rbee_hive::provisioner::ModelProvisioner;
@@ -121,4 +122,86 @@ fn write_model(path: &Path) {
         .tensor("output_norm.weight", &[128], F32)
         .write_to(&mut file, 7)
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_the_official_client_filled_is_counted_and_emptied_without_a_fault() {
+    use rbee_hive::store::hf::HfStore;
+    use rbee_hive::store::{Part, Store, Target};
+
+    let Some(official) = Official::find() else { return };
+    const OTHER: &str = "org/Bystander";
+    let hub = TestHub::start().await;
+    hub.put_noise(REPOSITORY, FILE, 700_000);
+    hub.put(REPOSITORY, "config.json", b"{\"model_type\":\"llama\"}");
+    hub.put_noise(OTHER, "model.bin", 300_000);
+    hub.put(OTHER, "sub/config.json", b"{}");
+    let scratch = tempfile::tempdir().unwrap();
+    let home = scratch.path().canonicalize().unwrap();
+    let official = std::sync::Arc::new(official);
+    let hf = |arguments: &[&str]| {
+        let (official, home, endpoint) = (official.clone(), home.clone(), hub.endpoint());
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        blocking(move || {
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            stdout(&official.hf(&home, &endpoint, &arguments))
+        })
+    };
+    hf(&["download", REPOSITORY]).await;
+    hf(&["download", OTHER]).await;
+    // A second revision: one file changes, one stays, one is new. The first is then detached.
+    hub.put(REPOSITORY, "config.json", b"{\"model_type\":\"llama\", \"changed\": true}");
+    hub.put_noise(REPOSITORY, "other-Q8_0.gguf", 500_000);
+    hf(&["download", REPOSITORY]).await;
+
+    let root = home.join("hf/hub");
+    let store = HfStore::new(root.clone());
+    let rows = || {
+        let mut rows = std::collections::BTreeMap::new();
+        let mut sink = |row: rbee_hive::store::Row| drop(rows.insert(row.model.identity.id.clone(), row.model));
+        let summary = store.scan(&mut sink, &CancellationToken::new());
+        assert_eq!(summary.warnings, [] as [String; 0]);
+        rows
+    };
+    // What `hf cache ls` prints is rounded; this is where it has it from.
+    let scan = "import json; from huggingface_hub import scan_cache_dir; found = scan_cache_dir(); \
+        print(json.dumps([{r.repo_id: r.size_on_disk for r in found.repos}, [str(w) for w in found.warnings]]))";
+    let listed = || {
+        let (official, home) = (official.clone(), home.clone());
+        blocking(move || {
+            let text = stdout(&official.python(&home, scan, &[]));
+            let (sizes, warnings): (std::collections::BTreeMap<String, u64>, Vec<String>) =
+                serde_json::from_str(&text).unwrap();
+            assert_eq!(warnings, [] as [String; 0]);
+            sizes
+        })
+    };
+    let check = async |what: &str| {
+        let theirs = listed().await;
+        let ours = rows().into_iter().map(|(id, row)| (id, row.size_bytes)).collect();
+        assert_eq!(theirs, ours, "{what}");
+        let names: Vec<serde_json::Value> =
+            serde_json::from_str(&hf(&["cache", "ls", "--show-warnings", "--format", "json"]).await).unwrap();
+        assert_eq!(names.len(), theirs.len(), "{names:?}");
+        for id in theirs.keys() {
+            hf(&["cache", "verify", id, "--fail-on-missing-files", "--fail-on-extra-files"]).await;
+        }
+    };
+    check("as downloaded").await;
+    let details = store.details(REPOSITORY).unwrap();
+    assert_eq!(details.revisions.len(), 2);
+    let detached = details.revisions.iter().find(|revision| revision.refs.is_empty()).unwrap().clone();
+
+    let delete = |target: Target| {
+        let plan = store.plan_deletion(&[target]).unwrap();
+        let report = deletion::run(&plan, &mut NoHook, &|_| false, &mut |_, _| {}, &CancellationToken::new());
+        assert_eq!((report.failed.len(), report.freed_bytes), (0, plan.expected_bytes));
+        assert!(report.freed_bytes > 0);
+    };
+    delete(Target { id: REPOSITORY.to_owned(), part: Part::Revision(detached.commit) });
+    assert_eq!(store.details(REPOSITORY).unwrap().revisions.len(), 1);
+    check("without the detached revision").await;
+    delete(Target { id: REPOSITORY.to_owned(), part: Part::Whole });
+    check("without the repository").await;
+    assert_eq!(rows().into_keys().collect::<Vec<_>>(), [OTHER]);
 }
