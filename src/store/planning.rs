@@ -82,7 +82,7 @@ impl PlanBuilder {
             target: entry.status.inode,
             stamp: entry
                 .is_file()
-                .then(|| Stamp { size_bytes: entry.status.size_bytes, modified: entry.status.modified }),
+                .then_some(Stamp { size_bytes: entry.status.size_bytes, modified: entry.status.modified }),
             bytes: 0,
             requires,
         });

@@ -88,8 +88,12 @@ pub(super) fn files(repository: &Repository) -> Vec<ModelFile> {
     files
 }
 
-/// The revisions, newest ref first, with what each alone takes.
-pub(super) fn revisions(repository: &Repository) -> Vec<Revision> {
+/// The revisions, that of `main` first, with what each alone takes. `users` counts the links of all repositories to a shared payload.
+pub(super) fn revisions(repository: &Repository, users: &dyn Fn(&OsStr) -> u64) -> Vec<Revision> {
+    let held_elsewhere = |blob: Option<&OsString>| match blob.and_then(|name| repository.blobs.get(name)) {
+        Some(Blob::Shared { hash, users: list, .. }) => list.is_none() || users(hash) > 1,
+        _ => false,
+    };
     let mut used: BTreeMap<Inode, BTreeSet<&OsStr>> = BTreeMap::new();
     for revision in &repository.revisions {
         for entry in &revision.entries {
@@ -104,16 +108,17 @@ pub(super) fn revisions(repository: &Repository) -> Vec<Revision> {
         .map(|revision| {
             let mut own = Usage::default();
             for entry in &revision.entries {
-                if let Some((_, status)) = bytes_of(repository, entry) {
-                    if used[&status.inode].len() == 1 && status.links == 1 {
-                        own.add(status.inode, status.size_bytes, status.disk_bytes, 1);
-                    }
+                if let Some((blob, status)) = bytes_of(repository, entry)
+                    && used[&status.inode].len() == 1
+                    && !held_elsewhere(blob)
+                {
+                    own.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
                 }
             }
             Revision {
                 commit: text::escape(&revision.commit),
                 refs: repository.refs_of(&revision.commit),
-                reclaimable_bytes: own.disk_bytes(),
+                reclaimable_bytes: own.reclaimable_bytes(),
             }
         })
         .collect();

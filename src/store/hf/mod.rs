@@ -148,13 +148,14 @@ impl Store for HfStore {
         };
         let users = scan::shared_users(all.iter());
         let certain = scan::has_shared_store(&hub) && !all.iter().any(Repository::has_unknown_blobs);
-        let mut row = row::row(&repository, &self.root, &|hash| scan::users_of(&users, certain, hash));
+        let users_of = |hash: &OsStr| scan::users_of(&users, certain, hash);
+        let mut row = row::row(&repository, &self.root, &users_of);
         scan::surround(&mut row, &repository, &mut Surroundings::default());
         let metadata = self.add_headers(&repository, &mut row.model);
         Ok(Details {
             model: row.model,
             files: details::files(&repository),
-            revisions: details::revisions(&repository),
+            revisions: details::revisions(&repository, &users_of),
             metadata,
         })
     }

@@ -382,11 +382,8 @@ impl Source<'_> {
         blocked: &mut Vec<Blocked>,
         released: &mut BTreeMap<(OsString, OsString), Vec<usize>>,
     ) {
-        match self.repository.blobs.get(entry.name()) {
-            Some(Blob::Shared { digits, hash, payload: Some(_), .. }) => {
-                released.entry((digits.clone(), hash.clone())).or_default().push(step);
-            }
-            _ => {}
+        if let Some(Blob::Shared { digits, hash, payload: Some(_), .. }) = self.repository.blobs.get(entry.name()) {
+            released.entry((digits.clone(), hash.clone())).or_default().push(step);
         }
         if let BlobName::Partial(etag) = layout::blob_name(entry.name()) {
             let mut name = OsStr::from_bytes(etag).to_owned();

@@ -317,7 +317,7 @@ impl Repository {
                     self.refs.push(Ref { name: below.join(&name), commit, spaced, status });
                 }
                 EntryType::Folder if depth < layout::MAX_DEPTH => {
-                    self.read_refs(&folder, &inside, &below.join(&name), depth + 1)
+                    self.read_refs(&folder, &inside, &below.join(&name), depth + 1);
                 }
                 _ => self.read_other(&folder, &inside, kind, depth),
             }

@@ -140,7 +140,7 @@ impl Weights {
         let unfinished = repository
             .partials()
             .filter(|(_, etag)| {
-                !repository.blobs.get(OsStr::from_bytes(etag)).is_some_and(|blob| blob.payload().is_some())
+                repository.blobs.get(OsStr::from_bytes(etag)).is_none_or(|blob| blob.payload().is_none())
             })
             .map(|(name, _)| text::printable_path(Path::new(name)))
             .collect();
