@@ -979,3 +979,18 @@ fn shards_count_together_and_every_header_is_looked_at() {
     assert!(!row.complete);
     assert_eq!(row.warnings, ["z-Q8_0.gguf is cut short"]);
 }
+
+#[test]
+fn the_configuration_beside_safetensors_tells_what_their_header_does_not() {
+    let cache = Cache::new();
+    let header = br#"{"w":{"dtype":"BF16","shape":[4,4],"data_offsets":[0,32]}}"#;
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    bytes.extend([1; 32]);
+    cache.file(A, &commit('1'), "model.safetensors", &bytes);
+    cache.file(A, &commit('1'), "config.json", br#"{"model_type":"qwen2","max_position_embeddings":4096}"#);
+    let row = cache.row("org/a");
+    assert_eq!((row.format, row.architecture.as_deref()), (Some(Format::Safetensors), Some("qwen2")));
+    assert_eq!((row.context_length, row.parameters), (Some(4096), Some(16)));
+    assert_eq!((row.complete, row.warnings), (true, Vec::new()));
+}

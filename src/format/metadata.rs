@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::config_json::Config;
 use super::gguf::{self, Depth};
 use super::safetensors;
 use super::sniff::LookAlike;
@@ -91,6 +92,32 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Fills in what a `config.json` beside the weights knows, which was read as [`Self::of_config`].
+    pub(crate) fn complete(&mut self, config: &Self) {
+        let fill = |to: &mut Option<u64>, from: Option<u64>| *to = to.or(from);
+        fill(&mut self.context_length, config.context_length);
+        fill(&mut self.layers, config.layers);
+        fill(&mut self.heads, config.heads);
+        fill(&mut self.heads_kv, config.heads_kv);
+        fill(&mut self.embedding_length, config.embedding_length);
+        fill(&mut self.experts, config.experts);
+        fill(&mut self.experts_used, config.experts_used);
+        if self.architecture.is_none() {
+            self.architecture.clone_from(&config.architecture);
+        }
+        if config.quantization.is_some() && (self.quantization.is_none() || self.quantization_guessed) {
+            self.quantization.clone_from(&config.quantization);
+            self.quantization_guessed = false;
+        }
+    }
+
+    /// What a `config.json` alone knows.
+    pub(crate) fn of_config(file: &File) -> Result<Self, String> {
+        let mut metadata = Self::unknown(Format::Safetensors);
+        Config::read(file)?.complete(&mut metadata);
+        Ok(metadata)
+    }
+
     /// Nothing known but the format.
     #[must_use]
     pub fn unknown(format: Format) -> Self {

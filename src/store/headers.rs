@@ -24,8 +24,8 @@ const MAX_FILE: u64 = 128 << 20;
 /// Version of that file. A file of another version, or of another release, which may read headers otherwise, is not used.
 const VERSION: &str = concat!("2 ", env!("CARGO_PKG_VERSION"));
 
-/// What a header told, or what is wrong with it.
-pub type Header = Arc<Result<Metadata, String>>;
+/// What a header told, or what is wrong with it. In a box, because a long value that is not there takes as much room as one that is.
+pub type Header = Arc<Result<Box<Metadata>, String>>;
 
 /// Which content a header belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,11 +69,11 @@ struct Stored<H> {
 
 /// Device, inode, length, modification time, and what the header told. A list, because there are very many.
 #[derive(Deserialize)]
-struct Read(u64, u64, u64, Option<Timestamp>, Result<Metadata, String>);
+struct Read(u64, u64, u64, Option<Timestamp>, Result<Box<Metadata>, String>);
 
 /// The same for writing.
 #[derive(Serialize)]
-struct Written<'a>(u64, u64, u64, Option<Timestamp>, &'a Result<Metadata, String>);
+struct Written<'a>(u64, u64, u64, Option<Timestamp>, &'a Result<Box<Metadata>, String>);
 
 impl Headers {
     /// A memory that outlasts the program in `file`, read when the first header is asked for. A file that is missing, damaged
@@ -92,6 +92,22 @@ impl Headers {
     /// The same where the model calls the file `name`, which tells what its header may not.
     #[must_use]
     pub fn get_named(&self, root: &Path, location: &Path, name: &str, status: &Status) -> Header {
+        self.remember(root, location, status, |file| read_metadata(file, name))
+    }
+
+    /// What the `config.json` at `location` below `root` tells of the weights beside it.
+    #[must_use]
+    pub fn config(&self, root: &Path, location: &Path, status: &Status) -> Header {
+        self.remember(root, location, status, Metadata::of_config)
+    }
+
+    fn remember(
+        &self,
+        root: &Path,
+        location: &Path,
+        status: &Status,
+        read: impl FnOnce(&File) -> Result<Metadata, String>,
+    ) -> Header {
         let key = Key { inode: status.inode, size_bytes: status.size_bytes, modified: status.modified };
         self.load();
         if let Some(known) = self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
@@ -99,7 +115,7 @@ impl Headers {
             return Arc::clone(&known.header);
         }
         let header = match safe::open_below(root, location) {
-            Ok(file) => Arc::new(read_metadata(&file, name)),
+            Ok(file) => Arc::new(read(&file).map(Box::new)),
             Err(error) => return Arc::new(Err(error.to_string())),
         };
         // Rights and disks change without a new modification time, so what could not be read is not remembered.

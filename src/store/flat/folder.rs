@@ -261,7 +261,7 @@ impl ModelFolder {
                 Err(reason) => warn(format!("{}: {reason}", text::printable_path(&path))),
             }
         }
-        Some(metadata)
+        Some(*metadata)
     }
 
     /// The quantization of a set: the header's, else the name's.

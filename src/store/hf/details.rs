@@ -137,6 +137,8 @@ pub(super) struct WeightsFile<'a> {
     pub(super) status: Status,
     /// Whether it belongs to the set that a loader would be given first.
     pub(super) first_set: bool,
+    /// Where the bytes of the `config.json` beside it lie, and their metadata.
+    pub(super) config: Option<(PathBuf, Status)>,
 }
 
 /// Every weights file once, those of the first set in the revision that `main` names before all others.
@@ -174,7 +176,12 @@ pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
             }
             if seen.insert(status.inode) {
                 let location = location(repository, &revision.commit, entry, blob);
-                files.push(WeightsFile { path: &entry.path, location, status: *status, first_set });
+                let config = entry.path.with_file_name("config.json");
+                let config = revision.entries.iter().find(|entry| entry.path == config).and_then(|entry| {
+                    let (blob, status) = bytes_of(repository, entry)?;
+                    Some((self::location(repository, &revision.commit, entry, blob), *status))
+                });
+                files.push(WeightsFile { path: &entry.path, location, status: *status, first_set, config });
             }
         }
     }

@@ -74,6 +74,18 @@ impl HfStore {
         Ok((hub, repository))
     }
 
+    /// The header of a weights file, for safetensors with what the `config.json` beside it adds.
+    fn described(&self, file: &details::WeightsFile<'_>, header: &Metadata, warnings: &mut Warnings) -> Metadata {
+        let mut metadata = header.clone();
+        if let (Format::Safetensors, Some((location, status))) = (metadata.format, &file.config) {
+            match &*self.headers.config(&self.root, location, status) {
+                Ok(config) => metadata.complete(config),
+                Err(why) => warnings.add(&format!("config.json: {why}")),
+            }
+        }
+        metadata
+    }
+
     /// Adds to `model` what the headers of its weights tell. Gives that of the first.
     fn add_headers(&self, repository: &Repository, model: &mut Model) -> Option<Metadata> {
         let mut first = None;
@@ -100,7 +112,7 @@ impl HfStore {
                         parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
                     }
                     quantizations.extend(metadata.quantization.clone());
-                    first.get_or_insert_with(|| metadata.clone());
+                    first.get_or_insert_with(|| self.described(&file, metadata, &mut warnings));
                 }
                 Err(why) => {
                     model.complete = false;

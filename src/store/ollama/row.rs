@@ -167,7 +167,7 @@ impl OllamaStore {
                 if cut {
                     warnings.add("its weights are cut short");
                 }
-                (!cut, Some(metadata.clone()))
+                (!cut, Some(Metadata::clone(metadata)))
             }
             Err(reason) => {
                 warnings.add(&format!("its weights: {reason}"));
