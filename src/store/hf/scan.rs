@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,10 @@ use crate::store::surroundings::Surroundings;
 
 /// Threads that read repositories: more than two pay on a cold disk and on a network file system, not on a warm one.
 const THREADS: usize = 4;
+
+/// Most rows that wait to be shown together, and the longest that they wait.
+const BATCH: usize = 32;
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What a thread found.
 enum Found {
@@ -69,7 +74,7 @@ pub(super) fn scan(
     let next = AtomicUsize::new(0);
     let unknown = AtomicBool::new(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS).min(names.len().max(1));
-    let (sender, found) = mpsc::sync_channel(256);
+    let (sender, found) = mpsc::sync_channel::<Vec<Found>>(64);
     let mut usage = Usage::default();
     let mut sharing = Vec::new();
     std::thread::scope(|scope| {
@@ -78,6 +83,8 @@ pub(super) fn scan(
             let (hub, names, next, unknown) = (&hub, &names, &next, &unknown);
             scope.spawn(move || {
                 let mut surroundings = Surroundings::default();
+                let mut batch = Vec::new();
+                let mut sent = Instant::now();
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if cancel.is_cancelled() {
                         return;
@@ -96,14 +103,21 @@ pub(super) fn scan(
                         }
                         None => Found::Loose(loose_files(hub, name)),
                     };
-                    if sender.send(found).is_err() {
-                        return;
+                    batch.push(found);
+                    // Waking the receiver for every row would cost as much as reading it.
+                    if batch.len() >= BATCH || sent.elapsed() >= PATIENCE {
+                        if sender.send(std::mem::take(&mut batch)).is_err() {
+                            return;
+                        }
+                        sent = Instant::now();
                     }
                 }
+                // The receiver is gone only when nobody wants rows any more.
+                let _ = sender.send(batch);
             });
         }
         drop(sender);
-        for found in found {
+        for found in found.into_iter().flatten() {
             match found {
                 Found::Row(row) => {
                     usage.merge(&row.usage);
