@@ -32,6 +32,14 @@ pub(super) fn endpoint(text: &str) -> Result<(Url, Option<(String, String)>)> {
     Ok((url, credentials))
 }
 
+/// The base address of a hub as messages and files may hold it: no credentials, no slash at its end. `None` for what is no
+/// address.
+#[must_use]
+pub fn shown_endpoint(text: &str) -> Option<String> {
+    let (url, _) = endpoint(text).ok()?;
+    Some(url.as_str().trim_end_matches('/').to_owned())
+}
+
 /// `base` with `parts` appended, each percent-encoded; a part of `.` or `..` would be taken as a step up and is refused.
 pub(super) fn below<'a>(base: &Url, parts: impl IntoIterator<Item = &'a str>) -> Result<Url> {
     let mut path = base.path().trim_end_matches('/').to_owned();

@@ -10,6 +10,7 @@ mod refusal;
 mod search;
 mod token;
 
+pub use address::shown_endpoint;
 pub use catalog::{Catalog, CatalogEntry};
 pub use client::{Body, HubClient, HubOptions};
 pub use listing::{Listing, Repository};

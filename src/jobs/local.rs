@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::home::Home;
 use super::perform::Performer;
 use super::queue_file::{Opened, QueueFile};
 use super::runner::Runner;
@@ -11,6 +12,7 @@ use super::worker::Worker;
 use super::{Control, JobId, JobSpec, Jobs, Subscription};
 use crate::error::Result;
 use crate::provisioner::{Inventory, ModelProvisioner};
+use crate::store::Store;
 
 /// How the worker works.
 #[derive(Clone, Debug)]
@@ -55,20 +57,28 @@ impl LocalJobs {
     /// Starts the worker and brings back the downloads of the queue file.
     ///
     /// What waited or ran goes on by itself: a person asked for it, and a lost connection is no reason to ask again.
-    /// What was paused stays paused. What is wrong with the queue file is a warning in the snapshot.
+    /// What was paused stays paused. A download that was asked for with another models folder or hub stays in the file and
+    /// does not run: it is paused, and says why. What is wrong with the queue file is a warning in the snapshot.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     #[must_use]
     pub fn start(provisioner: ModelProvisioner, inventory: Inventory, options: LocalJobsOptions) -> Self {
         let LocalJobsOptions { downloads, limit, queue_file, deletion_log, transfer } = options;
+        let home = Home::new(provisioner.store().root(), provisioner.endpoint());
         let runner = Performer::new(provisioner, inventory, transfer, deletion_log);
         runner.set_limit(limit);
-        Self::with_runner(Arc::new(runner), downloads, limit, queue_file)
+        Self::with_runner(Arc::new(runner), downloads, limit, queue_file, Some(home))
     }
 
-    fn with_runner(runner: Arc<dyn Runner>, downloads: usize, limit: Option<u64>, queue_file: Option<PathBuf>) -> Self {
-        let Opened { file, saved, warnings } = queue_file.map(|path| QueueFile::open(&path)).unwrap_or_default();
+    fn with_runner(
+        runner: Arc<dyn Runner>,
+        downloads: usize,
+        limit: Option<u64>,
+        queue_file: Option<PathBuf>,
+        home: Option<Home>,
+    ) -> Self {
+        let Opened { file, saved, warnings } = queue_file.map(|path| QueueFile::open(&path, home)).unwrap_or_default();
         let worker = Worker::start(runner, downloads, limit, file, saved, warnings);
         Self { handle: Arc::new(Handle(worker)) }
     }
@@ -184,9 +194,13 @@ mod tests {
 
     impl Bench {
         fn new(downloads: usize, queue_file: Option<PathBuf>) -> Self {
+            Self::at(None, downloads, queue_file)
+        }
+
+        fn at(home: Option<Home>, downloads: usize, queue_file: Option<PathBuf>) -> Self {
             let (log, received) = mpsc::unbounded_channel();
             let fake = Arc::new(Fake { orders: Mutex::default(), log });
-            let jobs = LocalJobs::with_runner(fake.clone(), downloads, None, queue_file);
+            let jobs = LocalJobs::with_runner(fake.clone(), downloads, None, queue_file, home);
             let updates = jobs.subscribe();
             Self { jobs, fake, log: received, updates, seen: Snapshot::default() }
         }
@@ -402,6 +416,34 @@ mod tests {
         assert_eq!(again.seen.jobs[0].bytes, 40);
         assert_eq!(again.submit("e"), JobId(5), "a number is never used twice");
         assert_eq!(again.seen.warnings, Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_job_of_another_models_folder_never_runs_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        let home = |name: &str| Some(Home::new(&folder.path().join(name), "https://hub.example".into()));
+        let bench = Bench::at(home("theirs"), 1, Some(path.clone()));
+        let (a, b) = (bench.submit("a"), bench.submit("b"));
+        bench.jobs.shut_down().await;
+
+        let mut bench = Bench::at(home("mine"), 1, Some(path.clone()));
+        bench.submit("c");
+        bench.until("c runs", |seen| seen.job(JobId(3)).is_some_and(|job| job.state == Running)).await;
+        assert_eq!(bench.states(), [(3, Running), (1, Paused), (2, Paused)]);
+        for control in [Control::Resume, Control::Retry, Control::Discard, Control::MoveTo(0)] {
+            let refusal = bench.jobs.control(a, control).unwrap_err().to_string();
+            assert!(refusal.contains("belongs to ") && refusal.contains("start with --models-dir"), "{refusal}");
+        }
+        bench.jobs.control(b, Control::Cancel).unwrap();
+        bench.until_state(b, Cancelled).await;
+        assert_eq!(bench.log(), ["run c"]);
+        bench.jobs.shut_down().await;
+
+        let mut bench = Bench::at(home("theirs"), 1, Some(path));
+        bench.until("a runs", |seen| seen.job(a).is_some_and(|job| job.state == Running)).await;
+        assert_eq!(bench.states(), [(1, Running), (3, Paused)]);
+        assert_eq!(bench.log(), ["run a"]);
     }
 
     #[tokio::test]

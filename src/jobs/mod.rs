@@ -5,6 +5,7 @@
 
 mod deletion_log;
 mod event;
+mod home;
 mod local;
 mod perform;
 mod queue_file;

@@ -3,6 +3,7 @@
 //! One process at a time keeps the file: it holds a lock beside it for as long as it runs. A file that cannot be read is
 //! moved aside and never overwritten, for it may hold what a newer version of this program wrote.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use std::sync::{Mutex, PoisonError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::home::Home;
 use super::{JobId, JobSpec, JobState, JobStatus, Snapshot};
 use crate::disk::lock::FileLock;
 use crate::disk::publish;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use crate::model::text::printable_path;
 
 /// Version of the file's form.
@@ -29,14 +31,29 @@ pub(super) struct Saved {
     pub(super) next: u64,
     /// In the order of the queue.
     pub(super) jobs: Vec<JobStatus>,
+    /// Those of them that belong to another models folder or hub. They do not run, and go back as they came.
+    pub(super) foreign: HashMap<JobId, Foreign>,
+}
+
+/// A job that belongs to another models folder or hub.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Foreign {
+    home: Home,
+    /// As it stands in the file.
+    job: JobStatus,
+    /// Why it does not run, and how it does.
+    pub(super) why: String,
 }
 
 impl Saved {
     /// What of a queue is kept. Deletions and verifications are not: a person saw their plan on a disk that may be another
     /// one by then. What ran is in the queue again, at its place.
-    pub(super) fn of(snapshot: &Snapshot, next: u64) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, next: u64, foreign: &HashMap<JobId, Foreign>) -> Self {
         let jobs = snapshot.jobs.iter().filter(|job| matches!(job.spec, JobSpec::Download(_)));
         let jobs = jobs.filter(|job| !matches!(job.state, JobState::Finished | JobState::Cancelled)).map(|job| {
+            if let Some(foreign) = foreign.get(&job.id) {
+                return foreign.job.clone();
+            }
             let mut kept = JobStatus::new(job.id, job.spec.clone());
             (kept.bytes, kept.total) = (job.bytes, job.total);
             match job.state {
@@ -46,7 +63,7 @@ impl Saved {
             }
             kept
         });
-        Self { next, jobs: jobs.collect() }
+        Self { next, jobs: jobs.collect(), foreign: foreign.clone() }
     }
 }
 
@@ -68,12 +85,17 @@ struct Entry {
     bytes: u64,
     #[serde(default)]
     total: Option<u64>,
+    /// Where the job belongs. Missing where the present settings are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    home: Option<Home>,
 }
 
 /// The queue file of this process.
 #[derive(Debug)]
 pub(super) struct QueueFile {
     path: PathBuf,
+    /// Where the jobs of this process belong.
+    home: Option<Home>,
     /// Also orders the writes; none once it was released.
     lock: Mutex<Option<FileLock>>,
 }
@@ -88,7 +110,8 @@ pub(super) struct Opened {
 }
 
 impl QueueFile {
-    pub(super) fn open(path: &Path) -> Opened {
+    /// Opens the file for a process whose downloads belong to `home`; without one every job counts as its own.
+    pub(super) fn open(path: &Path, home: Option<Home>) -> Opened {
         let in_memory = |why: String| Opened { warnings: vec![why], ..Opened::default() };
         let lock = match lock(path) {
             Ok(Some(lock)) => lock,
@@ -101,7 +124,7 @@ impl QueueFile {
             Err(error) => return in_memory(format!("the queue is not kept: {error}")),
         };
         let mut warnings = Vec::new();
-        let saved = match read(path) {
+        let saved = match read(path, home.as_ref()) {
             Ok(saved) => saved,
             Err(reason) => match set_aside(path) {
                 Ok(aside) => {
@@ -120,7 +143,7 @@ impl QueueFile {
                 }
             },
         };
-        Opened { file: Some(Self { path: path.to_owned(), lock: Mutex::new(Some(lock)) }), saved, warnings }
+        Opened { file: Some(Self { path: path.to_owned(), home, lock: Mutex::new(Some(lock)) }), saved, warnings }
     }
 
     /// Writes what `content` gives; it is asked once nobody else writes, so that the last writer has the last word.
@@ -129,8 +152,9 @@ impl QueueFile {
         if lock.is_none() {
             return Ok(());
         }
-        let saved = content();
+        let Saved { next, jobs, mut foreign } = content();
         let entry = |job: JobStatus| Entry {
+            home: foreign.remove(&job.id).map(|foreign| foreign.home).or_else(|| self.home.clone()),
             id: job.id,
             spec: job.spec,
             state: job.state,
@@ -138,7 +162,7 @@ impl QueueFile {
             bytes: job.bytes,
             total: job.total,
         };
-        let content = Content { version: VERSION, next: saved.next, jobs: saved.jobs.into_iter().map(entry).collect() };
+        let content = Content { version: VERSION, next, jobs: jobs.into_iter().map(entry).collect() };
         let bytes =
             serde_json::to_vec_pretty(&content).map_err(|error| Error::io("write", &self.path)(error.into()))?;
         publish::write_atomically(&self.path, &bytes)
@@ -163,21 +187,21 @@ fn lock(path: &Path) -> Result<Option<FileLock>> {
     FileLock::try_exclusive(&lock_path(path))
 }
 
-fn read(path: &Path) -> std::result::Result<Saved, String> {
+fn read(path: &Path, home: Option<&Home>) -> std::result::Result<Saved, String> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Saved::default()),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(io_reason(&error)),
     };
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| io_reason(&error))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err("it is too large".to_owned());
     }
-    parse(&bytes)
+    parse(&bytes, home)
 }
 
-fn parse(bytes: &[u8]) -> std::result::Result<Saved, String> {
+fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, String> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,
@@ -189,6 +213,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Saved, String> {
     let content: Content = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let highest = content.jobs.iter().map(|job| job.id.0).max().unwrap_or(0);
     let mut jobs: Vec<JobStatus> = Vec::with_capacity(content.jobs.len());
+    let mut foreign = HashMap::new();
     for entry in content.jobs {
         if !matches!(entry.spec, JobSpec::Download(_)) {
             return Err("it holds a job that is no download".to_owned());
@@ -202,11 +227,27 @@ fn parse(bytes: &[u8]) -> std::result::Result<Saved, String> {
             _ => JobState::Queued,
         };
         (job.why, job.bytes, job.total) = (entry.why, entry.bytes, entry.total);
+        match (entry.home, present) {
+            (Some(home), Some(present)) if home != *present => {
+                let why = home.why_not_in(present);
+                let mut shown = JobStatus::new(job.id, job.spec.clone());
+                (shown.state, shown.why) = (JobState::Paused, Some(why.clone()));
+                foreign.insert(job.id, Foreign { home, job, why });
+                jobs.push(shown);
+                continue;
+            }
+            (None, Some(_)) if !job.state.has_ended() => {
+                job.state = JobState::Paused;
+                job.why =
+                    Some("nobody noted which folder and hub it belongs to; resume it to fetch it here".to_owned());
+            }
+            _ => {}
+        }
         jobs.push(job);
     }
     // Ended ones come first, as everywhere.
     jobs.sort_by_key(|job| !job.state.has_ended());
-    Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs })
+    Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs, foreign })
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf> {
@@ -254,12 +295,12 @@ mod tests {
             job(6, JobState::Queued),
             JobStatus::new(JobId(8), JobSpec::Delete { plan: Plan::default() }),
         ];
-        let opened = QueueFile::open(&path);
+        let opened = QueueFile::open(&path, None);
         assert_eq!((opened.warnings.len(), opened.saved.jobs.len()), (0, 0));
         let file = opened.file.unwrap();
-        file.write(|| Saved::of(&snapshot, 9)).unwrap();
+        file.write(|| Saved::of(&snapshot, 9, &HashMap::new())).unwrap();
         file.release();
-        let opened = QueueFile::open(&path);
+        let opened = QueueFile::open(&path, None);
         let expected = [
             (2, JobState::Failed),
             (5, JobState::Queued),
@@ -273,15 +314,59 @@ mod tests {
     }
 
     #[test]
+    fn a_job_of_another_folder_or_hub_waits_there_and_goes_back_as_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        let home = |dir: &str, hub: &str| Home::new(&folder.path().join(dir), format!("https://{hub}.example"));
+        let (mine, theirs) = (home("mine", "one"), home("theirs", "one"));
+        let snapshot = Snapshot { jobs: vec![job(1, JobState::Running)], ..Snapshot::default() };
+        let file = QueueFile::open(&path, Some(theirs.clone())).file.unwrap();
+        file.write(|| Saved::of(&snapshot, 2, &HashMap::new())).unwrap();
+        drop(file);
+        for other in [&mine, &home("theirs", "two")] {
+            let opened = QueueFile::open(&path, Some(other.clone()));
+            let shown = &opened.saved.jobs[0];
+            let why = shown.why.clone().unwrap();
+            assert!(why.starts_with("belongs to ") && why.contains("; start with --"), "{why}");
+            assert_eq!(
+                (shown.state, shown.bytes, shown.total),
+                (JobState::Paused, 0, None),
+                "the progress is of another folder"
+            );
+            // What is added here is written beside it, each with its own home.
+            let mut jobs = opened.saved.jobs.clone();
+            jobs.retain(|job| job.id == JobId(1));
+            jobs.push(job(2, JobState::Queued));
+            let snapshot = Snapshot { jobs, ..Snapshot::default() };
+            opened.file.unwrap().write(|| Saved::of(&snapshot, 3, &opened.saved.foreign)).unwrap();
+        }
+        let back = QueueFile::open(&path, Some(theirs)).saved;
+        assert_eq!(states(&back), [(1, JobState::Queued), (2, JobState::Paused)]);
+        assert_eq!((back.jobs[0].bytes, back.jobs[0].why.as_deref()), (10, None));
+    }
+
+    #[test]
+    fn a_job_without_a_home_does_not_run_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        let snapshot = Snapshot { jobs: vec![job(1, JobState::Queued)], ..Snapshot::default() };
+        QueueFile::open(&path, None).file.unwrap().write(|| Saved::of(&snapshot, 2, &HashMap::new())).unwrap();
+        let home = Home::new(folder.path(), "https://one.example".to_owned());
+        let opened = QueueFile::open(&path, Some(home));
+        assert_eq!(states(&opened.saved), [(1, JobState::Paused)]);
+        assert!(opened.saved.foreign.is_empty(), "it can be resumed");
+    }
+
+    #[test]
     fn a_second_process_keeps_its_queue_in_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("queue.json");
-        let first = QueueFile::open(&path);
-        let second = QueueFile::open(&path);
+        let first = QueueFile::open(&path, None);
+        let second = QueueFile::open(&path, None);
         assert!(first.file.is_some() && second.file.is_none());
         assert!(second.warnings[0].contains("keeps the queue"), "{:?}", second.warnings);
         drop(first);
-        assert!(QueueFile::open(&path).file.is_some());
+        assert!(QueueFile::open(&path, None).file.is_some());
     }
 
     #[test]
@@ -293,7 +378,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("queue.json");
             fs::write(&path, content).unwrap();
-            let opened = QueueFile::open(&path);
+            let opened = QueueFile::open(&path, None);
             assert_eq!(opened.warnings.len(), 1, "{content}");
             opened.file.unwrap().write(Saved::default).unwrap();
             let kept: Vec<_> = fs::read_dir(folder.path())
@@ -311,7 +396,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blocker = folder.path().join("file");
         fs::write(&blocker, "").unwrap();
-        let opened = QueueFile::open(&blocker.join("queue.json"));
+        let opened = QueueFile::open(&blocker.join("queue.json"), None);
         assert!(opened.file.is_none());
         assert!(opened.warnings[0].starts_with("the queue is not kept: cannot create"), "{:?}", opened.warnings);
     }

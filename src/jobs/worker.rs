@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::queue_file::{QueueFile, Saved};
+use super::queue_file::{Foreign, QueueFile, Saved};
 use super::runner::{Done, Run, Runner, Tell};
 use super::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobSpec, JobState, Snapshot, Subscription, Update};
 use crate::error::{Error, Result};
@@ -37,6 +37,8 @@ pub(super) struct Worker {
     /// Rung when the queue file no longer says what the queue is.
     changed: Arc<Notify>,
     queue_file: Option<QueueFile>,
+    /// Jobs of another models folder or hub: they stay in the file, and nothing but a cancellation touches them.
+    foreign: HashMap<JobId, Foreign>,
     /// For the tasks that the worker starts.
     me: Weak<Self>,
 }
@@ -125,6 +127,7 @@ impl Worker {
             root: CancellationToken::new(),
             changed: Arc::new(Notify::new()),
             queue_file,
+            foreign: saved.foreign,
             me: me.clone(),
         });
         if worker.queue_file.is_some() {
@@ -156,6 +159,11 @@ impl Worker {
         let mut state = self.lock();
         let Some(job) = state.snapshot.job(id) else { return Err(refusal(id, "there is no such job")) };
         let (spec, now) = (job.spec.clone(), job.state);
+        if let Some(foreign) = self.foreign.get(&id)
+            && (now.has_ended() || !matches!(control, Control::Cancel | Control::Pause))
+        {
+            return Err(refusal(id, &foreign.why));
+        }
         let is_download = matches!(spec, JobSpec::Download(_));
         let position = state.snapshot.position(id);
         let running = state.runs.get_mut(&id);
@@ -450,7 +458,7 @@ impl Worker {
         let Some(file) = &self.queue_file else { return Ok(()) };
         file.write(|| {
             let state = self.lock();
-            Saved::of(&state.snapshot, state.next_job)
+            Saved::of(&state.snapshot, state.next_job, &self.foreign)
         })
     }
 

@@ -203,6 +203,12 @@ impl ModelProvisioner {
         &self.inner.store
     }
 
+    /// The hub's address without credentials, query and fragment; an endpoint that is no address is shown as such.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        crate::hub::shown_endpoint(&self.inner.hub.endpoint).unwrap_or_else(|| "no address".to_owned())
+    }
+
     /// The hub client.
     ///
     /// # Errors
