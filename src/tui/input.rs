@@ -61,7 +61,10 @@ const PASTE_END: &[u8] = b"\x1b[201~";
 pub struct Parser {
     buffer: Vec<u8>,
     paste: Option<Vec<u8>>,
-    lone_escape: Option<Duration>,
+    /// The unfinished sequence that was given up last, and when: its rest may come late.
+    torn: Option<(Vec<u8>, Duration)>,
+    /// Whether the buffer begins with such a sequence, whose keys have been told.
+    resumed: bool,
 }
 
 /// What the start of the buffer is.
@@ -77,16 +80,18 @@ enum Piece {
 impl Parser {
     /// Adds bytes that arrived at `now` (time since any fixed point) and puts what they mean into `out`.
     pub fn feed(&mut self, bytes: &[u8], now: Duration, out: &mut Vec<Input>) {
-        if let Some(at) = self.lone_escape.take()
+        if let Some((torn, at)) = self.torn.take()
             && self.buffer.is_empty()
             && self.paste.is_none()
             && now.saturating_sub(at) < LATE
-            && is_tail(bytes)
+            && is_tail(&[&torn[1..], bytes].concat())
         {
-            self.buffer.push(0x1b);
+            self.buffer = torn;
+            self.resumed = true;
         }
         self.buffer.extend_from_slice(bytes);
         self.parse(out);
+        self.resumed &= !self.buffer.is_empty();
     }
 
     /// Whether an unfinished sequence waits for its rest.
@@ -101,17 +106,17 @@ impl Parser {
             return;
         }
         match self.buffer.as_slice() {
-            [0x1b] => {
-                out.push(Input::Key(Key::plain(Code::Esc)));
-                self.lone_escape = Some(now);
-            }
+            _ if self.resumed => {}
+            [0x1b] => out.push(Input::Key(Key::plain(Code::Esc))),
             [0x1b, c @ (b'[' | b'O')] => {
                 let key = Key { code: Code::Char(char::from(*c)), ctrl: false, alt: true };
                 out.push(Input::Key(key));
             }
             _ => {}
         }
-        self.buffer.clear();
+        self.resumed = false;
+        let torn = std::mem::take(&mut self.buffer);
+        self.torn = (torn[0] == 0x1b).then_some((torn, now));
     }
 
     fn parse(&mut self, out: &mut Vec<Input>) {
@@ -161,8 +166,10 @@ fn is_tail(bytes: &[u8]) -> bool {
         [b'['] => true,
         [b'[', rest @ ..] => {
             let parameters = rest.iter().take_while(|b| (0x20..=0x3f).contains(*b)).count();
-            parameters == rest.len() || matches!(rest[parameters], b'A'..=b'D' | b'F' | b'H' | b'Z' | b'~')
+            parameters == rest.len()
+                || matches!(rest[parameters], b'A'..=b'D' | b'F' | b'H' | b'P'..=b'S' | b'Z' | b'~')
         }
+        [b'O'] => true,
         [b'O', b'A'..=b'D' | b'F' | b'H' | b'P'..=b'S', ..] => true,
         _ => false,
     }
@@ -430,6 +437,32 @@ mod tests {
         parser.feed(b"[A", AT + Duration::from_millis(300), &mut out);
         parser.feed(b"[B", AT + Duration::from_millis(400), &mut out);
         assert_eq!(out, keys(&["Esc", "Up", "[", "B"]), "only the first bytes after the Escape are its tail");
+    }
+
+    #[test]
+    fn a_torn_sequence_is_put_together_however_late_its_pieces_come() {
+        let cases: [(&[&[u8]], &[&str]); 6] = [
+            (&[b"\x1b", b"[", b"A"], &["Esc", "Up"]),
+            (&[b"\x1b", b"O", b"A"], &["Esc", "Up"]),
+            (&[b"\x1b[", b"A"], &["M-[", "Up"]),
+            (&[b"\x1b", b"[", b"5", b"~", b"A"], &["Esc", "PgUp", "A"]),
+            (&[b"\x1b", b"[", b"j"], &["Esc", "j"]),
+            (&[b"\x1b", b"A"], &["Esc", "A"]),
+        ];
+        for (pieces, names) in cases {
+            let (mut parser, mut out, mut at) = (Parser::default(), Vec::new(), AT);
+            for piece in pieces {
+                parser.feed(piece, at, &mut out);
+                parser.give_up(at + ESCAPE_WAIT, &mut out);
+                at += Duration::from_millis(300);
+            }
+            assert_eq!(out, keys(names), "{pieces:?}");
+        }
+        let (mut parser, mut out) = (Parser::default(), Vec::new());
+        parser.feed(b"\x1b", AT, &mut out);
+        parser.give_up(AT, &mut out);
+        parser.feed(b"[A", AT + LATE, &mut out);
+        assert_eq!(out, keys(&["Esc", "[", "A"]), "after a while it is typed");
     }
 
     #[test]
