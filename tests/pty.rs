@@ -204,7 +204,7 @@ fn a_torn_arrow_key_moves_or_does_nothing_but_never_harm() {
 
 #[test]
 fn signals_restore_the_terminal_and_set_the_exit_code() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::QUIT, 131), (Signal::HUP, 129)] {
         let bench = bench();
         let line = format!("stty -g; echo $$ >shell; {PROGRAM}; echo code $?; stty -g");
         let terminal = Terminal::start(command(&bench, &["/bin/sh", "-c", &line]), 80, 24);

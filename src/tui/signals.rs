@@ -29,6 +29,7 @@ pub(crate) fn listen(stop: CancellationToken, sink: impl Fn(Notice)) -> std::io:
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut quit = signal(SignalKind::quit())?;
         let mut resized = signal(SignalKind::window_change())?;
         let mut continued = signal(SignalKind::from_raw(rustix::process::Signal::CONT.as_raw()))?;
         let mut ending = None;
@@ -45,6 +46,7 @@ pub(crate) fn listen(stop: CancellationToken, sink: impl Fn(Notice)) -> std::io:
                 _ = hang_up.recv() => leave::now(SignalKind::hangup().as_raw_value(), true),
                 _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
                 _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+                _ = quit.recv() => SignalKind::quit().as_raw_value(),
                 () = overdue => leave::now(ending.map_or(0, |(number, _)| number), true),
                 _ = resized.recv() => {
                     sink(Notice::Resized);
