@@ -160,6 +160,68 @@ fn y_counts_only_after_the_plan_has_been_drawn_and_read() {
 }
 
 #[test]
+fn y_does_nothing_where_the_plan_had_no_room() {
+    for (width, height) in [(20, 3), (20, 4), (30, 5), (20, 24), (80, 4)] {
+        let mut script = Script::with(width, height, five());
+        script.press("d");
+        script.planned(plan(&["alpha"]));
+        script.soon(Msg::Drawn);
+        let picture = script.picture();
+        assert!(picture.contains("too small") && !picture.contains("y delete"), "{width}x{height}\n{picture}");
+        script.press("y y y");
+        assert!(submitted(&script.taken()).is_empty(), "{width}x{height}");
+        assert!(notice(&script).contains("too small"), "{}", notice(&script));
+        // With room the question is asked anew, and has to be read first.
+        script.soon(Msg::Resize(80, 24));
+        script.soon(Msg::Key("y".parse().unwrap()));
+        assert!(submitted(&script.taken()).is_empty());
+        script.soon(Msg::Drawn);
+        script.press("y");
+        assert_eq!(submitted(&script.taken()).len(), 1);
+    }
+    let mut script = Script::with(80, 24, five());
+    script.press("d");
+    script.planned(plan(&["alpha"]));
+    script.soon(Msg::Drawn);
+    script.soon(Msg::Resize(20, 3));
+    script.press("y");
+    assert!(submitted(&script.taken()).is_empty(), "what was readable before is not any more");
+}
+
+#[test]
+fn clearing_a_filter_keeps_the_model_that_it_found() {
+    for clear in ["Enter Esc", "Esc"] {
+        let mut script = Script::with(80, 24, five());
+        script.press("/");
+        script.write("delta");
+        script.press(clear);
+        assert_eq!((script.cursor().as_str(), script.names().len()), ("delta", 5), "{clear}");
+    }
+}
+
+#[test]
+fn what_the_reference_does_not_name_is_not_chosen() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("tinyllama:Q9");
+    script.press("Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    let mut offer = offer();
+    offer.default = None;
+    offer.note = Some("there is no Q9".to_owned());
+    script.send(Msg::Listed(generation, Ok(offer)));
+    assert!(script.picture().contains("there is no Q9"));
+    script.press("Enter Enter");
+    assert!(submitted(&script.taken()).is_empty());
+    assert!(script.picture().contains("choose one"), "{}", script.picture());
+    script.press("j Enter");
+    assert_eq!(submitted(&script.taken()).len(), 1, "the first choice, once a person went to it");
+}
+
+#[test]
 fn enter_and_escape_never_confirm_a_plan() {
     for keys in ["Enter", "Enter Enter Esc", "Esc", "n", "^c", "Space", "d"] {
         let mut script = Script::with(80, 24, five());

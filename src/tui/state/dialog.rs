@@ -110,8 +110,8 @@ pub struct HitsDialog {
 pub struct FilesDialog {
     /// The choices.
     pub offer: Box<Offer>,
-    /// The one that keys go to.
-    pub cursor: usize,
+    /// The one that keys go to; none where the reference means none, until a person goes to one.
+    pub cursor: Option<usize>,
     /// Why the last try did not work.
     pub error: Option<String>,
 }

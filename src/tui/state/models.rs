@@ -122,6 +122,11 @@ impl Models {
         self.cursor = self.shown.get(position.min(last)).map(|row| row.model.identity.clone());
     }
 
+    /// A filter brought the cursor to its model: it stays there when the other rows come back.
+    pub fn hold(&mut self) {
+        self.moved |= self.is_filtered() && self.position().is_some();
+    }
+
     /// What an action is about: the marked rows, else the row under the cursor.
     #[must_use]
     pub fn targets(&self) -> Vec<ModelId> {

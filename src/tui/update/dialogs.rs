@@ -41,14 +41,22 @@ pub(super) fn planned(state: &mut State, generation: Generation, result: Result<
 
 /// A frame has been written: what it showed can be answered from now on.
 pub(super) fn drawn(state: &mut State, now: Now) {
-    match state.dialogs.last_mut() {
-        Some(Dialog::Plan(dialog)) if dialog.plan.is_some() => {
-            dialog.drawn.get_or_insert(now.at);
-        }
-        Some(Dialog::Sure(dialog)) => {
-            dialog.drawn.get_or_insert(now.at);
-        }
-        _ => {}
+    let readable = readable(state);
+    let drawn = match state.dialogs.last_mut() {
+        Some(Dialog::Plan(dialog)) if dialog.plan.is_some() => &mut dialog.drawn,
+        Some(Dialog::Sure(dialog)) => &mut dialog.drawn,
+        _ => return,
+    };
+    // A frame that had no room for the question takes back what an earlier one showed.
+    *drawn = if readable { drawn.or(Some(now.at)) } else { None };
+}
+
+/// Whether the question on top has room for what it is about.
+fn readable(state: &State) -> bool {
+    match state.dialogs.last() {
+        Some(Dialog::Plan(_)) => crate::tui::view::plan_readable(state),
+        Some(Dialog::Sure(_)) => crate::tui::view::sure_readable(state),
+        _ => false,
     }
 }
 
@@ -60,8 +68,10 @@ fn answers(drawn: Option<Duration>, now: Now) -> bool {
 pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
     let page = crate::tui::view::plan_rows(&state.layout());
     let length = crate::tui::view::plan_length(state);
+    let readable = readable(state);
     match state.dialogs.last_mut() {
         Some(Dialog::Sure(sure)) => match action {
+            Action::Confirm if !readable => too_small(state, now),
             Action::Confirm if answers(sure.drawn, now) => {
                 state.dialogs.pop();
                 return run(state);
@@ -82,6 +92,7 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
                 (Action::Close, _) => {
                     state.dialogs.pop();
                 }
+                (Action::Confirm, Some(Ok(_))) if !readable => too_small(state, now),
                 (Action::Confirm, Some(Ok(plan))) if answers(dialog.drawn, now) => {
                     if plan.steps.is_empty() {
                         state.say(Level::Warn, "there is nothing that could be deleted", now);
@@ -100,6 +111,10 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
         _ => {}
     }
     Vec::new()
+}
+
+fn too_small(state: &mut State, now: Now) {
+    state.say(Level::Warn, "the terminal is too small to show what would go; nothing is deleted", now);
 }
 
 fn early(state: &mut State, now: Now) {

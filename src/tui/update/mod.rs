@@ -351,10 +351,12 @@ fn filter_action(state: &mut State, action: Action, now: Now) -> Effects {
                 state.say(Level::Warn, error, now);
             } else {
                 state.models.filtering = false;
+                state.models.hold();
             }
         }
         Action::Close => {
             state.models.filtering = false;
+            state.models.hold();
             state.models.filter.clear();
             state.models.read_filter(now.wall);
         }

@@ -67,10 +67,12 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
     match action {
         Action::Open => {
             if state.models.cursor.is_some() {
+                state.models.moved = true;
                 focus(state, Focus::Detail);
             }
         }
         Action::Back => {
+            state.models.hold();
             state.models.filter.clear();
             state.models.read_filter(state.wall);
         }

@@ -38,8 +38,11 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
             Vec::new()
         }
         Some(Dialog::Files(dialog)) => {
-            if let Some(cursor) = moved(action, dialog.cursor, page, dialog.offer.choices.len()) {
-                dialog.cursor = cursor;
+            let length = dialog.offer.choices.len();
+            if let Some(cursor) = moved(action, dialog.cursor.unwrap_or(0), page, length) {
+                // The first step down goes to the first choice, not past it.
+                let first = dialog.cursor.is_none() && action == Action::Down;
+                dialog.cursor = (length > 0).then_some(if first { 0 } else { cursor });
                 dialog.error = None;
                 return Vec::new();
             }
@@ -89,7 +92,12 @@ fn meaning(state: &State, text: &str) -> Result<Asked, String> {
 /// Enter on a choice: it goes to the queue, and every dialog of the pull closes.
 fn take(state: &mut State) -> Effects {
     let Some(Dialog::Files(dialog)) = state.dialogs.last_mut() else { return Vec::new() };
-    let Some(choice) = dialog.offer.choices.get(dialog.cursor) else { return Vec::new() };
+    let Some(choice) = dialog.cursor.and_then(|cursor| dialog.offer.choices.get(cursor)) else {
+        if !dialog.offer.choices.is_empty() {
+            dialog.error = Some("nothing is chosen yet: choose one with j and k".to_owned());
+        }
+        return Vec::new();
+    };
     if let Some(problem) = &choice.problem {
         dialog.error = Some(problem.clone());
         return Vec::new();
@@ -122,7 +130,7 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
         _ => false,
     };
     if let (true, Ok(offer)) = (waits, result) {
-        let (cursor, error) = (offer.default.unwrap_or(0), offer.note.clone());
+        let (cursor, error) = (offer.default, offer.note.clone());
         state.dialogs.push(Dialog::Files(FilesDialog { offer, cursor, error }));
     }
     Vec::new()

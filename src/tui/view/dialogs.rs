@@ -6,12 +6,17 @@ use super::canvas::{Canvas, Spans, hints};
 use super::footer::hints_of;
 use super::queue::unfinished;
 use crate::tui::keymap::Pane;
-use crate::tui::state::{Layout, State, SureDialog};
+use crate::tui::state::{Dialog, Layout, State, SureDialog};
 use crate::tui::text;
 use crate::tui::theme::Role;
 
 pub(super) fn sure(canvas: &mut Canvas<'_>, state: &State, dialog: &SureDialog, layout: &Layout) -> Option<Position> {
     let width = layout.large_dialog().width.min(76);
+    question(canvas, state, layout, "are you sure", &sure_lines(dialog, width), width, Pane::Sure);
+    None
+}
+
+fn sure_lines(dialog: &SureDialog, width: u16) -> Vec<Spans> {
     let room = usize::from(width.saturating_sub(4));
     let mut lines: Vec<Spans> = Vec::new();
     for reason in &dialog.reasons {
@@ -19,8 +24,17 @@ pub(super) fn sure(canvas: &mut Canvas<'_>, state: &State, dialog: &SureDialog, 
     }
     lines.push(Spans::new());
     lines.push(vec![("Delete all the same?".to_owned(), Role::Bad)]);
-    question(canvas, state, layout, "are you sure", &lines, width, Pane::Sure);
-    None
+    lines
+}
+
+/// Whether the second question that is drawn now can be read, with a line of what makes it necessary.
+pub(crate) fn sure_readable(state: &State) -> bool {
+    let Some(Dialog::Sure(dialog)) = state.dialogs.last() else { return false };
+    let layout = state.layout();
+    let width = layout.large_dialog().width.min(76);
+    let height = u16::try_from(sure_lines(dialog, width).len()).unwrap_or(u16::MAX).saturating_add(2);
+    // A line of the reasons, an empty one and the question, inside the frame.
+    width >= 24 && layout.dialog(width, height).height >= 5
 }
 
 pub(super) fn quit(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> Option<Position> {

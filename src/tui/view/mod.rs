@@ -29,8 +29,9 @@ use super::state::{Dialog, State};
 use super::theme::{Look, Role};
 use canvas::Canvas;
 pub(crate) use detail::length as detail_length;
+pub(crate) use dialogs::sure_readable;
 pub(crate) use help::length as help_length;
-pub(crate) use plan::{body_rows as plan_rows, length as plan_length};
+pub(crate) use plan::{body_rows as plan_rows, length as plan_length, readable as plan_readable};
 
 /// Draws `state` into `buffer`, and says where the caret of a text field is.
 pub fn draw(state: &State, look: &Look, buffer: &mut Buffer) -> Option<Position> {

@@ -16,6 +16,27 @@ pub(crate) fn body_rows(layout: &Layout) -> usize {
     usize::from(layout.large_dialog().height.saturating_sub(4))
 }
 
+/// Whether a plan that is drawn now can be read: its bytes stand in the first line, and what goes stands below it. A
+/// terminal that is too small for that shows no plan, and nobody can say yes to it.
+pub(crate) fn readable(state: &State) -> bool {
+    let Some(Dialog::Plan(PlanDialog { plan: Some(Ok(plan)), .. })) = state.dialogs.last() else { return false };
+    is_readable(plan, state, &state.layout())
+}
+
+fn is_readable(plan: &Plan, state: &State, layout: &Layout) -> bool {
+    let room = width(layout);
+    let bytes = Bytes(plan.expected_bytes).to_string();
+    let first = text::wrap(&heading(plan), room).into_iter().next().unwrap_or_default();
+    let rows = body_rows(layout);
+    let lines = body(plan, state, room, "~").len();
+    first.contains(&bytes) && room >= LEAST_ROOM && rows >= LEAST_ROWS.min(lines) && rows > 0
+}
+
+/// Columns below which a path is cut to nothing that could be recognized.
+const LEAST_ROOM: usize = 24;
+/// Lines of the plan that have to fit, if it has as many.
+const LEAST_ROWS: usize = 2;
+
 /// Number of lines of the plan that is shown, heading left out.
 pub(crate) fn length(state: &State) -> usize {
     match state.dialogs.last() {
@@ -45,12 +66,20 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
         many => counted(many.len(), "model", "models"),
     };
     let mut keys = hints_of(&state.keymap, Pane::Plan);
-    if !matches!(&dialog.plan, Some(Ok(plan)) if !plan.steps.is_empty()) {
+    let too_small = matches!(&dialog.plan, Some(Ok(plan)) if !is_readable(plan, state, layout));
+    if too_small || !matches!(&dialog.plan, Some(Ok(plan)) if !plan.steps.is_empty()) {
         // What there is nothing to say yes to is not offered.
         let confirm = state.keymap.key(Pane::Plan, crate::tui::action::Action::Confirm).map(|key| key.to_string());
         keys.retain(|(key, _, _)| Some(key) != confirm.as_ref());
     }
-    let keys = hints(keys, usize::from(area.width).saturating_sub(6), symbols.dot);
+    let room = usize::from(area.width).saturating_sub(6);
+    let keys = if too_small {
+        let line = "the terminal is too small to show the plan";
+        let line = if text::width(line) <= room { line } else { "too small" };
+        vec![(line.to_owned(), Role::Warn)]
+    } else {
+        hints(keys, room, symbols.dot)
+    };
     let inside = canvas.boxed(area, &format!("delete {what}"), &keys);
     let inside = inside.inner(ratatui::layout::Margin::new(1, 0));
     let room = usize::from(inside.width);

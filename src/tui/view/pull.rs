@@ -101,10 +101,10 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let status = text::wrap(&line, room);
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
-    let first = centred(dialog.cursor, usize::from(table.height), offer.choices.len());
+    let first = centred(dialog.cursor.unwrap_or(0), usize::from(table.height), offer.choices.len());
     for ((at, choice), y) in offer.choices.iter().enumerate().skip(first).zip(0..table.height) {
         let default = Some(at) == offer.default;
-        canvas.put(table, 0, y, if at == dialog.cursor { ">" } else { " " }, Role::Text);
+        canvas.put(table, 0, y, if Some(at) == dialog.cursor { ">" } else { " " }, Role::Text);
         canvas.put(table, 1, y, if default { "*" } else { " " }, Role::Mark);
         let role = if choice.problem.is_some() { Role::Dim } else { Role::Text };
         canvas.put(table, 3, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
@@ -115,7 +115,7 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
             let name = text::cut_middle(&choice.principal, room.saturating_sub(39), symbols.ellipsis);
             canvas.put(table, 39, y, &name, Role::Dim);
         }
-        if at == dialog.cursor {
+        if Some(at) == dialog.cursor {
             canvas.tint(table, y, Role::Cursor);
         }
     }
@@ -129,8 +129,9 @@ fn below_choice(dialog: &FilesDialog) -> (String, Role) {
     if let Some(error) = &dialog.error {
         return (error.clone(), Role::Bad);
     }
-    let Some(choice) = dialog.offer.choices.get(dialog.cursor) else {
-        return ("there is nothing to take here".to_owned(), Role::Warn);
+    let Some(choice) = dialog.cursor.and_then(|cursor| dialog.offer.choices.get(cursor)) else {
+        let line = if dialog.offer.choices.is_empty() { "there is nothing to take here" } else { "choose one" };
+        return (line.to_owned(), Role::Warn);
     };
     if let Some(problem) = &choice.problem {
         return (problem.clone(), Role::Warn);
@@ -139,7 +140,7 @@ fn below_choice(dialog: &FilesDialog) -> (String, Role) {
         Some(free) if choice.bytes > free => {
             (format!("{} short: the download will wait for room", Bytes(choice.bytes - free)), Role::Warn)
         }
-        _ if Some(dialog.cursor) == dialog.offer.default => {
+        _ if dialog.cursor == dialog.offer.default => {
             ("* is what the reference means; Enter queues the download".to_owned(), Role::Dim)
         }
         _ => ("Enter queues the download".to_owned(), Role::Dim),
