@@ -87,7 +87,9 @@ pub(super) async fn show(
     options: impl FnOnce(&Settings) -> LocalJobsOptions,
     notices: Vec<String>,
 ) -> Outcome {
-    let jobs = LocalJobs::start(provisioner.clone(), inventory.clone(), options(&settings));
+    let options = options(&settings);
+    let fleeting = options.queue_file.is_none();
+    let jobs = LocalJobs::start(provisioner.clone(), inventory.clone(), options);
     let color = match settings.screen.color {
         When::Auto => ColorMode::Auto,
         When::Always => ColorMode::Always,
@@ -103,6 +105,7 @@ pub(super) async fn show(
         ascii,
         color,
         notice: (!notices.is_empty()).then(|| notices.join("; ")),
+        fleeting,
     })
     .await;
     let patience = if matches!(shown, Ok(tui::Exit::Quit)) { PUT_AWAY } else { PUT_AWAY_AT_ONCE };

@@ -92,6 +92,8 @@ pub struct Options {
     pub color: ColorMode,
     /// A line for the start: that the queue file cannot be written, that this is a demo.
     pub notice: Option<String>,
+    /// Whether the queue is not kept for the next start, as in a demonstration: the question before quitting says so.
+    pub fleeting: bool,
 }
 
 /// How the screen ended. The terminal is restored by then.

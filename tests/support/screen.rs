@@ -45,6 +45,7 @@ impl Script {
             aliases: ["tinyllama".to_owned(), "qwen".to_owned()].into(),
             home: PathBuf::from("/home/alice"),
             bell: false,
+            fleeting: false,
         };
         let at = Duration::ZERO;
         let mut state = State::new(facts, Keymap::built_in(), (columns, rows), now(at));

@@ -211,6 +211,7 @@ fn facts(options: &Options) -> Facts {
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
         home: options.settings.paths.home.clone(),
         bell: options.settings.screen.bell,
+        fleeting: options.fleeting,
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Facts {
     pub home: PathBuf,
     /// Whether the bell rings when the last job has ended.
     pub bell: bool,
+    /// Whether the queue is not kept for the next start, as in a demonstration.
+    pub fleeting: bool,
 }
 
 /// How soon the screen has to show what changed.

@@ -40,10 +40,12 @@ pub(crate) fn sure_readable(state: &State) -> bool {
 pub(super) fn quit(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> Option<Position> {
     let width = layout.large_dialog().width.min(64);
     let room = usize::from(width.saturating_sub(4));
-    let text = format!(
-        "{}. Quitting stops them; downloads keep what they have and go on at the next start.",
-        unfinished(state)
-    );
+    let then = if state.facts.fleeting {
+        "Quitting stops them, and nothing of them is kept: they do not go on at the next start."
+    } else {
+        "Quitting stops them; downloads keep what they have and go on at the next start."
+    };
+    let text = format!("{}. {then}", unfinished(state));
     let lines: Vec<Spans> = text::wrap(&text, room).into_iter().map(|line| vec![(line, Role::Text)]).collect();
     question(canvas, state, layout, "quit?", &lines, width, Pane::Quit);
     None
