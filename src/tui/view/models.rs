@@ -165,7 +165,14 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     for (column, width) in &columns {
         let mut title = column.title().to_owned();
         let sorted = column.sorts() == Some(state.models.sort);
+        if *column == Column::Name && !columns.iter().any(|(column, _)| column.sorts() == Some(state.models.sort)) {
+            // The column that decides is not on the screen; its order is told all the same.
+            let direction = symbols.sorted[usize::from(state.models.reverse)];
+            title = format!("{title} by {}{direction}", state.models.sort.name());
+        }
         if sorted {
+            // The mark of the order tells more than the last letter.
+            title = text::cut(&title, usize::from(*width).saturating_sub(1), "");
             title.push_str(symbols.sorted[usize::from(state.models.reverse)]);
         }
         let title = text::cut(&title, usize::from(*width), "");

@@ -97,7 +97,7 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let place = path(&offer.folder, &state.facts.home);
     let place = text::cut_middle(&place, room.saturating_sub(4 + text::width(&free)), symbols.ellipsis);
     canvas.put(inside, 0, 0, &format!("to {place}{free}"), Role::Dim);
-    let (line, role) = below_choice(dialog);
+    let (line, role) = below_choice(state, dialog);
     let status = text::wrap(&line, room);
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
@@ -106,6 +106,9 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
         let default = Some(at) == offer.default;
         canvas.put(table, 0, y, if Some(at) == dialog.cursor { ">" } else { " " }, Role::Text);
         canvas.put(table, 1, y, if default { "*" } else { " " }, Role::Mark);
+        if is_here(state, &offer.repository, &choice.label) {
+            canvas.put(table, 2, y, "+", Role::Good);
+        }
         let role = if choice.problem.is_some() { Role::Dim } else { Role::Text };
         canvas.put(table, 3, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
         canvas.put(table, 18, y, &text::pad_left(&Bytes(choice.bytes).to_string(), 8), role);
@@ -124,8 +127,19 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     None
 }
 
+/// Whether a complete model of this host came from `repository` with that quantization.
+fn is_here(state: &State, repository: &str, label: &str) -> bool {
+    state.models.rows().any(|row| {
+        let model = &row.model;
+        let from = model.reference.as_deref().and_then(|reference| reference.split([':', '@']).next());
+        model.complete
+            && from.is_some_and(|from| from.eq_ignore_ascii_case(repository))
+            && model.quantizations.iter().any(|quantization| quantization.as_str().eq_ignore_ascii_case(label))
+    })
+}
+
 /// What is said about the choice under the cursor.
-fn below_choice(dialog: &FilesDialog) -> (String, Role) {
+fn below_choice(state: &State, dialog: &FilesDialog) -> (String, Role) {
     if let Some(error) = &dialog.error {
         return (error.clone(), Role::Bad);
     }
@@ -136,7 +150,9 @@ fn below_choice(dialog: &FilesDialog) -> (String, Role) {
     if let Some(problem) = &choice.problem {
         return (problem.clone(), Role::Warn);
     }
+    let here = is_here(state, &dialog.offer.repository, &choice.label);
     match dialog.offer.available {
+        _ if here => ("+ is on this host already; Enter queues the download all the same".to_owned(), Role::Good),
         Some(free) if choice.bytes > free => {
             (format!("{} short: the download will wait for room", Bytes(choice.bytes - free)), Role::Warn)
         }
