@@ -431,7 +431,7 @@ fn keys_of_the_queue() {
     script.press("x j X");
     let wanted = [Effect::Control(JobId(4), Control::Cancel), Effect::Control(JobId(5), Control::Discard)];
     assert_eq!(asked(&mut script), wanted);
-    script.press("G Space");
+    script.press("G k k k Space");
     assert_eq!(asked(&mut script), [Effect::Control(JobId(10), Control::Resume)]);
     script.press("K J k J");
     let moves: Vec<Effect> = asked(&mut script);
@@ -441,11 +441,68 @@ fn keys_of_the_queue() {
         Effect::Control(JobId(9), Control::MoveTo(1)),
     ];
     assert_eq!(moves, wanted);
-    script.press("g j r");
+    script.press("G k r");
     assert_eq!(asked(&mut script), [Effect::Control(JobId(2), Control::Retry)]);
     script.press("- + C");
     let (less, more) = (Effect::Limit(Some(20 << 20)), Effect::Limit(Some(100 << 20)));
     assert_eq!(asked(&mut script), [less, more, Effect::ClearEnded]);
+}
+
+#[test]
+fn what_runs_is_in_sight_and_what_has_ended_comes_last() {
+    let mut script = Script::with(80, 24, five());
+    let mut jobs: Vec<_> =
+        (1..=9).map(|number| download(number, &format!("org/old{number}"), JobState::Finished)).collect();
+    jobs.push(download(10, "org/now", JobState::Running));
+    jobs.push(download(11, "org/next", JobState::Queued));
+    script.jobs(jobs);
+    let picture = script.picture();
+    assert!(picture.contains("now") && picture.contains("next") && picture.contains("1-7 of 11"), "{picture}");
+    script.press("3");
+    assert!(
+        script.picture().contains("C clear ended") && !script.picture().contains("r retry"),
+        "{}",
+        script.picture()
+    );
+    script.press("G");
+    let picture = script.picture();
+    assert!(picture.contains("old9") && picture.contains("2-11 of 11") && !picture.contains("x cancel"), "{picture}");
+    script.taken();
+    script.press("X");
+    assert!(notice(&script).contains("C clears ended jobs"));
+    assert!(script.taken().iter().all(|effect| !matches!(effect, Effect::Control(..))));
+    let line =
+        "a long refusal that needs more than one line of the screen, because it names a path and a way out of it";
+    script.send(Msg::Refused(line.to_owned()));
+    assert!(script.picture().contains("old9"), "the job under the cursor is not covered:\n{}", script.picture());
+    assert!(script.picture().contains("way out"));
+    script.press("C");
+    assert!(script.taken().contains(&Effect::ClearEnded));
+}
+
+#[test]
+fn hints_name_only_keys_that_do_something() {
+    let mut script = Script::with(120, 24, five());
+    script.press("3");
+    let last = |script: &Script| script.picture().lines().last().unwrap().to_owned();
+    for word in ["pause", "cancel", "retry", "clear ended"] {
+        assert!(!last(&script).contains(word), "{}", last(&script));
+    }
+    script.jobs(vec![download(1, "org/x", JobState::Running)]);
+    assert!(last(&script).contains("pause") && last(&script).contains("cancel"), "{}", last(&script));
+    script.press("Enter");
+    assert!(last(&script).contains("back"), "{}", last(&script));
+    assert!(!last(&script).contains("delete") && !last(&script).contains("verify"), "{}", last(&script));
+}
+
+#[test]
+fn the_order_is_told_when_its_column_is_hidden() {
+    let mut script = Script::with(80, 24, five());
+    for _ in 0..10 {
+        script.press("s");
+        let heading = script.picture().lines().nth(1).unwrap().to_owned();
+        assert!(heading.contains('▲'), "{heading}");
+    }
 }
 
 #[test]

@@ -227,10 +227,15 @@ impl Keymap {
 
     /// Key and word of each hint for `pane`, in the order of the file, with its rank.
     pub fn hints(&self, pane: Pane) -> impl Iterator<Item = (Key, &str, u8)> {
+        self.hints_with_actions(pane).map(|(_, key, word, rank)| (key, word, rank))
+    }
+
+    /// The same, with what each key does.
+    pub fn hints_with_actions(&self, pane: Pane) -> impl Iterator<Item = (Action, Key, &str, u8)> {
         self.rows
             .iter()
             .filter(move |row| row.panes.contains(&pane) && !row.hint.is_empty())
-            .filter_map(|row| row.keys.first().map(|key| (*key, row.hint.as_str(), row.rank)))
+            .filter_map(|row| row.keys.first().map(|key| (row.action, *key, row.hint.as_str(), row.rank)))
     }
 }
 

@@ -27,14 +27,14 @@ pub struct Notice {
     since: Duration,
 }
 
-/// The notices that nobody has seen yet, the shown one first.
+/// The notices that nobody has seen yet, the newest first: it answers the latest key.
 #[derive(Clone, Debug, Default)]
 pub struct Notices(VecDeque<Notice>);
 
 /// How long a notice stays at least, whatever is pressed.
 const READING: Duration = Duration::from_millis(1500);
 /// Notices that wait; older ones give way.
-const MAX: usize = 8;
+const MAX: usize = 4;
 
 impl Notices {
     /// The notice that is shown.
@@ -52,13 +52,9 @@ impl Notices {
     /// Adds a notice.
     pub fn add(&mut self, level: Level, text: impl Into<String>, at: Duration) {
         let notice = Notice { level, text: text.into(), since: at };
-        if self.0.back().is_some_and(|last| last.level == Level::Info || last.text == notice.text) {
-            self.0.pop_back();
-        }
-        if self.0.len() == MAX {
-            self.0.remove(1);
-        }
-        self.0.push_back(notice);
+        self.0.retain(|waits| waits.level != Level::Info && waits.text != notice.text);
+        self.0.truncate(MAX - 1);
+        self.0.push_front(notice);
     }
 
     /// A key was pressed: what was there to be read goes.
@@ -84,13 +80,18 @@ mod tests {
         notices.add(Level::Info, "sorted by size", at(0));
         notices.add(Level::Done, "freed 4 GiB", at(10));
         notices.add(Level::Bad, "x failed", at(20));
-        assert_eq!(notices.shown().unwrap().text, "freed 4 GiB");
+        assert_eq!(notices.shown().unwrap().text, "x failed");
         notices.dismiss(at(100));
-        assert_eq!(notices.shown().unwrap().text, "freed 4 GiB");
+        notices.add(Level::Info, "sorted by name", at(100));
+        assert_eq!(notices.shown().unwrap().text, "sorted by name", "the answer to the latest key");
+        notices.dismiss(at(200));
+        assert_eq!(notices.shown().unwrap().text, "x failed", "it comes back");
+        notices.dismiss(at(1500));
+        assert_eq!(notices.shown().unwrap().text, "x failed", "and has its time again");
         notices.dismiss(at(2000));
-        assert_eq!(notices.shown().unwrap().text, "x failed");
-        notices.dismiss(at(2100));
-        assert_eq!(notices.shown().unwrap().text, "x failed");
+        assert_eq!(notices.shown().unwrap().text, "freed 4 GiB");
+        notices.dismiss(at(4000));
+        assert_eq!(notices.shown(), None);
     }
 
     #[test]
@@ -100,6 +101,6 @@ mod tests {
             notices.add(Level::Bad, format!("{number}"), Duration::ZERO);
         }
         assert_eq!(notices.waiting(), MAX - 1);
-        assert_eq!(notices.shown().unwrap().text, "0");
+        assert_eq!(notices.shown().unwrap().text, "99");
     }
 }

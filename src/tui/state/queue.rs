@@ -23,7 +23,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// The jobs that the filter lets through, in the order of the queue.
+    /// The jobs that the filter lets through, in the order of the queue; those that have ended stand behind the others.
     #[must_use]
     pub fn shown(&self) -> Vec<&JobStatus> {
         let words: Vec<String> = self.filter.text().split_whitespace().map(str::to_lowercase).collect();
@@ -31,7 +31,9 @@ impl Queue {
             let text = format!("{} {} {}", job.spec.subject(), job.spec.kind(), job.state.name()).to_lowercase();
             words.iter().all(|word| text.contains(word))
         };
-        self.snapshot.jobs.iter().filter(matches).collect()
+        let mut shown: Vec<&JobStatus> = self.snapshot.jobs.iter().filter(matches).collect();
+        shown.sort_by_key(|job| job.state.has_ended());
+        shown
     }
 
     /// The job under the cursor, if it is shown.
@@ -64,6 +66,12 @@ impl Queue {
         } else if self.position().is_none() {
             self.place(self.offset);
         }
+    }
+
+    /// Whether a job has ended and stands in the list all the same.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.snapshot.jobs.iter().any(|job| job.state.has_ended())
     }
 
     /// Jobs of which the work would stop, and those that wait for their turn.

@@ -1,10 +1,11 @@
 //! The queue pane: motions, and what is done to jobs.
 
 use super::{Effects, focus, models, moved};
-use crate::jobs::{Control, JobState};
+use crate::jobs::{Control, JobSpec, JobState};
 use crate::model::{Rate, text};
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
+use crate::tui::keymap::Pane;
 use crate::tui::msg::Now;
 use crate::tui::state::{Focus, Level, State};
 
@@ -47,6 +48,10 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
             let rate = state.queue.snapshot.jobs.iter().filter_map(|job| job.rate).sum();
             return limit(state, Some(slower(state.queue.snapshot.limit, rate)), now);
         }
+        Action::ClearEnded if !state.queue.has_ended() => {
+            state.say(Level::Info, "no job has ended", now);
+            return Vec::new();
+        }
         Action::ClearEnded => return vec![Effect::ClearEnded],
         _ => {}
     }
@@ -57,6 +62,7 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
         return Vec::new();
     };
     let (id, job_state) = (job.id, job.state);
+    let partial = matches!(job.spec, JobSpec::Download(_)) && job_state != JobState::Finished;
     let place = state.queue.snapshot.position(id);
     let control = match action {
         Action::Open => {
@@ -73,6 +79,11 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
                     Vec::new()
                 }
             };
+        }
+        Action::Cancel | Action::Discard if job_state.has_ended() && (action == Action::Cancel || !partial) => {
+            let key = state.keymap.key(Pane::Queue, Action::ClearEnded).map_or_else(String::new, |key| key.to_string());
+            state.say(Level::Info, format!("this job has ended; {key} clears ended jobs"), now);
+            return Vec::new();
         }
         Action::TogglePause if job_state == JobState::Paused => Control::Resume,
         Action::TogglePause => Control::Pause,

@@ -3,19 +3,53 @@
 use ratatui::layout::{Position, Rect};
 
 use super::canvas::{Canvas, hints};
+use crate::jobs::{JobSpec, JobState};
+use crate::tui::action::Action;
 use crate::tui::keymap::{Keymap, Pane};
-use crate::tui::state::{Focus, Layout, Level, Line, State};
+use crate::tui::state::{Focus, Layout, Level, Line, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
 
 /// From this size on everything has its place.
 const ENOUGH: (u16, u16) = (60, 20);
 /// Most lines that a notice takes.
-const NOTICE_LINES: usize = 4;
+const NOTICE_LINES: usize = 2;
 
 /// The hints of a pane as texts.
 pub(super) fn hints_of(keymap: &Keymap, pane: Pane) -> Vec<(String, String, u8)> {
     keymap.hints(pane).map(|(key, word, rank)| (key.to_string(), word.to_owned(), rank)).collect()
+}
+
+/// The hints of a main pane without the keys that would do nothing there now.
+fn useful(state: &State, pane: Pane) -> Vec<(String, String, u8)> {
+    let job = match (pane, state.subject) {
+        (Pane::Queue, _) | (Pane::Detail, Subject::Job) => state.queue.current(),
+        _ => return hints_of(&state.keymap, pane),
+    };
+    let all = state.keymap.hints_with_actions(pane);
+    let ended = job.is_some_and(|job| job.state.has_ended());
+    let download = job.is_some_and(|job| matches!(job.spec, JobSpec::Download(_)));
+    let is = |wanted: JobState| job.is_some_and(|job| job.state == wanted);
+    let works = |action: Action| match action {
+        Action::Delete | Action::Verify | Action::Rescan => false,
+        Action::Open | Action::Filter => job.is_some(),
+        Action::Copy => job.is_some_and(|job| job.path.is_some()),
+        Action::TogglePause => job.is_some() && !ended && download,
+        Action::Cancel => job.is_some() && !ended,
+        Action::Discard => download && !is(JobState::Finished),
+        Action::Retry => is(JobState::Failed) || is(JobState::Cancelled),
+        Action::Earlier | Action::Later => is(JobState::Queued) && state.queue.snapshot.waiting() > 1,
+        Action::ClearEnded => state.queue.has_ended(),
+        _ => true,
+    };
+    let mut hints: Vec<(String, String, u8)> = Vec::new();
+    for (action, key, word, rank) in all.filter(|(action, ..)| works(*action)) {
+        let word = if action == Action::TogglePause && is(JobState::Paused) { "resume" } else { word };
+        // What has ended is mostly in the way.
+        let rank = if action == Action::ClearEnded { 4 } else { rank };
+        hints.push((key.to_string(), word.to_owned(), rank));
+    }
+    hints
 }
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> Option<Position> {
@@ -28,7 +62,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> O
         Focus::Detail => Pane::Detail,
         Focus::Queue => Pane::Queue,
     };
-    let keys = hints_of(&state.keymap, pane);
+    let keys = useful(state, pane);
     if pane == Pane::Filter {
         let line = if state.focus == Focus::Queue { &state.queue.filter } else { &state.models.filter };
         let x = field(canvas, inside, 0, 0, "/", line);
@@ -89,22 +123,36 @@ pub(super) fn field(canvas: &mut Canvas<'_>, area: Rect, x: u16, y: u16, prompt:
     caret.min(area.width.saturating_sub(1))
 }
 
-/// The notice, over whatever is at the bottom, in as many lines as it needs.
-pub(super) fn notice(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
-    let Some(notice) = state.notices.shown() else { return };
-    let symbols = canvas.look.symbols;
+/// Lines of the panes that the notice covers.
+pub(super) fn covered(state: &State, layout: &Layout) -> u16 {
+    u16::try_from(notice_lines(state, layout, "~").len()).unwrap_or(0).saturating_sub(1)
+}
+
+/// The notice as lines. Where the queue has a single line, the job in it is not covered.
+fn notice_lines(state: &State, layout: &Layout, ellipsis: &str) -> Vec<String> {
+    let Some(notice) = state.notices.shown() else { return Vec::new() };
+    let on_job = state.dialogs.is_empty() && state.focus == Focus::Queue && state.queue.current().is_some();
+    let most = if on_job && layout.queue.height < 2 { 1 } else { NOTICE_LINES };
     let width = usize::from(layout.screen.width).saturating_sub(4);
     let mut line = notice.text.clone();
     if state.notices.waiting() > 0 {
         line = format!("{line} (+{})", state.notices.waiting());
     }
     let mut lines = text::wrap(&line, width);
-    if lines.len() > NOTICE_LINES {
-        lines.truncate(NOTICE_LINES);
+    if lines.len() > most {
+        lines.truncate(most);
         if let Some(last) = lines.last_mut() {
-            *last = format!("{}{}", text::cut(last, width.saturating_sub(1), ""), symbols.ellipsis);
+            *last = format!("{}{ellipsis}", text::cut(last, width.saturating_sub(text::width(ellipsis)), ""));
         }
     }
+    lines
+}
+
+/// The notice, over whatever is at the bottom.
+pub(super) fn notice(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
+    let Some(notice) = state.notices.shown() else { return };
+    let symbols = canvas.look.symbols;
+    let lines = notice_lines(state, layout, symbols.ellipsis);
     let role = match notice.level {
         Level::Info => Role::Text,
         Level::Done => Role::Good,

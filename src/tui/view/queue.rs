@@ -22,6 +22,21 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     canvas.put(layout.rule, 1, 0, &format!(" {heading} "), if focused { Role::Focus } else { Role::Title });
     let area = layout.queue;
     let shown = state.queue.shown();
+    // A notice takes room from the end; the job that keys go to stays in sight.
+    let rows = area.height.saturating_sub(super::footer::covered(state, layout));
+    let last = usize::from(rows).max(1);
+    let mut offset = state.queue.offset;
+    if let (Focus::Queue, Some(position)) = (state.focus, state.queue.position()) {
+        offset = offset.max((position + 1).saturating_sub(last));
+    }
+    if shown.len() > usize::from(area.height) && area.height > 0 {
+        let end = (offset + last).min(shown.len());
+        let place = format!(" {}-{end} of {} ", offset + 1, shown.len());
+        let x = layout.rule.width.saturating_sub(u16::try_from(text::width(&place)).unwrap_or(u16::MAX) + 2);
+        if usize::from(x) > text::width(&heading) + 4 {
+            canvas.put(layout.rule, x, 0, &place, Role::Dim);
+        }
+    }
     if shown.is_empty() {
         let line = if state.queue.snapshot.jobs.is_empty() {
             "nothing in the queue; p pulls a model"
@@ -37,7 +52,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
         );
         return;
     }
-    for (y, job) in (0..area.height).zip(shown.into_iter().skip(state.queue.offset)) {
+    for (y, job) in (0..area.height).zip(shown.into_iter().skip(offset)) {
         let cursor = state.queue.cursor == Some(job.id);
         draw_job(canvas, area, y, job, cursor && focused);
         if cursor {
