@@ -560,3 +560,19 @@ async fn other_providers_are_refused_by_name() {
     let error = Bench::new().provisioner.download_model("org/name", "modelscope").await.unwrap_err();
     assert_eq!(error.to_string(), "provider 'modelscope' is not supported; use 'hf'");
 }
+
+#[test]
+fn white_space_is_part_of_a_folders_name() {
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["a", "a "] {
+        std::fs::create_dir(scratch.path().join(name)).unwrap();
+        std::fs::write(scratch.path().join(name).join("m.gguf"), b"GGUF").unwrap();
+    }
+    let provisioner = ModelProvisioner::builder(scratch.path().to_owned()).build();
+    provisioner.delete_model("a ").unwrap();
+    assert!(scratch.path().join("a").exists() && !scratch.path().join("a ").exists());
+    for other in [" a", "a\t", "a\n", "a\u{a0}"] {
+        assert!(provisioner.delete_model(other).is_err(), "{other:?}");
+    }
+    assert!(scratch.path().join("a").exists());
+}

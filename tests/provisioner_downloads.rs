@@ -262,6 +262,41 @@ async fn a_cancelled_download_goes_on_where_it_stopped() {
     assert_eq!(bench.files(), ["model-gguf/m-Q4_K_M.gguf"]);
 }
 
+/// The one partial file below the base folder.
+fn partial(bench: &Bench) -> PathBuf {
+    let name = bench.files().into_iter().find(|file| file.ends_with(".llorch")).unwrap();
+    bench.base().join(name)
+}
+
+#[tokio::test]
+async fn bytes_beyond_the_end_of_a_partial_are_never_published() {
+    const SIZE: usize = 3 << 20;
+    let bench = Bench::new().await;
+    let bytes = bench.hub.put_noise(REPOSITORY, "m-Q4_K_M.gguf", SIZE);
+    bench.cancelled_after(&request(REPOSITORY), 1 << 20).await.unwrap_err();
+    fs::OpenOptions::new().write(true).open(partial(&bench)).unwrap().set_len(SIZE as u64 + 5_000).unwrap();
+    let done = bench.run(&request(REPOSITORY)).await.unwrap();
+    assert!(fs::read(done.path).unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn the_partial_of_an_older_version_goes_when_the_new_one_is_there() {
+    let bench = Bench::new().await;
+    bench.hub.put_noise(REPOSITORY, "m-Q4_K_M.gguf", 3 << 20);
+    bench.cancelled_after(&request(REPOSITORY), 1 << 20).await.unwrap_err();
+    let old = partial(&bench);
+    let bytes = noise(3 << 20, "another version");
+    bench.hub.put(REPOSITORY, "m-Q4_K_M.gguf", &bytes);
+    let done = bench.run(&request(REPOSITORY)).await.unwrap();
+    assert!(fs::read(&done.path).unwrap() == bytes);
+    assert_eq!(bench.files(), ["model-gguf/m-Q4_K_M.gguf"]);
+
+    // Left by a crash after the file was published: the next look takes it away, too.
+    fs::write(old.with_extension("llorch.json"), b"").unwrap();
+    assert_eq!(bench.run(&request(REPOSITORY)).await.unwrap().fetched, 0);
+    assert_eq!(bench.files(), ["model-gguf/m-Q4_K_M.gguf"]);
+}
+
 #[tokio::test]
 async fn what_a_stop_between_two_files_leaves_is_recorded_truthfully() {
     let bench = Bench::new().await;
@@ -344,6 +379,21 @@ async fn a_new_download_of_an_alias_goes_to_its_own_folder() {
     assert_eq!(bench.files(), ["qwen-fp16/qwen2.5-0.5b-instruct-fp16.gguf", "qwen/qwen2.5-0.5b-instruct-q4_k_m.gguf"]);
     bench.provisioner.delete_model("qwen").unwrap();
     assert!(bench.provisioner.find_local_model("qwen-fp16").is_some());
+}
+
+#[tokio::test]
+async fn an_alias_finds_its_file_where_the_repository_was_downloaded() {
+    let bench = Bench::new().await;
+    bench.hub.put_noise(QWEN, QWEN_FP16, 9_000);
+    bench.hub.put_noise(QWEN, "qwen2.5-0.5b-instruct-q4_k_m.gguf", 9_000);
+    let path = bench.fetch(QWEN).await;
+    assert_eq!(bench.provisioner.find_local_model("qwen").unwrap(), path);
+    let done = bench.run(&request("qwen")).await.unwrap();
+    assert_eq!((done.path, done.fetched), (path, 0));
+    assert_eq!(bench.provisioner.find_local_model("qwen-fp16"), None);
+    bench.fetch(&format!("{QWEN}:F16")).await;
+    bench.provisioner.delete_model("qwen").unwrap();
+    assert_eq!(bench.files(), [format!("qwen2.5-0.5b-instruct-gguf/{QWEN_FP16}")]);
 }
 
 #[tokio::test]

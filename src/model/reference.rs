@@ -30,10 +30,11 @@ impl Reference {
     pub fn parse(text: &str) -> Result<Self> {
         let refuse =
             |reason: &str| Err(Error::InvalidReference { reference: text::printable(text), reason: reason.to_owned() });
-        let trimmed = text.trim();
-        if trimmed.is_empty() {
+        if text.trim().is_empty() {
             return refuse("it is empty");
         }
+        // White space around a pasted address or org/name means nothing; in a folder's name it is part of the name.
+        let trimmed = if text.contains('/') { text.trim() } else { text };
         if trimmed.contains('\0') {
             return refuse("it has a NUL character");
         }
@@ -241,6 +242,8 @@ mod tests {
             ("https://hf.co/org/name/tree/main?x=1", "org/name", None, None),
             ("https://huggingface.co/org/name/tree/v2", "org/name", None, Some("v2")),
             ("my folder", "my folder", None, None),
+            ("folder ", "folder ", None, None),
+            (" org/name\n", "org/name", None, None),
         ];
         for (text, name, quantization, revision) in cases {
             let reference = Reference::parse(text).unwrap();

@@ -35,8 +35,9 @@ impl Selector {
     pub fn parse(text: &str) -> Result<Self> {
         let refuse =
             |reason: &str| Err(Error::InvalidReference { reference: text::printable(text), reason: reason.to_owned() });
-        let trimmed = text.trim();
-        if trimmed.is_empty() {
+        // Nothing is trimmed: white space is part of an id.
+        let trimmed = text;
+        if trimmed.trim().is_empty() {
             return refuse("it is empty");
         }
         if trimmed.contains('\0') {

@@ -1,6 +1,6 @@
 //! A folder of the flat store as the place where files go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,10 +14,10 @@ use super::DownloadPlan;
 use crate::disk::{publish, safe};
 use crate::error::{Error, Result};
 use crate::model::{Digest, ModelId, RemoteFile, RepoPath, StoreKind, text};
-use crate::store::flat::staging::{staging_key, staging_paths};
+use crate::store::flat::staging::{StagingName, staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile, sidecar};
 use crate::store::verify::{self, Depth, Expected};
-use crate::transfer::{Destination, Staging};
+use crate::transfer::{self, Destination, Staging};
 
 /// The folder of one download.
 ///
@@ -121,6 +121,22 @@ pub(super) fn vouched(folder: &Path, file: &RemoteFile, commit: &str, record: Op
     }
 }
 
+/// Removes what unfinished downloads of other versions of a file left beside it, once the file is there: nothing will ever
+/// continue them. A partial that somebody works on stays.
+pub(super) fn discard_partials_of(target: &Path) {
+    let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let staged = entries.flatten().filter_map(|entry| StagingName::parse(&entry.file_name()));
+    let keys: BTreeSet<String> = staged.filter(|staged| staged.target == name).map(|staged| staged.key).collect();
+    for key in keys {
+        let (partial, journal) = staging_paths(target, &key);
+        match transfer::discard(&Staging { partial, journal }) {
+            Ok(()) | Err(Error::Locked { .. }) => {}
+            Err(error) => tracing::warn!("a partial of {} stays behind: {error}", text::printable_path(target)),
+        }
+    }
+}
+
 impl Destination for FlatDestination {
     fn folder(&self) -> &Path {
         &self.folder
@@ -173,6 +189,7 @@ impl Destination for FlatDestination {
         let target = file.path.below(&self.folder);
         publish::publish(&staging.partial, &target)?;
         self.note(file)?;
+        discard_partials_of(&target);
         Ok(target)
     }
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::join;
-use super::destination::FlatDestination;
+use super::destination::{FlatDestination, discard_partials_of};
 use super::source::HubSource;
 use super::{DownloadPlan, DownloadRequest, Downloaded, ModelProvisioner};
 use crate::error::{Error, Result};
@@ -47,6 +47,12 @@ impl ModelProvisioner {
         cancel: &CancellationToken,
     ) -> Result<Downloaded> {
         if plan.whole {
+            let targets: Vec<PathBuf> = plan.files.iter().map(|file| file.path.below(&plan.folder)).collect();
+            let swept =
+                tokio::task::spawn_blocking(move || targets.iter().for_each(|target| discard_partials_of(target)));
+            if let Err(error) = swept.await {
+                tracing::warn!("looking for old partials failed: {error}");
+            }
             return Ok(tell_whole(plan, events));
         }
         let hub = self.hub()?;

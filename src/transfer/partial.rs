@@ -105,8 +105,11 @@ impl Partial {
         self.journal.remove()
     }
 
-    /// Whether the staging name still means the file that was written.
+    /// Whether the staging name still means the file that was written, and that file has the length of the whole.
     pub(super) fn is_in_place(&self) -> bool {
+        if !self.file.metadata().is_ok_and(|found| found.len() == self.size) {
+            return false;
+        }
         let inode = |found: std::fs::Metadata| (found.dev(), found.ino());
         let ours = self.file.metadata().map(inode).ok();
         let named = std::fs::symlink_metadata(&self.path).map(inode).ok();
@@ -136,6 +139,10 @@ fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64)
     if !found.is_file() {
         let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
         return Err(Error::io("write", path)(reason));
+    }
+    // Bytes beyond the end would be published with the rest, and no checksum covers them.
+    if found.len() > size {
+        cut(&file, path, size)?;
     }
     // Someone may have removed or cut the partial while its journal stayed.
     if found.len() < ranges.end() {

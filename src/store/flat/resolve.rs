@@ -43,7 +43,7 @@ impl FlatStore {
     ///
     /// The first of these that is here: a folder named exactly as typed (where that has a `:` or `@`); the alias's folder, or
     /// a former one that has the alias's file; the folder, or the weights file directly in the base folder, of exactly that
-    /// name; the folder whose record names the repository; the catalog's folder for it; the last part of the name in lower
+    /// name; the folder whose record names the repository (of an alias: if it has the alias's file); the catalog's folder for it; the last part of the name in lower
     /// case, then `org--name`. A folder that belongs to another repository never answers to `org/name`.
     ///
     /// # Errors
@@ -66,7 +66,8 @@ impl FlatStore {
                 .or_else(|| {
                     let lower = reference.name().to_lowercase();
                     self.by_alias(&base, reference, &lower).or_else(|| self.by_folder(&base, reference, &lower))
-                })),
+                })
+                .or_else(|| self.by_record_of_alias(&base, reference, reference.name()))),
         }
     }
 
@@ -236,6 +237,24 @@ impl FlatStore {
         None
     }
 
+    /// The alias's own file where a download by `org/name` has put it.
+    fn by_record_of_alias(&self, base: &Base, reference: &Reference, name: &str) -> Option<Resolved> {
+        let alias = self.aliases.iter().find(|alias| alias.alias == name)?;
+        recorded(base, &alias.repository).find_map(|found| {
+            let Found::Model(folder) = found else { return None };
+            let own = folder.entries_of_file(Path::new(&alias.file));
+            let part = match self.part_meant(&folder, reference)? {
+                _ if own.is_empty() => return None,
+                Part::Whole => self.files_part(&folder, &own),
+                part => {
+                    let entries = folder.part(&part, &self.root, &self.headers).unwrap_or_default();
+                    entries.is_subset(&own).then_some(part)?
+                }
+            };
+            Some(self.resolved(&folder, part))
+        })
+    }
+
     /// Whether `folder` holds a file of another alias than `alias`.
     fn is_shared(&self, folder: &ModelFolder, alias: &Alias) -> bool {
         self.aliases_in(folder).iter().any(|other| other.alias != alias.alias)
@@ -273,15 +292,7 @@ impl FlatStore {
 
     fn by_repository(&self, base: &Base, reference: &Reference, repository: &str) -> Result<Option<Resolved>> {
         let defaults: Vec<String> = default_names(repository).collect();
-        let recorded =
-            base.entries.iter().filter(|(name, kind)| *kind == EntryType::Folder && !is_hidden(name)).filter(
-                |(name, _)| {
-                    let record = base.folder.folder(name).map(|folder| RecordState::read(&folder));
-                    record.is_ok_and(|record| record.get().is_some_and(|record| record.is_of(repository)))
-                },
-            );
-        let recorded = recorded.filter_map(|(name, _)| base.read(&Place::Folder(name.clone())));
-        if let Some(found) = self.the_one(reference, &defaults, recorded)? {
+        if let Some(found) = self.the_one(reference, &defaults, recorded(base, repository))? {
             return Ok(Some(found));
         }
         let of_catalog = self.aliases.iter().filter(|alias| alias.repository.eq_ignore_ascii_case(repository));
@@ -344,4 +355,14 @@ fn default_names(repository: &str) -> impl Iterator<Item = String> {
     let lower = repository.to_lowercase();
     let last = lower.rsplit('/').next().unwrap_or(&lower).to_owned();
     [last, lower.replace('/', "--")].into_iter()
+}
+
+/// Every folder whose record names `repository`.
+fn recorded<'a>(base: &'a Base, repository: &'a str) -> impl Iterator<Item = Found> + 'a {
+    let folders = base.entries.iter().filter(|(name, kind)| *kind == EntryType::Folder && !is_hidden(name));
+    let named = folders.filter(move |(name, _)| {
+        let record = base.folder.folder(name).map(|folder| RecordState::read(&folder));
+        record.is_ok_and(|record| record.get().is_some_and(|record| record.is_of(repository)))
+    });
+    named.filter_map(|(name, _)| base.read(&Place::Folder(name.clone())))
 }

@@ -54,8 +54,9 @@ impl ModelFolder {
         });
         for (entry, target) in partials {
             weights.complete = false;
-            let there = Bytes(entry.status.disk_bytes);
-            warnings.add(&format!("{} is not whole yet: {there} of it are on disk", shown(target)));
+            // Room is claimed beforehand: what the file takes on disk says nothing of how much has arrived.
+            let room = Bytes(entry.status.disk_bytes);
+            warnings.add(&format!("{} is not whole yet: a partial download of it takes {room}", shown(target)));
         }
         for (_, entry, _) in self.content() {
             if weights.format.is_none() && holds_other_weights(entry) {
