@@ -26,6 +26,7 @@ impl Usage {
     /// Adds one name of a regular file.
     pub fn add(&mut self, inode: Inode, size_bytes: u64, disk_bytes: u64, links: u64) {
         let entry = self.0.entry(inode).or_insert(Links { disk_bytes, size_bytes, total: links, seen: 0 });
+        entry.total = entry.total.max(links);
         entry.seen += 1;
     }
 
@@ -40,6 +41,8 @@ impl Usage {
     pub fn merge(&mut self, other: &Self) {
         for (inode, links) in &other.0 {
             let entry = self.0.entry(*inode).or_insert(Links { seen: 0, ..*links });
+            // A store may know of more that holds it than the file system does.
+            entry.total = entry.total.max(links.total);
             entry.seen += links.seen;
         }
     }
