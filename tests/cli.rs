@@ -238,7 +238,7 @@ mod streams {
     #[test]
     fn wrong_usage_is_one_line_and_two() {
         let bench = bench();
-        for line in ["bogus", "list --bogus", "verify", "delete", "list --store ollama", "download x --limit fast"] {
+        for line in ["bogus", "list --bogus", "verify", "delete", "list --store olama", "download x --limit fast"] {
             assert!(bench.run(line).expect(2).error().ends_with("--help`"), "{line}");
         }
         assert!(bench.run("--help").expect(0).stdout.contains("Exit codes"));

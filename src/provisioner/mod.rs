@@ -60,5 +60,5 @@ pub use browse::RemoteModel;
 pub use builder::{Builder, ModelProvisioner};
 pub use download::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded};
 pub use info::ModelInfo;
-pub use inventory::{Inventory, PlanTarget, STORE_KINDS, ScanEvent, Totals, stores};
+pub use inventory::{Inventory, PlanTarget, ScanEvent, Totals, stores};
 pub use updates::{ChangedFile, ModelUpdate};

@@ -13,9 +13,6 @@ use crate::store::llama_cpp::LlamaCppStore;
 use crate::store::lm_studio::{self, LmStudioStore};
 use crate::store::ollama::{OllamaStore, service};
 
-/// The kinds that are read.
-pub const STORE_KINDS: [StoreKind; 2] = [StoreKind::Flat, StoreKind::Hf];
-
 /// Every store that the settings name: `own` first, then the other programs' default folders where they exist, then the
 /// folders of the configuration, which are looked at whether they exist or not. One root is one store of a kind.
 #[must_use]

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreSummary, Verification, text};
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
-pub use detect::{STORE_KINDS, stores};
+pub use detect::stores;
 pub use totals::Totals;
 
 /// What a scan gives, as it goes.
