@@ -35,9 +35,10 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     /// The kind of store.
     const KIND: StoreKind;
 
-    /// Sorts what lies below the open folder at `root` into rows.
+    /// Sorts what lies below the open folder at the root into rows. With `only`, an id as a path, no more than that row needs to be
+    /// read.
     #[doc(hidden)]
-    fn read(root: &Path, folder: &Folder) -> std::result::Result<Listing, Errno>;
+    fn read(folder: &Folder, only: Option<&Path>) -> std::result::Result<Listing, Errno>;
 }
 
 /// A store of plain files. Clones share the headers that were read.
@@ -153,16 +154,18 @@ impl<L: Layout> FileStore<L> {
     }
 
     /// `None` when there is no store.
-    fn read(&self) -> Result<Option<Listing>> {
-        match Folder::open(&self.root).and_then(|folder| L::read(&self.root, &folder)) {
+    fn read(&self, only: Option<&str>) -> Result<Option<Listing>> {
+        let only = only.map(|id| PathBuf::from(text::unescape(id)));
+        match Folder::open(&self.root).and_then(|folder| L::read(&folder, only.as_deref())) {
             Ok(listing) => Ok(Some(listing)),
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(Error::io("read", &self.root)(error.into())),
         }
     }
 
+    /// What is there with the row of that id.
     fn listing(&self, id: &str) -> Result<Listing> {
-        self.read()?.ok_or_else(|| self.not_found(id))
+        self.read(Some(id))?.ok_or_else(|| self.not_found(id))
     }
 
     fn found<'a>(&self, listing: &'a Listing, id: &str) -> Result<&'a Found> {
@@ -209,7 +212,7 @@ impl<L: Layout> Store for FileStore<L> {
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
         let mut summary =
             StoreSummary { store: L::KIND, path: self.root.clone(), disk_bytes: 0, models: 0, warnings: Vec::new() };
-        let listing = match self.read() {
+        let listing = match self.read(None) {
             Ok(Some(listing)) => listing,
             Ok(None) => return summary,
             Err(error) => {
@@ -254,8 +257,8 @@ impl<L: Layout> Store for FileStore<L> {
         if reference.revision().is_some() {
             return Ok(None);
         }
-        let Some(listing) = self.read()? else { return Ok(None) };
         let id = reference.name();
+        let Some(listing) = self.read(Some(id))? else { return Ok(None) };
         let Ok(found) = self.found(&listing, id) else { return Ok(None) };
         let part = match (reference.file(), reference.quantization()) {
             (Some(file), _) => Part::Files(vec![file.as_str().to_owned()]),

@@ -36,7 +36,7 @@ enum Rank {
 impl<L: Layout> FileStore<L> {
     pub(super) fn plan(&self, targets: &[Target]) -> Result<Plan> {
         let Some(first) = targets.first() else { return Ok(Plan::default()) };
-        let listing = self.listing(&first.id)?;
+        let listing = self.read(None)?.ok_or_else(|| self.not_found(&first.id))?;
         let mut builder = PlanBuilder::new(&self.root);
         let mut asked: BTreeMap<&str, Vec<&Part>> = BTreeMap::new();
         for target in targets {

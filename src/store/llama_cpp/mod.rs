@@ -92,7 +92,7 @@ fn manifest_of(name: &str) -> Option<&str> {
 impl Layout for LlamaCpp {
     const KIND: StoreKind = StoreKind::LlamaCpp;
 
-    fn read(_root: &Path, folder: &Folder) -> Result<Listing, Errno> {
+    fn read(folder: &Folder, _only: Option<&Path>) -> Result<Listing, Errno> {
         let mut listing = Listing::default();
         let mut reader = Reader::default();
         let parent = folder.own_status()?.inode;

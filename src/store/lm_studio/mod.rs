@@ -29,13 +29,15 @@ pub type LmStudioStore = FileStore<LmStudio>;
 impl Layout for LmStudio {
     const KIND: StoreKind = StoreKind::LmStudio;
 
-    fn read(_root: &Path, folder: &Folder) -> Result<Listing, Errno> {
+    fn read(folder: &Folder, only: Option<&Path>) -> Result<Listing, Errno> {
+        let wanted = |path: &Path| only.is_none_or(|only| only.starts_with(path));
         let mut listing = Listing::default();
         let top = level(folder, Path::new(""))?;
         for entry in &top {
             match entry.status.kind {
+                EntryType::Folder if !wanted(&entry.path) => {}
                 EntryType::Folder if is_hidden(entry.name()) => add_others(folder, entry, &mut listing),
-                EntryType::Folder => publisher(folder, entry, &mut listing),
+                EntryType::Folder => publisher(folder, entry, &wanted, &mut listing),
                 EntryType::Link => listing.rows.push(link(entry)),
                 _ => {}
             }
@@ -59,7 +61,7 @@ fn level(folder: &Folder, path: &Path) -> Result<Vec<Entry>, Errno> {
     Ok(entries)
 }
 
-fn publisher(root: &Folder, entry: &Entry, listing: &mut Listing) {
+fn publisher(root: &Folder, entry: &Entry, wanted: &dyn Fn(&Path) -> bool, listing: &mut Listing) {
     let opened = root.folder(entry.name()).and_then(|folder| Ok((level(&folder, &entry.path)?, folder)));
     let (entries, folder) = match opened {
         Ok(opened) => opened,
@@ -69,6 +71,7 @@ fn publisher(root: &Folder, entry: &Entry, listing: &mut Listing) {
     listing.folders.add(entry.clone(), entries.iter().map(|entry| entry.path.clone()));
     for entry in &entries {
         match entry.status.kind {
+            EntryType::Folder if !wanted(&entry.path) => {}
             EntryType::Folder if is_hidden(entry.name()) => add_others(&folder, entry, listing),
             EntryType::Folder if entry.path == Path::new(UNCATEGORIZED) => uncategorized(&folder, entry, listing),
             EntryType::Folder => repository(&folder, entry, listing),

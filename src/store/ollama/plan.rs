@@ -94,7 +94,7 @@ impl OllamaStore {
             let others: Vec<usize> = users.iter().copied().filter(|at| !going.contains(at)).collect();
             let because = match &unknown {
                 _ if !others.is_empty() => format!("also used by {}", named(contents, &others)),
-                Some(why) => format!("nobody can tell whether something else needs it, because of {why}"),
+                Some(why) => format!("may be needed by what cannot be read ({why}); repair or delete that first"),
                 None => {
                     let requires: Vec<usize> = users.iter().filter_map(|at| names.get(at)).flatten().copied().collect();
                     for entry in entries {
