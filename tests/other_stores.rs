@@ -11,12 +11,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use rbee_hive::Error;
+use rbee_hive::config::{Environment, Settings};
 use rbee_hive::disk::deletion::{self, Decision, Hook, NoHook};
 use rbee_hive::model::{DeletionReport, FileStatus, Format, Model, ModelKind, Plan, Reference, Step, StoreSummary};
-use rbee_hive::provisioner::Totals;
+use rbee_hive::provisioner::{self, Inventory, PlanTarget, Totals};
+use rbee_hive::store::flat::FlatStore;
 use rbee_hive::store::llama_cpp::LlamaCppStore;
 use rbee_hive::store::lm_studio::LmStudioStore;
 use rbee_hive::store::ollama::OllamaStore;
@@ -221,8 +224,8 @@ fn every_row_and_pair(build: fn() -> Bench) {
 }
 
 /// Stopped or failed at each operation of the deletion of each row: every other row reads as before, byte for byte, and the row
-/// itself is whole, gone, or says that it is not whole.
-fn stopped_anywhere_nothing_else_breaks(build: fn() -> Bench) {
+/// itself is whole, gone, or says that it is not whole; where names lead to payloads, it is whole or gone.
+fn stopped_anywhere_nothing_else_breaks(build: fn() -> Bench, names_first: bool) {
     let ids = build().ids();
     for id in &ids {
         let steps = build().plan(&[id]).steps.len();
@@ -238,7 +241,7 @@ fn stopped_anywhere_nothing_else_breaks(build: fn() -> Bench) {
                 for other in ids.iter().filter(|other| *other != id) {
                     assert_eq!(bench.check(other, Depth::Full), was[other], "{other} after {id} stopped at {at}");
                 }
-                if whole_before && left.contains(id) && bench.row(id).complete {
+                if whole_before && left.contains(id) && (names_first || bench.row(id).complete) {
                     assert!(bench.check(id, Depth::Full).0, "{id} stopped at {at} looks whole and is not");
                 }
                 // Once more, and it is gone.
@@ -273,6 +276,8 @@ fn sums_agree(bench: &Bench) {
 
 const LICENCE: &[u8] = &[b'l'; 9000];
 const TEMPLATE: &[u8] = b"{{ .Prompt }}";
+/// A layer that only the shadow of a conversion names.
+const SHADOW: &[u8] = &[b's'; 7000];
 
 /// Two tags that share weights, two that share small layers, a name in both trees, a conversion with its shadow, a copy, a link
 /// to another tag's manifest blob, a model of the hub.
@@ -297,7 +302,8 @@ fn ollama() -> Bench {
             &[hex, children[0].clone(), children[1].clone()],
         );
         store.tag("library/conv/latest", &anchor);
-        store.tag(&format!("library/llamacpp/{}", children[1]), &converted);
+        let kept = store.manifest(&Ollama::config("Q8_0"), &[("model", &d), ("license", SHADOW)]);
+        store.tag(&format!("library/llamacpp/{}", children[1]), &kept);
         // Two names of one manifest in the newer tree.
         let e = store.manifest(&Ollama::config("F16"), &[("model", &small_gguf(1, 30, 6))]);
         store.tag_v2("library/e/one", &e, Form::HardLink);
@@ -372,7 +378,7 @@ fn ollama_every_row_and_pair() {
 
 #[test]
 fn ollama_stopped_anywhere() {
-    stopped_anywhere_nothing_else_breaks(ollama);
+    stopped_anywhere_nothing_else_breaks(ollama, true);
 }
 
 #[test]
@@ -391,15 +397,43 @@ fn ollama_names_go_first_then_folders_then_blobs_and_shadows_with_the_last_owner
     let why: Vec<&str> = plan.keep.iter().map(|kept| kept.because.as_str()).collect();
     assert!(why.contains(&"also used by hf.co/org/Name-GGUF:Q8_0"), "{why:?}");
     assert!(why.iter().any(|why| why.starts_with("also used by alice/mine:q4, llama3:8b")), "{why:?}");
+    let store = Ollama(bench.root.clone());
+    assert!(store.blob_path(&sha256(SHADOW)).exists());
     bench.run_and_hold(&plan);
+    assert!(!store.blob_path(&sha256(SHADOW)).exists());
     let all = bench.ids();
     bench.delete(&all.iter().map(String::as_str).collect::<Vec<_>>());
     // The temporary manifest keeps its folder; what no tag needs is not the business of a deletion.
     assert!(bench.root.join("manifests/registry.ollama.ai/library/llama3/.manifest-1").exists());
     assert!(!bench.root.join("manifests/registry.ollama.ai/alice").exists());
-    let store = Ollama(bench.root.clone());
     assert!(store.blob_path(&sha256(b"nobody needs this")).exists());
     assert!(!store.blob_path(&sha256(LICENCE)).exists());
+}
+
+#[test]
+fn ollama_a_shadow_without_owner_keeps_its_blobs_and_shared_ones_go_with_the_last_owner() {
+    let bench = Bench::ollama(|store| {
+        let weights = small_gguf(7, 9, 1);
+        let manifest = store.manifest(&Ollama::config("Q8_0"), &[("model", &weights)]);
+        let child = store.blob(&manifest);
+        store.tag_v2("library/a/x", &Ollama::list(std::slice::from_ref(&child)), Form::Symlink);
+        store.tag_v2("library/b/x", &Ollama::list(&[child.clone(), "8".repeat(64)]), Form::Symlink);
+        store.tag(&format!("library/llamacpp/{child}"), &manifest);
+        let other = small_gguf(7, 9, 2);
+        let manifest = store.manifest(&Ollama::config("Q4_0"), &[("model", &other)]);
+        store.tag("library/c/x", &manifest);
+        store.tag(&format!("library/llamacpp/{}", "7".repeat(64)), &manifest);
+    });
+    assert_eq!(bench.ids(), ["a:x", "b:x", "c:x"]);
+    assert!(!bench.relative(&bench.plan(&["a:x"])).iter().any(|path| path.contains("llamacpp")));
+    assert!(bench.relative(&bench.plan(&["a:x", "b:x"])).iter().any(|path| path.contains("llamacpp")));
+    let plan = bench.plan(&["c:x"]);
+    assert!(!bench.relative(&plan).iter().any(|path| path.starts_with("blobs")));
+    assert!(plan.keep.iter().all(|kept| kept.because.ends_with("which keeps a conversion")), "{:?}", plan.keep);
+    bench.delete(&["b:x"]);
+    assert!(bench.check("a:x", Depth::Full).0);
+    bench.delete(&["a:x"]);
+    assert!(!bench.root.join("manifests-v2/ollama.com").exists());
 }
 
 #[test]
@@ -531,7 +565,11 @@ fn ollama_what_cannot_be_told_keeps_every_blob() {
         assert_eq!(row.reclaimable_bytes, blocks(&row.path), "{case}: only the name can go");
         let plan = bench.plan(&["good:x"]);
         assert!(!bench.relative(&plan).iter().any(|path| path.starts_with("blobs")), "{case}");
-        assert!(plan.keep.iter().any(|kept| kept.because.starts_with("nobody can tell")), "{case}: {:?}", plan.keep);
+        assert!(
+            plan.keep.iter().any(|kept| kept.because.starts_with("may be needed by what cannot be read")),
+            "{case}: {:?}",
+            plan.keep
+        );
         assert_eq!(plan.expected_bytes, row.reclaimable_bytes, "{case}");
         bench.run_and_hold(&plan);
         for id in bench.ids() {
@@ -718,7 +756,7 @@ fn lm_studio_every_row_and_pair() {
 
 #[test]
 fn lm_studio_stopped_anywhere() {
-    stopped_anywhere_nothing_else_breaks(lm_studio);
+    stopped_anywhere_nothing_else_breaks(lm_studio, false);
 }
 
 #[test]
@@ -840,7 +878,7 @@ fn llama_cpp_every_row_and_pair() {
 
 #[test]
 fn llama_cpp_stopped_anywhere() {
-    stopped_anywhere_nothing_else_breaks(llama_cpp);
+    stopped_anywhere_nothing_else_breaks(llama_cpp, false);
 }
 
 #[test]
@@ -1047,6 +1085,87 @@ fn what_cannot_be_read_is_unknown_not_empty() {
     ] {
         assert!(output.contains(line), "{line}\n{output}");
     }
+}
+
+// Together on one host
+
+#[test]
+fn stores_are_found_at_their_places_and_only_where_they_are() {
+    let scratch = tempfile::tempdir().unwrap();
+    let top = scratch.path().canonicalize().unwrap();
+    let home = top.join("home");
+    let found = |variables: &[(&'static str, PathBuf)]| -> Vec<String> {
+        let pairs = [("HOME", home.clone())].into_iter().chain(variables.iter().cloned());
+        let mut settings = Settings::load(&Environment::from_pairs(pairs), "host", None).unwrap();
+        settings.paths.system = top.join("system");
+        let own = FlatStore::new(settings.models_dir.clone(), Vec::new());
+        let stores = provisioner::stores(&own, &settings);
+        let label =
+            |store: &Arc<dyn Store>| format!("{}:{}", store.kind(), store.root().strip_prefix(&top).unwrap().display());
+        stores.iter().skip(1).map(label).collect()
+    };
+    assert_eq!(found(&[]), [""; 0]);
+    for folder in [
+        "home/.ollama/models",
+        "home/.lmstudio/models",
+        "home/.cache/llama.cpp",
+        "system/usr/share/ollama/.ollama/models",
+        "data/ollama",
+        "data/llama",
+    ] {
+        fs::create_dir_all(top.join(folder)).unwrap();
+    }
+    let service = "ollama:system/usr/share/ollama/.ollama/models";
+    let lm_studio = "lmstudio:home/.lmstudio/models";
+    assert_eq!(found(&[]), ["ollama:home/.ollama/models", service, lm_studio, "llamacpp:home/.cache/llama.cpp"]);
+    assert_eq!(
+        found(&[("OLLAMA_MODELS", top.join("data/ollama")), ("LLAMA_CACHE", top.join("data/llama"))]),
+        ["ollama:data/ollama", service, lm_studio, "llamacpp:data/llama"]
+    );
+}
+
+#[test]
+fn a_file_with_names_in_two_stores_comes_free_with_the_last_of_them() {
+    let bench = Bench::ollama(|store| {
+        let weights = small_gguf(2, 100, 1);
+        let manifest = store.manifest(&Ollama::config("Q4_0"), &[("model", &weights)]);
+        store.tag("library/a/x", &manifest);
+        store.tag("library/b/x", &manifest);
+        let linked = store.0.join("../lm/p/r/m.gguf");
+        fs::create_dir_all(linked.parent().unwrap()).unwrap();
+        fs::hard_link(store.blob_path(&sha256(&weights)), linked).unwrap();
+    });
+    let stores: Vec<Arc<dyn Store>> =
+        vec![Arc::new(OllamaStore::new(&bench.root)), Arc::new(LmStudioStore::new(&bench.top.join("lm")))];
+    let inventory = Inventory::new(stores, Vec::new());
+    let (rows, _) = inventory.scan_all(&CancellationToken::new());
+    let ids: Vec<&str> = rows.iter().map(|row| row.model.identity.id.as_str()).collect();
+    assert_eq!(ids, ["a:x", "b:x", "p/r"]);
+    let weights = blocks(&bench.top.join("lm/p/r/m.gguf"));
+    for (chosen, all) in [([0, 2].as_slice(), false), (&[1, 2], false), (&[0, 1], false), (&[0, 1, 2], true)] {
+        let rows: Vec<&Row> = chosen.iter().map(|at| &rows[*at]).collect();
+        let targets: Vec<PlanTarget> = rows.iter().map(|row| PlanTarget::whole(row.model.identity.clone())).collect();
+        let plan = inventory.plan_deletion(&targets).unwrap();
+        // Whatever comes first, the figures of several rows are those of the plan over them.
+        assert_eq!(Totals::from_iter(rows.iter().copied()).reclaimable_bytes(), plan.expected_bytes, "{chosen:?}");
+        assert_eq!(Totals::from_iter(rows.iter().rev().copied()).reclaimable_bytes(), plan.expected_bytes);
+        assert_eq!(plan.expected_bytes >= weights, all, "{chosen:?}");
+        if all {
+            bench.run_and_hold(&plan);
+            assert_eq!(bench.used(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_told_fails_its_own_check_and_no_other() {
+    let bench = Bench::ollama(|store| drop(store.tag("library/bad/x", b"{")));
+    let inventory = Inventory::new(vec![Arc::new(OllamaStore::new(&bench.root))], Vec::new());
+    let (rows, _) = inventory.scan_all(&CancellationToken::new());
+    let target = PlanTarget::whole(rows[0].model.identity.clone());
+    let found = inventory.verify(&target, Depth::Quick, &mut |_| {}, &CancellationToken::new()).unwrap();
+    assert!(!found.ok);
+    assert_eq!(found.files.iter().map(|file| file.status).collect::<Vec<_>>(), [FileStatus::Unreadable]);
 }
 
 // Any Ollama store, any subset, any order
