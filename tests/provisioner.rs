@@ -565,8 +565,8 @@ async fn other_providers_are_refused_by_name() {
 fn white_space_is_part_of_a_folders_name() {
     let scratch = tempfile::tempdir().unwrap();
     for name in ["a", "a "] {
-        std::fs::create_dir(scratch.path().join(name)).unwrap();
-        std::fs::write(scratch.path().join(name).join("m.gguf"), b"GGUF").unwrap();
+        fs::create_dir(scratch.path().join(name)).unwrap();
+        fs::write(scratch.path().join(name).join("m.gguf"), b"GGUF").unwrap();
     }
     let provisioner = ModelProvisioner::builder(scratch.path().to_owned()).build();
     provisioner.delete_model("a ").unwrap();
