@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::model::text;
+use crate::model::{Bytes, text};
 
 /// The result of everything in this library that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,20 +58,24 @@ pub enum Error {
         detail: String,
     },
     /// The hub wants a token and none was sent, or it refused the one that was.
-    #[error("{repository}: {reason}; set HF_TOKEN to a valid token or run `hf auth login`")]
+    #[error("{repository}: {reason}; {}", sign_in_hint(*token_sent))]
     SignIn {
         /// The repository.
         repository: String,
         /// What the hub said, made printable.
         reason: String,
+        /// Whether a token went along.
+        token_sent: bool,
     },
     /// The repository is gated and this account has no access.
-    #[error("{repository} is gated: ask for access at {page}, then set HF_TOKEN")]
+    #[error("{repository} is gated: {}", gated_hint(page, *token_sent))]
     Gated {
         /// The repository.
         repository: String,
         /// The page on which access is asked for.
         page: String,
+        /// Whether a token went along.
+        token_sent: bool,
     },
     /// The hub has no such repository, or does not show it to this account.
     #[error("repository '{repository}' not found on {endpoint}: check the spelling, or set HF_TOKEN if it is private")]
@@ -183,7 +187,10 @@ pub enum Error {
         instead: String,
     },
     /// The file system has too little room.
-    #[error("not enough space in {}: {needed} bytes needed, {available} free, {} short", printable(path), needed.saturating_sub(*available))]
+    #[error(
+        "not enough space in {}: {} needed, {} free, {} short",
+        printable(path), Bytes(*needed), Bytes(*available), Bytes(needed.saturating_sub(*available))
+    )]
     NoSpace {
         /// A folder on the file system.
         path: PathBuf,
@@ -255,6 +262,22 @@ impl Error {
 
 fn printable(path: &Path) -> String {
     text::printable_path(path)
+}
+
+fn sign_in_hint(token_sent: bool) -> &'static str {
+    if token_sent {
+        "the token is not valid: set HF_TOKEN to another one or run `hf auth login`"
+    } else {
+        "set HF_TOKEN to a valid token or run `hf auth login`"
+    }
+}
+
+fn gated_hint(page: &str, token_sent: bool) -> String {
+    if token_sent {
+        format!("the token has no access to it; ask for access at {page}, or set HF_TOKEN to another token")
+    } else {
+        format!("ask for access at {page}, then set HF_TOKEN")
+    }
 }
 
 fn retry_hint(after: Option<Duration>) -> String {

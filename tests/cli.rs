@@ -313,7 +313,8 @@ mod streams {
     #[test]
     fn a_log_that_cannot_be_written_stops_nothing() {
         let ran = bench().run("list --json --log-file /nowhere/log").expect(0);
-        assert!(ran.error().contains("nothing is logged"), "{ran:?}");
+        assert!(ran.stderr.contains("nothing is logged"), "{ran:?}");
+        assert!(ran.stderr.contains("models does not exist"), "{ran:?}");
     }
 }
 

@@ -49,10 +49,13 @@ pub(super) async fn run(session: &mut Session, arguments: Plain) -> Outcome {
     }
     let mut table = Table::new()
         .column("ALIAS", Align::Left)
-        .flexible("REPOSITORY")
+        .column("REPOSITORY", Align::Left)
         .flexible("FILE")
+        .leaves(1)
         .column("SIZE", Align::Right)
-        .column("NOTE", Align::Left);
+        .leaves(3)
+        .flexible("NOTE")
+        .leaves(2);
     for entry in &entries {
         let mut notes = Vec::new();
         if entry.installed {

@@ -6,7 +6,7 @@ use super::arguments::Info;
 use super::exit::{Exit, Outcome};
 use super::output::Output;
 use super::output::table::{Align, Table};
-use super::session::Session;
+use super::session::{Session, of_page};
 use crate::model::selector::Selector;
 use crate::model::size::parameters;
 use crate::model::{Bytes, Format, text};
@@ -23,9 +23,11 @@ struct Shown<'a> {
 
 pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let (inventory, store_path) = (session.inventory.clone(), session.store_path.clone());
+    let provisioner = session.provisioner.clone();
     let (details, signal) = session
         .blocking(move || {
-            let target = inventory.find(&Selector::parse(&arguments.reference)?, store_path.as_deref())?;
+            let target = inventory
+                .find(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
             inventory.details(&target.model)
         })
         .await?;

@@ -56,8 +56,13 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
     }
     if scan.rows.is_empty() {
         let place = text::printable_path(&session.settings.models_dir);
-        let why = if arguments.filter.is_empty() { "" } else { " that the filter lets through" };
-        session.output.say(&format!("no models{why} in {place}; `llorch-models download tinyllama` fetches one"));
+        session.output.say(&if !arguments.filter.is_empty() {
+            "no models that the filter lets through".to_owned()
+        } else if !arguments.store.is_empty() {
+            "no models in stores of this kind".to_owned()
+        } else {
+            format!("no models in {place}; `llorch-models download tinyllama` fetches one")
+        });
         return Ok(Exit::Done);
     }
     let table = table(&scan, now).render(&session.output);

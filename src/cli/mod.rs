@@ -113,11 +113,20 @@ fn conclude(result: Outcome, verbose: u8) -> Exit {
 fn one_line(error: &anyhow::Error, verbose: u8) -> String {
     let mut line = String::new();
     for (depth, cause) in error.chain().enumerate() {
-        let text = cause.to_string().replace(['\n', '\r'], " ");
+        let text = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => crate::error::io_reason(error),
+            None => cause.to_string(),
+        };
+        let text = text.replace(['\n', '\r'], " ");
         // A library error has its cause in its line already; the program's own contexts do not.
-        let own = cause.downcast_ref::<crate::Error>().is_some();
+        let library = cause.downcast_ref::<crate::Error>();
+        let own = library.is_some();
         if depth == 0 {
             line.push_str(&text);
+            // What is looked for in the catalog has its way out in the message already.
+            if matches!(library, Some(crate::Error::ModelNotFound { place, .. }) if !place.contains(';')) {
+                line.push_str("; `llorch-models list` shows what is here");
+            }
         } else if verbose > 0 {
             line.push_str(&format!("\n  because: {text}"));
         } else if !line.contains(&text) {

@@ -1,11 +1,14 @@
 //! One look at every store, for the commands that show many models.
 
+use std::io::ErrorKind;
+
 use super::exit::{Exit, Stop};
 use super::list::count;
 use super::session::Session;
+use crate::error::Error;
 use crate::model::filter::SortKey;
 use crate::model::{StoreSummary, text};
-use crate::store::Row;
+use crate::store::{Row, Store};
 
 /// What was found.
 pub(super) struct Scan {
@@ -37,8 +40,30 @@ pub(super) async fn run(session: &mut Session) -> Result<(Scan, Option<Exit>), S
             return Err(Stop::Usage(format!("no store has the root {root}; `llorch-models list --json` names them")));
         }
     }
+    look_at_models_dir(session, &mut stores)?;
     rows.sort_by(|a, b| SortKey::Name.compare(&a.model, &b.model));
     Ok((Scan { rows, stores }, signal))
+}
+
+/// A models folder that somebody named has to be a folder; one that is not there is empty, which is worth a word.
+fn look_at_models_dir(session: &Session, stores: &mut [StoreSummary]) -> Result<(), Stop> {
+    let folder = &session.settings.models_dir;
+    if *folder == session.settings.paths.models {
+        return Ok(());
+    }
+    let root = session.provisioner.store().root();
+    match std::fs::metadata(folder) {
+        Ok(status) if status.is_dir() => {}
+        Ok(_) => return Err(Error::io("read", folder)(ErrorKind::NotADirectory.into()).into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            for store in stores.iter_mut().filter(|store| store.path == root) {
+                store.warnings.push(format!("{} does not exist", text::printable_path(folder)));
+            }
+        }
+        // The store says it itself.
+        Err(_) => {}
+    }
+    Ok(())
 }
 
 /// Looks which processes hold the models, once for all of them.

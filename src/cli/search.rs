@@ -62,12 +62,17 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
         return Ok(Exit::Done);
     }
     let mut table = Table::new()
-        .flexible("MODEL")
+        .column("MODEL", Align::Left)
         .column("DOWNLOADS", Align::Right)
+        .leaves(3)
         .column("LIKES", Align::Right)
+        .leaves(1)
         .column("UPDATED", Align::Left)
+        .leaves(2)
         .column("NOTE", Align::Left)
-        .column("QUANTIZATIONS", Align::Left);
+        .leaves(5)
+        .flexible("QUANTIZATIONS")
+        .leaves(4);
     for hit in &hits {
         let offers = hit.quantizations.iter();
         table.row(vec![

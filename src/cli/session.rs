@@ -65,11 +65,13 @@ impl Session {
     /// What the arguments name, all of it or nothing.
     pub(super) async fn find(&mut self, references: Vec<String>) -> std::result::Result<Found, Stop> {
         let (inventory, store_path) = (self.inventory.clone(), self.store_path.clone());
+        let provisioner = self.provisioner.clone();
         let (targets, signal) = self
             .blocking(move || {
                 let mut targets: Vec<PlanTarget> = Vec::new();
                 for reference in &references {
-                    let target = inventory.find(&Selector::parse(reference)?, store_path.as_deref())?;
+                    let reference = of_page(&provisioner, reference);
+                    let target = inventory.find(&Selector::parse(&reference)?, store_path.as_deref())?;
                     if !targets.contains(&target) {
                         targets.push(target);
                     }
@@ -81,6 +83,15 @@ impl Session {
             Some(exit) => Found::Signal(exit),
             None => Found::Targets(targets?),
         })
+    }
+}
+
+/// A page of the hub as the reference that it names; everything else as it is.
+pub(super) fn of_page(provisioner: &ModelProvisioner, text: &str) -> String {
+    let page = text.trim_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("http"));
+    match provisioner.reference(text) {
+        Ok(reference) if page => reference.to_string(),
+        _ => text.to_owned(),
     }
 }
 

@@ -7,13 +7,13 @@ use serde::Serialize;
 use tokio::time::interval;
 
 use super::arguments::Verify;
-use super::exit::{Exit, Outcome};
+use super::exit::{Exit, Outcome, Stop};
 use super::list::count;
 use super::output::progress::Bar;
 use super::scan;
 use super::session::{Found, Session};
 use crate::error::Error;
-use crate::model::{FileCheck, FileStatus, Verification, text};
+use crate::model::{FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Progress};
 
@@ -89,14 +89,29 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     }
     let bad = models.iter().filter(|model| !model.ok).count();
     if bad > 0 {
-        session.output.say(&format!(
-            "llorch-models: {} of {} damaged; `llorch-models download REFERENCE` fetches what is missing",
-            bad,
-            count(models.len(), "model")
-        ));
+        let damaged = models.iter().filter(|model| !model.ok).map(|model| model.model.clone()).collect();
+        let (known, _) = origins(session, damaged).await?;
+        let way_out = match known.as_slice() {
+            [] => String::new(),
+            [one] => format!("; `llorch-models download {one}` fetches what is missing"),
+            several => format!("; `llorch-models download` fetches what is missing of {}", several.join(", ")),
+        };
+        session.output.say(&format!("llorch-models: {} of {} damaged{way_out}", bad, count(models.len(), "model")));
         return Ok(Exit::Failed);
     }
     Ok(Exit::Done)
+}
+
+/// Where the models of the flat stores came from, as far as it is known: only there a download mends them.
+async fn origins(session: &mut Session, models: Vec<ModelId>) -> Result<(Vec<String>, Option<Exit>), Stop> {
+    let inventory = session.inventory.clone();
+    session
+        .blocking(move || {
+            let flat = models.iter().filter(|model| model.store == StoreKind::Flat);
+            let known = flat.filter_map(|model| inventory.details(model).ok()?.model.reference);
+            known.map(|reference| text::printable(&reference)).collect()
+        })
+        .await
 }
 
 /// One line a model, and one for each of its files that is not right.

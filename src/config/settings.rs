@@ -139,7 +139,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads `file` (or `config.toml` of the configuration folder, if it is there) and merges it with `environment`.
+    /// Reads `file` (or `config.toml` of the configuration folder, if it is there) and merges it with `environment`. A
+    /// `config.toml` or `catalog.toml` that this user may not read is left out, with a warning.
     ///
     /// # Errors
     /// [`crate::Error::InvalidConfig`] names file, line and key; an unknown key is an error. [`crate::Error::Io`] when
@@ -161,11 +162,23 @@ impl Settings {
         let paths = Paths::new(environment, hostname);
         let default = paths.config.join("config.toml");
         let path = file.unwrap_or(&default);
+        let mut closed = Vec::new();
         let content = match file::read(path) {
             Err(Error::Io { source, .. }) if file.is_none() && is_absent(&source) => File::default(),
+            Err(Error::Io { source, .. }) if file.is_none() && is_closed(&source) => {
+                closed.push(path.to_owned());
+                File::default()
+            }
             other => other?,
         };
+        let catalog = paths.config.join("catalog.toml");
+        if std::fs::File::open(&catalog).is_err_and(|error| is_closed(&error)) {
+            closed.push(catalog);
+        }
         let mut settings = Self::merge(environment, paths, &content, overrides)?;
+        settings
+            .warnings
+            .extend(closed.iter().map(|path| format!("{} is left out: permission denied", text::printable_path(path))));
         if content.endpoint_token.is_some_and(|secret| secret.0.is_some()) && others_can_read(path) {
             settings.warnings.push(format!(
                 "{} holds a token and others can read it: chmod 600 it, or move the token to endpoint_token_file",
@@ -262,6 +275,11 @@ fn without_slash(address: &str) -> &str {
 /// No file of that name, or a part of the way is no folder.
 fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
+}
+
+/// A file that this user may not read.
+fn is_closed(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied
 }
 
 fn others_can_read(path: &Path) -> bool {

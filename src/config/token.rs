@@ -10,6 +10,7 @@ use std::path::Path;
 use url::{Host, Origin, Url};
 
 use super::{Environment, Paths};
+use crate::error::io_reason;
 use crate::model::text;
 
 /// The public hub.
@@ -112,9 +113,13 @@ fn from_file(path: &Path, named: bool, warnings: &mut Vec<String>) -> Option<Str
             let content = String::from_utf8_lossy(&content);
             Some(content.trim().to_owned()).filter(|token| !token.is_empty())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => None,
+        Err(error)
+            if !named && matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
+            None
+        }
         Err(error) => {
-            warnings.push(format!("no token from {}: {}", shown(), text::printable(&error.to_string())));
+            warnings.push(format!("no token from {}: {}", shown(), text::printable(&io_reason(&error))));
             None
         }
     }

@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn full_disks_and_quotas_are_no_space() {
         let quota = message(Errno::DQUOT, 4096);
-        assert_eq!(quota, "not enough space in /tmp: 4096 bytes needed, 0 free, 4096 short");
+        assert_eq!(quota, "not enough space in /tmp: 4.00 KiB needed, 0 B free, 4.00 KiB short");
         assert!(message(Errno::NOSPC, u64::MAX).starts_with("not enough space in /tmp"));
         assert!(message(Errno::NOSPC, 0).contains("inodes"));
     }

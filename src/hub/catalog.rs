@@ -80,7 +80,8 @@ impl Catalog {
         EMBEDDED.clone()
     }
 
-    /// The embedded entries with those of `file` added or put in their place; a missing file adds nothing.
+    /// The embedded entries with those of `file` added or put in their place; a file that is missing, or that
+    /// this user may not read, adds nothing.
     ///
     /// # Errors
     /// [`Error::InvalidConfig`] names file, line and entry; [`Error::Io`] when it cannot be read.
@@ -90,8 +91,12 @@ impl Catalog {
             Ok(metadata) if metadata.len() > LARGEST_FILE => {
                 return Err(invalid(file, "it is larger than 1 MiB".to_owned()));
             }
-            Ok(_) => std::fs::read(file).map_err(Error::io("read", file))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(catalog),
+            Ok(_) => match std::fs::read(file) {
+                Ok(text) => text,
+                Err(error) if is_absent(&error) => return Ok(catalog),
+                Err(error) => return Err(Error::io("read", file)(error)),
+            },
+            Err(error) if is_absent(&error) => return Ok(catalog),
             Err(error) => return Err(Error::io("read", file)(error)),
         };
         let text = String::from_utf8(text).map_err(|_| invalid(file, "it is not UTF-8".to_owned()))?;
@@ -115,6 +120,10 @@ impl Catalog {
     pub fn get(&self, alias: &str) -> Option<&CatalogEntry> {
         self.entries.iter().find(|entry| entry.alias == alias)
     }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied)
 }
 
 fn parse(file: &Path, text: &str) -> Result<Vec<CatalogEntry>> {

@@ -346,7 +346,8 @@ pub(super) fn not_reached(url: &Url, error: &reqwest::Error) -> Failed {
     } else {
         reason
     };
-    Failed::for_now(unreachable(url, &reason))
+    let way_out = if error.is_connect() { "; check the network, the proxy, or --endpoint" } else { "" };
+    Failed::for_now(unreachable(url, &format!("{reason}{way_out}")))
 }
 
 /// The last cause of the chain, without Rust's "(os error N)".

@@ -130,6 +130,7 @@ impl Refusal {
         let gated = || Error::Gated {
             repository: repository(),
             page: format!("{}/{}", endpoint.trim_end_matches('/'), asked.repository.unwrap_or_default()),
+            token_sent: http.signs_in(),
         };
         let no_repository = || Error::RepositoryNotFound { repository: repository(), endpoint: endpoint.clone() };
         let no_revision = || Error::RevisionNotFound {
@@ -141,7 +142,7 @@ impl Refusal {
             what: text::printable(asked.file.unwrap_or("such file")),
             available: Vec::new(),
         };
-        let sign_in = |reason: String| Error::SignIn { repository: repository(), reason };
+        let sign_in = |reason: String| Error::SignIn { repository: repository(), reason, token_sent: http.signs_in() };
 
         match self.code.as_str() {
             "GatedRepo" => return Failed::for_good(gated()),

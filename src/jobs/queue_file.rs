@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -190,7 +190,9 @@ fn lock(path: &Path) -> Result<Option<FileLock>> {
 fn read(path: &Path, home: Option<&Home>) -> std::result::Result<Saved, String> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Saved::default()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Saved::default());
+        }
         Err(error) => return Err(io_reason(&error)),
     };
     let mut bytes = Vec::new();

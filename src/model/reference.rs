@@ -28,6 +28,18 @@ impl Reference {
     /// [`Error::InvalidReference`] for what is empty, `.`, `..`, absolute, hidden, has a NUL, a backslash, an
     /// empty or `..` part, or more than two parts.
     pub fn parse(text: &str) -> Result<Self> {
+        Self::read(text, None)
+    }
+
+    /// Reads a reference where `endpoint` is the hub: the page of a model there is read like one of the public hub.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_at(text: &str, endpoint: &str) -> Result<Self> {
+        Self::read(text, Some(endpoint))
+    }
+
+    fn read(text: &str, endpoint: Option<&str>) -> Result<Self> {
         let refuse =
             |reason: &str| Err(Error::InvalidReference { reference: text::printable(text), reason: reason.to_owned() });
         if text.trim().is_empty() {
@@ -44,6 +56,9 @@ impl Reference {
         if let Some(rest) = trimmed.strip_prefix("hf://") {
             return Self::from_parts(text, rest.trim_end_matches('/'));
         }
+        if let Some(path) = endpoint.and_then(|endpoint| below(trimmed, endpoint)) {
+            return Self::from_path(text, path);
+        }
         if let Some((scheme, rest)) = trimmed.split_once("://") {
             if !matches!(scheme, "http" | "https") {
                 return refuse("only hf:// and the model's page can be given as an address");
@@ -56,11 +71,17 @@ impl Reference {
     /// `host/org/name[/(tree|blob|resolve)/REVISION[/FILE]]`, without scheme.
     fn from_page(text: &str, rest: &str) -> Result<Self> {
         let refuse = |reason: String| Err(Error::InvalidReference { reference: text::printable(text), reason });
-        let path = rest.split(['?', '#']).next().unwrap_or(rest);
-        let (host, path) = path.split_once('/').unwrap_or((path, ""));
+        let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if !HUB_HOSTS.contains(&host.to_ascii_lowercase().as_str()) {
             return refuse(format!("{} is not a model hub; give org/name", text::printable(host)));
         }
+        Self::from_path(text, path.strip_prefix('/').unwrap_or(path))
+    }
+
+    /// `org/name[/(tree|blob|resolve)/REVISION[/FILE]]`, percent-encoded.
+    fn from_path(text: &str, path: &str) -> Result<Self> {
+        let refuse = |reason: String| Err(Error::InvalidReference { reference: text::printable(text), reason });
+        let path = path.split(['?', '#']).next().unwrap_or(path);
         let decoded = percent_encoding::percent_decode_str(path.trim_end_matches('/')).decode_utf8();
         let Ok(decoded) = decoded else { return refuse("its address is not UTF-8".to_owned()) };
         let mut parts = decoded.splitn(4, '/');
@@ -183,6 +204,18 @@ impl Reference {
     }
 }
 
+/// What of `address` comes after `endpoint` and a slash. Scheme and host are compared without case, as they are meant.
+fn below<'a>(address: &'a str, endpoint: &str) -> Option<&'a str> {
+    let endpoint = endpoint.trim_end_matches('/');
+    let path_at = endpoint.find("://").map(|at| at + 3)?;
+    let path_at = endpoint[path_at..].find('/').map_or(endpoint.len(), |at| path_at + at);
+    let (origin, path) = (address.get(..path_at)?, address.get(path_at..)?);
+    if !origin.eq_ignore_ascii_case(&endpoint[..path_at]) {
+        return None;
+    }
+    path.strip_prefix(&endpoint[path_at..])?.strip_prefix('/')
+}
+
 fn checked_revision(text: &str, revision: &str) -> Result<String> {
     let bad = revision.is_empty()
         || revision.len() > 255
@@ -260,6 +293,28 @@ mod tests {
         let reference = Reference::parse("https://huggingface.co/org/name/blob/main/Q4/m%20x.gguf").unwrap();
         assert_eq!(reference.name(), "org/name");
         assert_eq!(reference.file().unwrap().as_str(), "Q4/m x.gguf");
+    }
+
+    #[test]
+    fn pages_of_the_endpoint_are_references_and_no_others() {
+        let hub = "http://127.0.0.1:8080";
+        let name = |text: &str, endpoint: &str| Reference::parse_at(text, endpoint).map(|found| found.to_string()).ok();
+        assert_eq!(name("http://127.0.0.1:8080/org/name", hub).as_deref(), Some("org/name"));
+        assert_eq!(name("HTTP://127.0.0.1:8080/org/name/tree/v2?x", hub).as_deref(), Some("org/name@v2"));
+        assert_eq!(name("https://Hub.example/base/org/name", "https://hub.example/base/").as_deref(), Some("org/name"));
+        assert_eq!(name("https://hf.co/org/name", hub).as_deref(), Some("org/name"));
+        for other in [
+            "http://127.0.0.1:80801/org/name",
+            "http://127.0.0.1/org/name",
+            "https://127.0.0.1:8080/org/name",
+            "http://127.0.0.1:8080@evil.example/org/name",
+            "http://127.0.0.1:8080",
+            "http://127.0.0.1:8080/../etc",
+            "http://127.0.0.1:8080/a/%2e%2e",
+        ] {
+            assert_eq!(name(other, hub), None, "{other}");
+        }
+        assert_eq!(name("https://hub.example/basement/org/name", "https://hub.example/base"), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::config::{Environment, HubSettings, Settings};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, io_reason};
 use crate::hub::{Catalog, HubClient, HubOptions, Token};
 use crate::machine;
 use crate::model::Reference;
@@ -35,7 +35,9 @@ impl Fault {
     fn of(error: Error) -> Self {
         match error {
             Error::InvalidConfig { path, reason } => Self { path, reason },
-            Error::Io { path, operation, source } => Self { path, reason: format!("cannot {operation} it: {source}") },
+            Error::Io { path, operation, source } => {
+                Self { path, reason: format!("cannot {operation} it: {}", io_reason(&source)) }
+            }
             other => Self { path: PathBuf::from("configuration"), reason: other.to_string() },
         }
     }
@@ -245,9 +247,17 @@ impl ModelProvisioner {
         join(tokio::task::spawn_blocking(move || work(&this)).await)
     }
 
+    /// Reads a reference; the page of a model on this endpoint is one too.
+    ///
+    /// # Errors
+    /// [`Error::InvalidReference`].
+    pub fn reference(&self, text: &str) -> Result<Reference> {
+        Reference::parse_at(text, &self.endpoint())
+    }
+
     /// What a reference means here, or that it is not here.
     pub(super) fn resolve(&self, reference: &str) -> Result<crate::store::flat::Resolved> {
-        let parsed = Reference::parse(reference)?;
+        let parsed = self.reference(reference)?;
         self.inner.store.resolve(&parsed)?.ok_or_else(|| self.not_found(reference))
     }
 

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
+use tokio_util::sync::CancellationToken;
+
 use super::ModelProvisioner;
 use crate::error::Result;
 use crate::hub::CatalogEntry;
 use crate::model::selection::{missing_shards, principal};
-use crate::model::{FileName, ModelFile, Reference, Role};
+use crate::model::{FileName, FileStatus, ModelFile, ModelId, Reference, Role, StoreKind};
+use crate::store::verify::{self, Depth};
+use crate::store::{Store, Target};
 
 impl ModelProvisioner {
     /// The file to load: the first shard or file by name, never a sidecar or a middle shard; `:QUANT` is respected. For
@@ -29,7 +33,7 @@ impl ModelProvisioner {
         loadable(&files).map(|file| file.absolute.clone()).ok_or_else(|| self.not_found(reference))
     }
 
-    /// Whether the file of a catalog entry is here, with every shard of its set. Another model in the entry's folder
+    /// Whether the file of a catalog entry is here, with every shard of its set, and as long as its record and its header say. Another model in the entry's folder
     /// does not count.
     ///
     /// # Errors
@@ -39,7 +43,19 @@ impl ModelProvisioner {
         let files = self.store().files(&resolved)?;
         let is_entry = |file: &ModelFile| file.path == entry.file;
         let complete = || missing_shards(files.iter().map(|file| file.path.as_str())).is_empty();
-        Ok(files.iter().any(is_entry) && complete())
+        if !files.iter().any(is_entry) || !complete() {
+            return Ok(false);
+        }
+        let target = Target { id: resolved.id.clone(), part: resolved.part.clone() };
+        let model = ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id: resolved.id };
+        let expected: Vec<_> =
+            self.store().expected(&target)?.into_iter().filter(|file| file.path == entry.file).collect();
+        let never = CancellationToken::new();
+        let found = verify::run(&model, self.store().root(), &expected, Depth::Quick, &mut |_| (), &never)?;
+        let wrong_size = |file: &ModelFile| {
+            is_entry(file) && expected.iter().any(|known| known.size.is_some_and(|size| size != file.size_bytes))
+        };
+        Ok(!files.iter().any(wrong_size) && !found.files.iter().any(|file| file.status == FileStatus::Truncated))
     }
 }
 

@@ -44,7 +44,11 @@ impl ModelProvisioner {
 pub(super) fn children(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !folder.exists() =>
+        {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(Error::io("read", folder)(error)),
     };
     let mut paths = Vec::new();

@@ -63,7 +63,7 @@ impl ModelProvisioner {
 
     /// Reads the request; looks at the catalog and, for a folder's name, at its record.
     pub(super) fn meaning(&self, request: &DownloadRequest) -> Result<Meaning> {
-        let reference = Reference::parse(&request.reference)?;
+        let reference = self.reference(&request.reference)?;
         if request.to == DestinationKind::Hf {
             return Err(Error::Unsupported {
                 what: "downloading into the Hugging Face cache".to_owned(),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use unicode_width::UnicodeWidthStr;
 
+use super::table::cut;
 use crate::model::size::duration;
 use crate::model::{Bytes, Rate};
 
@@ -12,14 +14,18 @@ pub(crate) struct Bar {
     bar: Option<ProgressBar>,
 }
 
-const TEMPLATE: &str = "{prefix}  [{bar:24}] {msg}";
+/// Widest bar and widest label, in columns.
+const BAR: usize = 24;
+const LABEL: usize = 40;
+/// Columns of a terminal that does not tell.
+const COLUMNS: usize = 80;
 
 impl Bar {
     pub(crate) fn new(shown: bool) -> Self {
         let bar = shown.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(4));
-            if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-                bar.set_style(style.progress_chars("=> "));
+            if let Ok(style) = ProgressStyle::with_template("{msg}") {
+                bar.set_style(style);
             }
             bar
         });
@@ -29,7 +35,7 @@ impl Bar {
     /// What is being worked on, printable.
     pub(crate) fn label(&self, label: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_prefix(super::table::cut(label, 40));
+            bar.set_prefix(label.to_owned());
         }
     }
 
@@ -57,7 +63,9 @@ impl Bar {
     fn place(&self, bytes: u64, total: u64, message: String) {
         if let Some(bar) = &self.bar {
             bar.set_length(total);
-            bar.set_message(message);
+            let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+            let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+            bar.set_message(line(&bar.prefix(), bytes, total, &message, columns.unwrap_or(COLUMNS)));
             bar.set_position(bytes);
         }
     }
@@ -75,5 +83,51 @@ impl Bar {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Label, bar and figures in fewer than `columns` columns: the label gives way first, then the bar, then the figures.
+fn line(label: &str, bytes: u64, total: u64, figures: &str, columns: usize) -> String {
+    let figures = cut(figures, columns.saturating_sub(1));
+    let mut room = columns.saturating_sub(1 + figures.width());
+    let mut line = String::new();
+    // Brackets and a blank, and a bar in which something can be seen.
+    let bar = room.saturating_sub(3).min(BAR);
+    let bar = if bar < 4 { 0 } else { bar.min((room.saturating_sub(5) / 2).max(4)) };
+    if bar > 0 {
+        room -= bar + 3;
+    }
+    if room >= 10 {
+        let label = cut(label, (room - 2).min(LABEL));
+        if !label.is_empty() {
+            line.push_str(&label);
+            line.push_str("  ");
+        }
+    }
+    if bar > 0 {
+        let share = u128::from(bytes.min(total)) * bar as u128 / u128::from(total.max(1));
+        let done = usize::try_from(share).unwrap_or(bar).min(bar);
+        let head = if done < bar && bytes > 0 { ">" } else { "" };
+        line.push_str(&format!("[{:bar$}] ", format!("{}{head}", "=".repeat(done))));
+    }
+    line.push_str(&figures);
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_never_wraps_and_keeps_its_figures() {
+        let label = "qwen2.5-0.5b-instruct-q4_k_m-00001-of-00003.gguf";
+        let figures = "1.23 GiB of 4.56 GiB  12.3 MiB/s  4 m 30 s left";
+        for columns in 1..200 {
+            let line = line(label, 30, 100, figures, columns);
+            assert!(line.width() < columns.max(1), "{columns}: {line}");
+            assert!(columns <= figures.len() || line.ends_with(figures), "{columns}: {line}");
+        }
+        assert_eq!(line("a.gguf", 1, 2, "1 B of 2 B", 120), format!("a.gguf  [{:24}] 1 B of 2 B", "============>"));
+        assert!(line(label, 30, 100, figures, 80).contains(".gguf  ["), "{}", line(label, 30, 100, figures, 80));
     }
 }

@@ -18,6 +18,8 @@ struct Column {
     align: Align,
     /// Whether it gives way when the terminal is narrow.
     flexible: bool,
+    /// When it is left out of a narrow terminal: the lowest number first. None stays, whole if it is not flexible.
+    leaves: Option<u8>,
 }
 
 /// Rows under a header.
@@ -38,13 +40,21 @@ impl Table {
     }
 
     pub(crate) fn column(mut self, name: &'static str, align: Align) -> Self {
-        self.columns.push(Column { name, align, flexible: false });
+        self.columns.push(Column { name, align, flexible: false, leaves: None });
         self
     }
 
     /// A column that is cut first; the end of its text is kept, for it tells quantization and shard.
     pub(crate) fn flexible(mut self, name: &'static str) -> Self {
-        self.columns.push(Column { name, align: Align::Left, flexible: true });
+        self.columns.push(Column { name, align: Align::Left, flexible: true, leaves: None });
+        self
+    }
+
+    /// The column added last is left out where the others have no room beside it; the lowest `turn` goes first.
+    pub(crate) fn leaves(mut self, turn: u8) -> Self {
+        if let Some(column) = self.columns.last_mut() {
+            column.leaves = Some(turn);
+        }
         self
     }
 
@@ -55,7 +65,7 @@ impl Table {
 
     /// The text, with a line break after every row. Columns without any text are left out.
     pub(crate) fn render(&self, output: &Output) -> String {
-        let shown: Vec<usize> = (0..self.columns.len())
+        let mut shown: Vec<usize> = (0..self.columns.len())
             .filter(|column| self.rows.iter().any(|row| row.get(*column).is_some_and(|cell| !cell.is_empty())))
             .collect();
         let mut widths: Vec<usize> = shown
@@ -66,6 +76,7 @@ impl Table {
             })
             .collect();
         if let Some(terminal) = output.width {
+            self.leave_out(&mut shown, &mut widths, terminal);
             self.shrink(&shown, &mut widths, terminal);
         }
         let mut text = String::new();
@@ -79,6 +90,23 @@ impl Table {
             text.push('\n');
         }
         text
+    }
+
+    /// Takes columns away until the rest fits, with flexible ones as narrow as they get.
+    fn leave_out(&self, shown: &mut Vec<usize>, widths: &mut Vec<usize>, terminal: usize) {
+        loop {
+            let least = |(column, width): (&usize, &usize)| {
+                if self.columns[*column].flexible { LEAST.min(*width) } else { *width }
+            };
+            let total = shown.iter().zip(&*widths).map(least).sum::<usize>() + GAP * shown.len().saturating_sub(1);
+            let next = (0..shown.len())
+                .filter_map(|at| Some((self.columns[shown[at]].leaves?, at)))
+                .min()
+                .filter(|_| total > terminal);
+            let Some((_, at)) = next else { return };
+            shown.remove(at);
+            widths.remove(at);
+        }
     }
 
     fn shrink(&self, shown: &[usize], widths: &mut [usize], terminal: usize) {
@@ -169,6 +197,26 @@ mod tests {
         assert!(text.lines().all(|line| line.width() <= 40), "{text}");
         assert!(text.contains("-00001-of-00003  1.00 KiB"), "{text}");
         assert!(text.contains('…'));
+    }
+
+    #[test]
+    fn columns_leave_before_a_whole_one_is_cut() {
+        let mut table = Table::new()
+            .column("MODEL", Align::Left)
+            .column("LIKES", Align::Right)
+            .leaves(1)
+            .column("NOTE", Align::Left)
+            .leaves(3)
+            .flexible("QUANTIZATIONS")
+            .leaves(2);
+        let id = "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF";
+        table.row(vec![id.into(), "1234".into(), "gated".into(), "Q2_K, Q3_K_M, Q4_K_M, Q5_K_M, Q8_0".into()]);
+        for width in 42..120 {
+            let text = table.render(&output(Some(width)));
+            assert!(text.contains(id) && text.lines().all(|line| line.width() <= width), "{width}: {text}");
+        }
+        assert!(table.render(&output(Some(70))).contains("gated"));
+        assert!(!table.render(&output(Some(65))).contains("LIKES"));
     }
 
     #[test]

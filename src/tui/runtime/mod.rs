@@ -182,7 +182,9 @@ fn keymap(config: &Path) -> (Keymap, Vec<String>) {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.len() > MAX => Err(std::io::Error::other("the file is too large")),
             Ok(_) => std::fs::read_to_string(&path).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     };
