@@ -1,11 +1,12 @@
 //! `find_local_model`: from a reference to the file that a server loads.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
 use super::ModelProvisioner;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::CatalogEntry;
 use crate::model::selection::{missing_shards, principal};
 use crate::model::{FileName, FileStatus, ModelFile, ModelId, Reference, Role, StoreKind};
@@ -39,7 +40,12 @@ impl ModelProvisioner {
     /// # Errors
     /// [`crate::Error::Io`] when the base folder cannot be read.
     pub fn is_installed(&self, entry: &CatalogEntry) -> Result<bool> {
-        let Some(resolved) = self.store().resolve(&Reference::parse(&entry.alias)?)? else { return Ok(false) };
+        let resolved = match self.store().resolve(&Reference::parse(&entry.alias)?) {
+            // A base folder below a file cannot be there.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotADirectory => return Ok(false),
+            other => other?,
+        };
+        let Some(resolved) = resolved else { return Ok(false) };
         let files = self.store().files(&resolved)?;
         let is_entry = |file: &ModelFile| file.path == entry.file;
         let complete = || missing_shards(files.iter().map(|file| file.path.as_str())).is_empty();

@@ -43,7 +43,7 @@ impl Bar {
     pub(crate) fn show(&self, label: &str, bytes: u64, total: u64) {
         if total > 0 {
             self.label(label);
-            self.place(bytes, total, format!("{} of {}", Bytes(bytes), Bytes(total)));
+            self.place(bytes, total, &format!("{} of {}", Bytes(bytes), Bytes(total)));
         }
     }
 
@@ -57,15 +57,15 @@ impl Bar {
                 message.push_str(&format!("  {} left", duration(left)));
             }
         }
-        self.place(bytes, total, message);
+        self.place(bytes, total, &message);
     }
 
-    fn place(&self, bytes: u64, total: u64, message: String) {
+    fn place(&self, bytes: u64, total: u64, message: &str) {
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
             let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
-            bar.set_message(line(&bar.prefix(), bytes, total, &message, columns.unwrap_or(COLUMNS)));
+            bar.set_message(line(&bar.prefix(), bytes, total, message, columns.unwrap_or(COLUMNS)));
             bar.set_position(bytes);
         }
     }
