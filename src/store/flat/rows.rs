@@ -48,6 +48,8 @@ impl Base {
         let folder = match Folder::open(root) {
             Ok(folder) => folder,
             Err(Errno::NOENT) => return Ok(None),
+            // Below something that is no folder nothing can be; a file in the folder's place is a mistake worth telling.
+            Err(Errno::NOTDIR) if root.symlink_metadata().is_err() => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let status = folder.own_status().map_err(failed)?;
