@@ -312,7 +312,7 @@ mod tests {
     fn what_is_not_there_is_refused() {
         for line in [
             "llorch-models list --host gpu02",
-            "llorch-models list --store ollama",
+            "llorch-models list --store nosuch",
             "llorch-models list --sort colour",
             "llorch-models download x --detach",
             "llorch-models download x --to hf",
