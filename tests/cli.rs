@@ -474,6 +474,9 @@ mod deletion {
         let ran = bench.run("delete small-gguf --yes").expect(1);
         assert!(ran.error().contains(&std::process::id().to_string()) && ran.error().contains("--force"), "{ran:?}");
         assert!(path.exists());
+        let refused = bench.run("delete small-gguf --yes --json").expect(1).json();
+        assert_eq!(refused["in_use_by"][0]["pid"], std::process::id());
+        assert_eq!((refused["freed_bytes"].as_u64(), refused["dry_run"].as_bool()), (Some(0), Some(false)));
         let info = bench.run("info small-gguf --json").expect(0).json();
         assert_eq!(info["in_use_by"][0]["pid"], std::process::id());
         let ran = bench.run("delete small-gguf --yes --force --json").expect(0).json();
@@ -629,6 +632,22 @@ mod interruptions {
         bench.run(&format!("download {BIG}")).expect(0);
         assert!(fs::read(published(&bench)).unwrap() == new);
         bench.run("verify --all").expect(0);
+    }
+
+    #[test]
+    fn a_signal_ends_a_question_to_a_silent_hub_at_once() {
+        let bench = installed();
+        bench.hub.fault(Fault::on("/api/models", What::Stall(0)).always());
+        for command in ["search small", "updates"] {
+            bench.hub.forget();
+            let began = std::time::Instant::now();
+            let running = bench.spawn(command);
+            bench.wait_for("the hub was asked", || bench.hub.count("/api/models") > 0);
+            running.signal(Signal::INT);
+            running.wait().expect(130);
+            // The grace for work that has to tidy up is ten seconds; this has nothing to tidy up.
+            assert!(began.elapsed() < std::time::Duration::from_secs(9), "{command}");
+        }
     }
 
     #[test]

@@ -78,7 +78,13 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         }
         return Ok(Exit::Done);
     }
-    refuse(&plan, force)?;
+    if let Err(refusal) = refuse(&plan, force) {
+        if json {
+            // What forbids it is for programs, too: nothing was freed.
+            session.output.json(&Deleted::new(&plan, Some(&DeletionReport::default())))?;
+        }
+        return Err(refusal.into());
+    }
     if !yes {
         session.output.say(describe(&plan).trim_end());
         // Asked on a thread of its own: a signal must reach a program that waits for an answer.

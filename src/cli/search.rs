@@ -45,7 +45,7 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
         let hits = hits.into_iter().map(|(hit, paths)| complete(&hub, hit, paths, files));
         Ok::<Vec<_>, crate::Error>(futures_util::stream::iter(hits).buffered(AT_ONCE).collect().await)
     };
-    let (hits, signal) = session.guard(work).await;
+    let (hits, signal) = session.ask_hub(work).await;
     if let Some(exit) = signal {
         return Ok(exit);
     }

@@ -47,6 +47,22 @@ impl Session {
         self.signals.guard(&self.cancel, work).await
     }
 
+    /// Runs a question to the hub, which leaves nothing behind: a signal drops it at once.
+    pub(super) async fn ask_hub<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> (Result<T, Error>, Option<Exit>) {
+        let cancel = self.cancel.clone();
+        self.guard(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Error::Cancelled),
+                answer = work => answer,
+            }
+        })
+        .await
+    }
+
     /// Runs disk work on a thread that may block.
     pub(super) async fn blocking<T: Send + 'static>(
         &mut self,

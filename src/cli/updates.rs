@@ -8,7 +8,7 @@ use crate::model::{Bytes, text};
 
 pub(super) async fn run(session: &mut Session, arguments: Updates) -> Outcome {
     let (provisioner, cancel) = (session.provisioner.clone(), session.cancel.clone());
-    let (updates, signal) = session.guard(provisioner.updates(&arguments.reference, &cancel)).await;
+    let (updates, signal) = session.ask_hub(provisioner.updates(&arguments.reference, &cancel)).await;
     if let Some(exit) = signal {
         return Ok(exit);
     }
