@@ -51,6 +51,13 @@ impl Ran {
     }
 }
 
+/// Whether this process, and so what it starts, ends when it is hung up.
+fn hangs_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_none_or(|bits| bits & 1 == 0)
+}
+
 impl Bench {
     pub fn new() -> Self {
         let runtime = Runtime::new().unwrap();
@@ -74,7 +81,15 @@ impl Bench {
 
     /// The program with `line` as arguments, cut at spaces; nothing of the test's own environment reaches it.
     pub fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_llorch-models"));
+        let program = env!("CARGO_BIN_EXE_llorch-models");
+        let mut command = if hangs_up() {
+            Command::new(program)
+        } else {
+            // The program respects a parent that ignores HUP, and the tests may run under such a one (`nohup`).
+            let mut command = Command::new("env");
+            command.args(["--default-signal=HUP", program]);
+            command
+        };
         self.prepare(&mut command);
         command.args(line.split(' ').filter(|word| !word.is_empty()));
         command
