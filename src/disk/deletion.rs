@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use super::permission::removal_error;
-use super::safe::{Folder, is_plain_name};
+use super::safe::{Handle, is_plain_name};
 use super::shared;
 use crate::error::{Error, io_reason};
 use crate::model::{DeletionReport, Failure, Inode, Operation, Plan, Stamp, Step, text};
@@ -121,7 +121,7 @@ struct Run {
     /// What became of each step so far.
     outcomes: Vec<Became>,
     /// The roots, each opened once.
-    roots: BTreeMap<PathBuf, Folder>,
+    roots: BTreeMap<PathBuf, Handle>,
     /// Folders with removals that are not synced yet, by root and path below it.
     unsynced: BTreeSet<(PathBuf, PathBuf)>,
 }
@@ -212,11 +212,11 @@ impl Run {
         Ok(Outcome::Removed { freed: if info.is_file() && info.links == 1 { info.disk_bytes } else { 0 } })
     }
 
-    fn root(&mut self, path: &Path) -> Result<&Folder, String> {
+    fn root(&mut self, path: &Path) -> Result<&Handle, String> {
         if !self.roots.contains_key(path) {
-            let root = Folder::open_root(path).map_err(|error| error.to_string())?;
-            let identity = |folder: &Folder| folder.inode().map_err(|error| error.to_string());
-            if identity(&root)? == identity(&Folder::open_root(Path::new("/")).map_err(|error| error.to_string())?)? {
+            let root = Handle::open_root(path).map_err(|error| error.to_string())?;
+            let identity = |folder: &Handle| folder.inode().map_err(|error| error.to_string());
+            if identity(&root)? == identity(&Handle::open_root(Path::new("/")).map_err(|error| error.to_string())?)? {
                 return Err(ROOT_REFUSED.to_owned());
             }
             self.roots.insert(path.to_owned(), root);

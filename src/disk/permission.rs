@@ -135,10 +135,10 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::disk::safe::Folder;
+    use crate::disk::safe::Handle;
 
     fn ask(folder: &Path, name: &str) -> Option<String> {
-        let info = Folder::open_root(folder).unwrap().info(OsStr::new(name)).unwrap();
+        let info = Handle::open_root(folder).unwrap().info(OsStr::new(name)).unwrap();
         blocked(folder, OsStr::new(name), &info)
     }
 

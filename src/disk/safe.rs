@@ -21,14 +21,16 @@ const HANDLE: OFlags = OFlags::PATH;
 #[cfg(not(target_os = "linux"))]
 const HANDLE: OFlags = OFlags::RDONLY;
 
-/// An open folder. What is done through it is done in this very folder, whatever its path means by then.
+/// An open folder that knows its path for errors: what deletion and publication work through. Scans use
+/// [`Folder`](super::folder::Folder), which leaves that out. What is done through it is done in this very folder,
+/// whatever its path means by then.
 #[derive(Debug)]
-pub struct Folder {
+pub struct Handle {
     handle: OwnedFd,
     path: PathBuf,
 }
 
-impl Folder {
+impl Handle {
     /// Opens the folder that a store or the user names; links on the way are followed, this once.
     ///
     /// # Errors
@@ -159,7 +161,7 @@ impl Folder {
     }
 }
 
-impl AsFd for Folder {
+impl AsFd for Handle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
@@ -170,7 +172,7 @@ impl AsFd for Folder {
 /// # Errors
 /// [`crate::Error::UnsafePath`] for what is no regular file or lies behind a link, [`crate::Error::Io`] otherwise.
 pub fn open_below(root: &Path, path: &Path) -> Result<File> {
-    Folder::open_root(root)?.open_file(path)
+    Handle::open_root(root)?.open_file(path)
 }
 
 /// Creates the folders that hold `path` below `root` (which may not exist yet either) and gives the full path of
@@ -180,7 +182,7 @@ pub fn open_below(root: &Path, path: &Path) -> Result<File> {
 /// [`crate::Error::UnsafePath`] when a part of the way is a link or no folder, [`crate::Error::Io`] otherwise.
 pub fn prepare_below(root: &Path, path: &RepoPath) -> Result<PathBuf> {
     publish::create_folders(root)?;
-    let mut folder = Folder::open_root(root)?;
+    let mut folder = Handle::open_root(root)?;
     for part in path.folder().into_iter().flat_map(|folder| folder.split('/')) {
         folder = folder.create_folder(OsStr::new(part))?;
     }
@@ -332,7 +334,7 @@ mod tests {
     #[test]
     fn part_by_part_is_as_strict() {
         let (_folder, root) = tree();
-        let handle = Folder::open_root(&root).unwrap();
+        let handle = Handle::open_root(&root).unwrap();
         let open = |path: &str| {
             open_part_by_part(handle.as_fd(), Path::new(path), HANDLE | OFlags::DIRECTORY | OFlags::CLOEXEC)
         };
@@ -363,7 +365,7 @@ mod tests {
     #[test]
     fn a_handle_stays_with_its_folder() {
         let (folder, root) = tree();
-        let a = Folder::open_root(&root).unwrap().open_folder(Path::new("a")).unwrap();
+        let a = Handle::open_root(&root).unwrap().open_folder(Path::new("a")).unwrap();
         std::fs::rename(root.join("a"), folder.path().join("moved")).unwrap();
         symlink("/etc", root.join("a")).unwrap();
         a.create_folder(OsStr::new("new")).unwrap();
