@@ -14,6 +14,7 @@ pub mod verify;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +26,28 @@ use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary};
 
 /// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Row {
     /// What is shown.
     pub model: Model,
     /// Every regular file of it, bookkeeping included.
     pub usage: Usage,
+    /// What the header of its first weights file tells, if one was read.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+impl Row {
+    /// A row of which nothing is known beyond the names and figures in `model`.
+    #[must_use]
+    pub fn new(model: Model, usage: Usage) -> Self {
+        Self { model, usage, metadata: None }
+    }
+
+    /// With what a header told.
+    #[must_use]
+    pub fn with_metadata(self, metadata: Option<Arc<Metadata>>) -> Self {
+        Self { metadata, ..self }
+    }
 }
 
 /// Everything about one model, for the detail pane and `info`.

@@ -220,7 +220,7 @@ pub fn row(model: Model) -> Row {
     let mut usage = Usage::default();
     let inode = model.identity.id.bytes().fold(7_u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     usage.add(Inode { device: 1, inode }, model.size_bytes, model.disk_bytes, 1);
-    Row { model, usage }
+    Row::new(model, usage)
 }
 
 pub fn holder() -> Holder {

@@ -66,7 +66,7 @@ impl Files {
             in_use_by: None,
             warnings: Vec::new(),
         };
-        Row { model, usage }
+        Row::new(model, usage)
     }
 
     fn missing(&self, id: &str) -> Error {

@@ -53,7 +53,7 @@ impl<L: Layout> FileStore<L> {
             in_use_by: None,
             warnings: vec![warning],
         };
-        Row { model, usage: Usage::default() }
+        Row::new(model, Usage::default())
     }
 
     fn unit_row(&self, id: &str, unit: &Unit, around: &mut Surroundings) -> (Row, Option<Metadata>) {
@@ -124,7 +124,7 @@ impl<L: Layout> FileStore<L> {
             in_use_by: None,
             warnings: warnings.finish(),
         };
-        (Row { model, usage }, header)
+        (Row::new(model, usage), header)
     }
 
     /// Its regular files, weights first, then by path.

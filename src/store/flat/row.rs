@@ -60,7 +60,7 @@ impl FlatStore {
             in_use_by: None,
             warnings: vec![warning],
         };
-        Row { model, usage: Usage::default() }
+        Row::new(model, Usage::default())
     }
 
     fn model_row(&self, folder: &ModelFolder, around: &mut Surroundings) -> Row {
@@ -134,7 +134,7 @@ impl FlatStore {
             in_use_by: None,
             warnings: warnings.finish(),
         };
-        Row { model, usage }
+        Row::new(model, usage)
     }
 
     /// The repository that the folder was filled from, as far as a record or the catalog tells.

@@ -85,7 +85,7 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
         in_use_by: None,
         warnings: warnings(repository, &weights.missing, &weights.unfinished),
     };
-    Row { model, usage }
+    Row::new(model, usage)
 }
 
 fn add(usage: &mut Usage, status: &Status, links: u64) {

@@ -144,7 +144,7 @@ impl OllamaStore {
             in_use_by: None,
             warnings: warnings.finish(),
         };
-        (Row { model, usage }, metadata)
+        (Row::new(model, usage), metadata)
     }
 
     /// Whether the weights are there and whole, as far as the header of the first tells.
