@@ -1,10 +1,12 @@
 //! This host: its name, its users, its file systems, the processes that hold files.
 
+mod deleted;
 mod holders;
 mod mounts;
 mod process;
 mod users;
 
+pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use holders::{Holders, find_holders};
 pub use mounts::{Mount, Mounts, device_number};
 pub use process::describe_process;
