@@ -66,6 +66,7 @@ fn neutral(value: &mut Value) {
                     "disk_bytes" | "reclaimable_bytes" | "expected_bytes" | "freed_bytes" | "models_bytes"
                     | "total_bytes" | "free_bytes" => "[bytes]",
                     "modified" | "accessed" | "updated" => "[time]",
+                    "unreadable_processes" => "[count]",
                     "mount" => "[mount]",
                     "owner" => "[user]",
                     "commit" | "pinned" | "current" => "[commit]",

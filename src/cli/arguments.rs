@@ -137,7 +137,8 @@ pub struct List {
     /// Only this kind of store
     #[arg(long, value_name = "KIND", value_parser = store_kind)]
     pub store: Vec<StoreKind>,
-    /// Only models for which this holds: a word of the name, size>10G, age>30d, quant:q4, owner:alice, idle
+    /// Only models for which this holds: words of the name, size>10G, age>30d, store:hf, quant:q4, kind:dataset,
+    /// owner:alice, mount:/data, idle, damaged, duplicate, protected; several at once, each must hold
     #[arg(long, value_name = "EXPR", value_parser = Filter::parse)]
     pub filter: Vec<Filter>,
     /// The order

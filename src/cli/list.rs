@@ -1,5 +1,7 @@
 //! `list`: the models of this host.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -10,8 +12,8 @@ use super::scan::{self, Scan};
 use super::session::Session;
 use crate::model::filter::{Filter, last_use};
 use crate::model::size::parameters;
-use crate::model::{Bytes, Model, StoreSummary, text};
-use crate::provisioner::Totals;
+use crate::model::{Bytes, Model, ModelId, StoreSummary, text};
+use crate::provisioner::{Duplicate, Totals, duplicates, mark_duplicates};
 
 /// `list --json`.
 #[derive(Serialize)]
@@ -19,6 +21,8 @@ struct Listed<'a> {
     models: Vec<&'a Model>,
     stores: &'a [StoreSummary],
     totals: Counted,
+    /// Files of these models that are in several places of this host.
+    duplicates: Vec<Duplicate>,
 }
 
 #[derive(Serialize)]
@@ -32,6 +36,8 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
     if let Some(exit) = signal {
         return Ok(exit);
     }
+    let mut duplicates = duplicates(&scan.rows);
+    mark_duplicates(&duplicates, &mut scan.rows);
     if !arguments.store.is_empty() {
         scan.rows.retain(|row| arguments.store.contains(&row.model.identity.store));
         scan.stores.retain(|store| arguments.store.contains(&store.store));
@@ -47,10 +53,13 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
     scan.say_warnings(session);
     let totals: Totals = scan.rows.iter().collect();
     if arguments.json {
+        let shown: BTreeSet<&ModelId> = scan.rows.iter().map(|row| &row.model.identity).collect();
+        duplicates.retain(|group| group.copies.iter().flat_map(|copy| &copy.models).any(|model| shown.contains(model)));
         session.output.json(&Listed {
             models: scan.rows.iter().map(|row| &row.model).collect(),
             stores: &scan.stores,
             totals: Counted { disk_bytes: totals.disk_bytes(), models: totals.models() },
+            duplicates,
         })?;
         return Ok(Exit::Done);
     }
@@ -105,6 +114,12 @@ fn notes(model: &Model) -> Vec<String> {
         Some([holder]) => notes.push(format!("in use by {}", holder.pid)),
         Some([_, ..]) => notes.push("in use".to_owned()),
         _ => {}
+    }
+    if model.protected {
+        notes.push("protected".to_owned());
+    }
+    if model.duplicate {
+        notes.push("duplicate".to_owned());
     }
     if !model.warnings.is_empty() {
         notes.push(count(model.warnings.len(), "warning"));

@@ -47,6 +47,12 @@ impl Usage {
         }
     }
 
+    /// What is known of one inode.
+    #[must_use]
+    pub fn get(&self, inode: Inode) -> Option<&Links> {
+        self.0.get(&inode)
+    }
+
     /// The inodes.
     pub fn iter(&self) -> impl Iterator<Item = (&Inode, &Links)> {
         self.0.iter()

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::{Bytes, Model, StoreKind, text};
 
 /// A filter as people type it: words, and conditions such as `size>10G`, `age>30d`, `store:hf`, `quant:q4`, `owner:alice`,
-/// `mount:/data`, `kind:dataset`, `idle`, `damaged`. Every one must hold.
+/// `mount:/data`, `kind:dataset`, `idle`, `damaged`, `duplicate`, `protected`. Every one must hold.
 ///
 /// A word matches where it occurs in the id, the reference, the quantization, the architecture or the path's last part,
 /// whatever the case. What looks like a condition of an unknown name is a word, since ids may have a `:`.
@@ -29,6 +29,8 @@ enum Term {
     Kind(String),
     Idle,
     Damaged,
+    Duplicate,
+    Protected,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,11 +125,24 @@ impl Term {
         match lower.as_str() {
             "idle" => return Ok(Self::Idle),
             "damaged" => return Ok(Self::Damaged),
+            "duplicate" => return Ok(Self::Duplicate),
+            "protected" => return Ok(Self::Protected),
             _ => {}
         }
         // Values keep their case where they name a user or a folder.
-        if let Some((name, value)) = word.split_once(':').filter(|(_, value)| !value.is_empty()) {
-            match name.to_lowercase().as_str() {
+        if let Some((name, value)) = word.split_once(':') {
+            let examples = [
+                ("store", "store:hf"),
+                ("quant", "quant:q4"),
+                ("owner", "owner:alice"),
+                ("mount", "mount:/data"),
+                ("kind", "kind:dataset"),
+            ];
+            let name = name.to_lowercase();
+            if let Some((_, example)) = examples.iter().find(|(known, _)| *known == name && value.is_empty()) {
+                return Err(malformed(word, example));
+            }
+            match name.as_str() {
                 "store" => return Ok(Self::Store(value.to_lowercase().parse()?)),
                 "quant" => return Ok(Self::Quantization(value.to_lowercase())),
                 "owner" => return Ok(Self::Owner(value.to_owned())),
@@ -177,6 +192,8 @@ impl Term {
             }
             Self::Idle => model.in_use_by.as_ref().is_some_and(Vec::is_empty),
             Self::Damaged => !model.complete,
+            Self::Duplicate => model.duplicate,
+            Self::Protected => model.protected,
         }
     }
 }
@@ -346,6 +363,8 @@ mod tests {
             complete: true,
             in_use_by: None,
             warnings: Vec::new(),
+            protected: false,
+            duplicate: false,
         }
     }
 

@@ -90,6 +90,10 @@ pub struct Model {
     pub in_use_by: Option<Vec<Holder>>,
     /// What is wrong or worth knowing, one line each, made printable.
     pub warnings: Vec<String>,
+    /// Whether the protect list of the configuration keeps it out of every plan.
+    pub protected: bool,
+    /// Whether one of its large files is in another place of this host, too; false until all rows were compared.
+    pub duplicate: bool,
 }
 
 impl Model {

@@ -60,5 +60,7 @@ pub use browse::RemoteModel;
 pub use builder::{Builder, ModelProvisioner};
 pub use download::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded};
 pub use info::ModelInfo;
-pub use inventory::{Inventory, PlanTarget, ScanEvent, Totals, stores};
+pub use inventory::{
+    Duplicate, FileCopy, Inventory, PlanTarget, ScanEvent, Totals, duplicates, mark_duplicates, stores,
+};
 pub use updates::{ChangedFile, ModelUpdate};

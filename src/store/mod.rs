@@ -4,6 +4,7 @@ pub mod files;
 pub mod flat;
 pub mod headers;
 pub mod hf;
+pub mod large;
 pub mod llama_cpp;
 pub mod lm_studio;
 pub mod ollama;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
+
+pub use large::LargeFile;
 
 use crate::disk::usage::Usage;
 use crate::error::Result;
@@ -34,19 +37,27 @@ pub struct Row {
     pub usage: Usage,
     /// What the header of its first weights file tells, if one was read.
     pub metadata: Option<Arc<Metadata>>,
+    /// Those of its files that are worth comparing with other rows', as far as anything tells their content.
+    pub large: Vec<LargeFile>,
 }
 
 impl Row {
     /// A row of which nothing is known beyond the names and figures in `model`.
     #[must_use]
     pub fn new(model: Model, usage: Usage) -> Self {
-        Self { model, usage, metadata: None }
+        Self { model, usage, metadata: None, large: Vec::new() }
     }
 
     /// With what a header told.
     #[must_use]
     pub fn with_metadata(self, metadata: Option<Arc<Metadata>>) -> Self {
         Self { metadata, ..self }
+    }
+
+    /// With its large files.
+    #[must_use]
+    pub fn with_large(self, large: Vec<LargeFile>) -> Self {
+        Self { large, ..self }
     }
 }
 

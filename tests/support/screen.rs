@@ -213,6 +213,8 @@ pub fn model(name: &str, gib: u64, days: i64) -> Model {
         complete: true,
         in_use_by: None,
         warnings: Vec::new(),
+        protected: false,
+        duplicate: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every store of this host at once: what the table, `list` and `disk-usage` show, and plans over them.
 
 mod detect;
+mod duplicates;
 mod find;
 mod holders;
 mod plan;
@@ -19,6 +20,7 @@ use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreSummary, Verifica
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
 pub use detect::stores;
+pub use duplicates::{Duplicate, FileCopy, duplicates, mark_duplicates};
 pub use totals::Totals;
 
 /// What a scan gives, as it goes.
@@ -75,6 +77,7 @@ impl Inventory {
     pub fn details(&self, model: &ModelId) -> Result<Details> {
         let mut details = self.store(model)?.details(&model.id)?;
         details.model.in_use_by = Some(holders::of_files(&details));
+        details.model.protected = self.is_protected(&details.model);
         Ok(details)
     }
 
@@ -110,6 +113,9 @@ impl Inventory {
 
     /// Whether a plan may not contain the row.
     fn is_protected(&self, model: &Model) -> bool {
+        if self.protect.is_empty() {
+            return false;
+        }
         let full = model.identity.to_string();
         let names = [Some(model.identity.id.as_str()), Some(full.as_str()), model.reference.as_deref()];
         self.protect

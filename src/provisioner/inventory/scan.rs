@@ -12,8 +12,13 @@ impl Inventory {
     ///
     /// `sink` is called from several threads at once.
     pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
-        let scan =
-            |store: &dyn Store| -> StoreSummary { store.scan(&mut |row| sink(ScanEvent::Row(Box::new(row))), cancel) };
+        let scan = |store: &dyn Store| -> StoreSummary {
+            let mut give = |mut row: Row| {
+                row.model.protected = self.is_protected(&row.model);
+                sink(ScanEvent::Row(Box::new(row)));
+            };
+            store.scan(&mut give, cancel)
+        };
         match self.stores.as_slice() {
             // One store needs no thread beside the caller's.
             [store] => sink(ScanEvent::Store(scan(store.as_ref()))),

@@ -65,6 +65,8 @@ impl Files {
             complete: true,
             in_use_by: None,
             warnings: Vec::new(),
+            protected: false,
+            duplicate: false,
         };
         Row::new(model, usage)
     }

@@ -8,6 +8,7 @@ use crate::format::Metadata;
 use crate::model::{Model, ModelFile, ModelKind, Role, text};
 use crate::store::Row;
 use crate::store::flat::folder::Class;
+use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 
@@ -52,6 +53,8 @@ impl<L: Layout> FileStore<L> {
             complete: entry.link.is_some(),
             in_use_by: None,
             warnings: vec![warning],
+            protected: false,
+            duplicate: false,
         };
         Row::new(model, Usage::default())
     }
@@ -60,6 +63,7 @@ impl<L: Layout> FileStore<L> {
         let folder = &unit.folder;
         let mut usage = Usage::default();
         let mut content = Usage::default();
+        let mut large = Vec::new();
         let (mut file_count, mut modified, mut accessed) = (0, None, None);
         for (entry, class) in folder.tree.entries.iter().zip(&folder.classes).filter(|(entry, _)| entry.is_file()) {
             let status = &entry.status;
@@ -70,6 +74,12 @@ impl<L: Layout> FileStore<L> {
             content.add_info(status);
             file_count += 1;
             modified = modified.max(status.modified);
+            if status.size_bytes >= LARGE {
+                let location = folder.location(entry);
+                let digest = unit.known.get(&location).and_then(|(_, digest)| *digest);
+                let (size_bytes, path) = (status.size_bytes, Some(location.into()));
+                large.push(LargeFile { inode: status.inode, size_bytes, digest, path });
+            }
             if matches!(role, Role::Weights | Role::Shard) {
                 accessed = accessed.max(status.accessed);
             }
@@ -123,8 +133,10 @@ impl<L: Layout> FileStore<L> {
             complete: weights.complete && folder.tree.unread.is_empty(),
             in_use_by: None,
             warnings: warnings.finish(),
+            protected: false,
+            duplicate: false,
         };
-        (Row::new(model, usage), header)
+        (Row::new(model, usage).with_large(large), header)
     }
 
     /// Its regular files, weights first, then by path.

@@ -10,6 +10,7 @@ use super::sidecar;
 use crate::disk::usage::Usage;
 use crate::model::{Digest, Model, ModelFile, ModelId, ModelKind, Role, StoreKind, text};
 use crate::store::Row;
+use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 
@@ -59,6 +60,8 @@ impl FlatStore {
             complete: entry.link.is_some(),
             in_use_by: None,
             warnings: vec![warning],
+            protected: false,
+            duplicate: false,
         };
         Row::new(model, Usage::default())
     }
@@ -66,6 +69,7 @@ impl FlatStore {
     fn model_row(&self, folder: &ModelFolder, around: &mut Surroundings) -> Row {
         let mut usage = Usage::default();
         let mut content = Usage::default();
+        let mut large = Vec::new();
         let mut file_count = 0;
         let mut modified = None;
         let mut accessed = None;
@@ -76,6 +80,12 @@ impl FlatStore {
             content.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
             file_count += 1;
             modified = modified.max(status.modified);
+            if status.size_bytes >= LARGE {
+                let digest = self.known(folder, entry).1;
+                let path = folder.location(entry).into();
+                let size_bytes = status.size_bytes;
+                large.push(LargeFile { inode: status.inode, size_bytes, digest, path: Some(path) });
+            }
             if matches!(role, Role::Weights | Role::Shard) {
                 accessed = accessed.max(status.accessed);
             }
@@ -133,8 +143,10 @@ impl FlatStore {
             complete: weights.complete && whole_record && !weights_gone && folder.tree.unread.is_empty(),
             in_use_by: None,
             warnings: warnings.finish(),
+            protected: false,
+            duplicate: false,
         };
-        Row::new(model, usage)
+        Row::new(model, usage).with_large(large)
     }
 
     /// The repository that the folder was filled from, as far as a record or the catalog tells.

@@ -5,6 +5,7 @@
 
 mod details;
 mod expected;
+mod large;
 mod layout;
 mod plan;
 mod read;

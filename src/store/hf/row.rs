@@ -84,8 +84,10 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
         complete: weights.missing.is_empty() && weights.unfinished.is_empty() && repository.unreadable.is_empty(),
         in_use_by: None,
         warnings: warnings(repository, &weights.missing, &weights.unfinished),
+        protected: false,
+        duplicate: false,
     };
-    Row::new(model, usage)
+    Row::new(model, usage).with_large(super::large::of(repository))
 }
 
 fn add(usage: &mut Usage, status: &Status, links: u64) {

@@ -10,7 +10,9 @@ use crate::disk::usage::Usage;
 use crate::format::{Metadata, Structure};
 use crate::model::{Digest, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text};
 use crate::store::Row;
+use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
+use crate::store::tree::Entry;
 
 /// What needs each blob, asked once for all rows.
 pub(super) struct Users<'a> {
@@ -82,12 +84,14 @@ impl OllamaStore {
             }
         }
         let mut content = Usage::default();
+        let mut large = Vec::new();
         let mut accessed = None;
         for hex in contents.needs(at) {
             for entry in contents.blobs.get(hex).into_iter().flatten().filter(|entry| entry.is_file()) {
                 names.add(&entry.status, users.others(hex));
                 modified = modified.max(entry.status.modified);
                 if tag.content.contains_key(hex) {
+                    large.extend(large_blob(hex, entry));
                     content.add_info(&entry.status);
                 }
                 if tag.weights.iter().any(|weights| weights == hex) {
@@ -143,8 +147,10 @@ impl OllamaStore {
             complete,
             in_use_by: None,
             warnings: warnings.finish(),
+            protected: false,
+            duplicate: false,
         };
-        (Row::new(model, usage), metadata)
+        (Row::new(model, usage).with_large(large), metadata)
     }
 
     /// Whether the weights are there and whole, as far as the header of the first tells.
@@ -196,6 +202,18 @@ impl OllamaStore {
         files.sort_by(|a, b| (a.role != Role::Weights, &a.path).cmp(&(b.role != Role::Weights, &b.path)));
         files
     }
+}
+
+/// A blob as copies of it are found: its name is its digest.
+fn large_blob(hex: &str, entry: &Entry) -> Option<LargeFile> {
+    let status = &entry.status;
+    (status.size_bytes >= LARGE).then(|| LargeFile {
+        inode: status.inode,
+        size_bytes: status.size_bytes,
+        digest: Digest::parse(hex),
+        // Before 2024 the name had a colon.
+        path: (!entry.name().as_encoded_bytes().starts_with(b"sha256-")).then(|| entry.path.clone().into()),
+    })
 }
 
 /// What a blob is called: its names on disk tell nothing to a person.

@@ -11,6 +11,7 @@ use super::Line;
 use crate::disk::usage::Usage;
 use crate::model::filter::{Filter, SortKey};
 use crate::model::{Holder, ModelId, StoreKind, StoreSummary};
+use crate::provisioner::{Duplicate, duplicates};
 use crate::store::Row;
 use crate::tui::msg::Generation;
 
@@ -43,6 +44,7 @@ pub struct Models {
     pub offset: usize,
     /// The scan.
     pub scan: Scan,
+    duplicates: Arc<[Duplicate]>,
 }
 
 #[derive(Clone, Debug)]
@@ -182,6 +184,7 @@ impl Models {
         match self.rows.remove(&id) {
             Some(old) => {
                 self.stale_usage = true;
+                row.model.duplicate = old.row.model.duplicate;
                 if row.model.in_use_by.is_none() {
                     row.model.in_use_by.clone_from(&old.row.model.in_use_by);
                 }
@@ -208,6 +211,26 @@ impl Models {
         self.scan.silent.clear();
         let generation = self.scan.generation;
         self.retain(|_, entry| entry.seen == generation);
+        self.compare();
+    }
+
+    /// Looks which contents are in several places.
+    fn compare(&mut self) {
+        self.duplicates = duplicates(self.rows.values().map(|entry| entry.row.as_ref())).into();
+        let models: BTreeSet<&ModelId> =
+            self.duplicates.iter().flat_map(|group| &group.copies).flat_map(|copy| &copy.models).collect();
+        for (id, entry) in &mut self.rows {
+            let duplicate = models.contains(id);
+            if entry.row.model.duplicate != duplicate {
+                Arc::make_mut(&mut entry.row).model.duplicate = duplicate;
+            }
+        }
+    }
+
+    /// Contents of the row that are in other places, too.
+    pub fn duplicates_of<'a>(&'a self, id: &'a ModelId) -> impl Iterator<Item = &'a Duplicate> {
+        let uses = move |group: &&Duplicate| group.copies.iter().any(|copy| copy.models.contains(id));
+        self.duplicates.iter().filter(uses)
     }
 
     fn retain(&mut self, keep: impl Fn(&ModelId, &Entry) -> bool) {

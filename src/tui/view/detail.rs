@@ -110,6 +110,9 @@ fn model(page: &mut Page<'_>, state: &State) {
     if !model.complete && model.warnings.is_empty() {
         page.say("! not complete", Role::Bad);
     }
+    if row.model.protected {
+        page.say("protected by the configuration: no plan takes it", Role::Good);
+    }
     holders(page, row.model.in_use_by.as_deref().or(model.in_use_by.as_deref()));
     facts(page, state, model);
     match (&state.detail.loaded, &state.detail.wait) {
@@ -132,6 +135,45 @@ fn model(page: &mut Page<'_>, state: &State) {
             header(page, metadata);
         }
         files(page, details);
+    }
+    copies(page, state, model);
+}
+
+/// Most places of one content, and most contents, that are told.
+const TOLD: usize = 8;
+
+/// What of the row is in other places, too.
+fn copies(page: &mut Page<'_>, state: &State, model: &Model) {
+    let found: Vec<_> = state.models.duplicates_of(&model.identity).collect();
+    if found.is_empty() {
+        return;
+    }
+    page.gap();
+    page.say("the same file elsewhere", Role::Title);
+    for group in found.iter().take(TOLD) {
+        let (own, others) = group.of(&model.identity);
+        let name = own.first().and_then(|copy| copy.path.file_name()).map(clean::escape).unwrap_or_default();
+        let gain = match group.reclaimable_bytes {
+            0 if group.is_shared() => "names of one file, which share its bytes".to_owned(),
+            0 => "no copy alone would free anything".to_owned(),
+            bytes => format!("one copy less frees {}", Bytes(bytes)),
+        };
+        page.say(&format!("{} {gain}", clean::printable(&name)), Role::Text);
+        // Two names in the row itself are copies of each other.
+        let places = if others.is_empty() { &own } else { &others };
+        for copy in places.iter().take(TOLD) {
+            let models: Vec<String> = copy.models.iter().take(TOLD).map(ToString::to_string).collect();
+            page.say(&format!("  also at {}", path(&copy.path, &state.facts.home)), Role::Dim);
+            page.say(&format!("  in {}", models.join(", ")), Role::Dim);
+        }
+        more(page, places.len());
+    }
+    more(page, found.len());
+}
+
+fn more(page: &mut Page<'_>, count: usize) {
+    if count > TOLD {
+        page.say(&format!("  and {} more", count - TOLD), Role::Dim);
     }
 }
 

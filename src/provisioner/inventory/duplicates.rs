@@ -1,0 +1,150 @@
+//! Files with the same content in several places of the host, told by checksums that are known and by inodes, without hashing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::model::{Digest, Inode, ModelId, StoreKind, text};
+use crate::store::Row;
+
+/// One content that lies in several places.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Duplicate {
+    /// Its checksum; `None` where only the inode tells that it is the same.
+    pub digest: Option<Digest>,
+    /// `st_size`.
+    pub size_bytes: u64,
+    /// The most that one copy less frees: 0 where all places are names of one file.
+    pub reclaimable_bytes: u64,
+    /// Where it lies, at least two.
+    pub copies: Vec<FileCopy>,
+}
+
+/// One place of a content. The rows of one store that use the same blob use one copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileCopy {
+    /// The rows that use it.
+    pub models: Vec<ModelId>,
+    /// The file.
+    #[serde(with = "text::escaped")]
+    pub path: PathBuf,
+    /// The inode: places of the same one share their bytes.
+    #[serde(flatten)]
+    pub inode: Inode,
+    /// `st_blocks * 512`.
+    pub disk_bytes: u64,
+    /// What comes free when every row that uses this copy gives it up: 0 while the file has a name elsewhere.
+    pub reclaimable_bytes: u64,
+}
+
+impl Duplicate {
+    /// Whether all places are names of one file.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.copies.iter().all(|copy| copy.inode == self.copies[0].inode)
+    }
+
+    /// The copies that `model` uses, and the others.
+    #[must_use]
+    pub fn of<'a>(&'a self, model: &ModelId) -> (Vec<&'a FileCopy>, Vec<&'a FileCopy>) {
+        self.copies.iter().partition(|copy| copy.models.contains(model))
+    }
+}
+
+/// What makes places one copy: a blob of a store by its inode, any other file by its path.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'a> {
+    store: StoreKind,
+    root: &'a std::path::Path,
+    inode: Inode,
+    path: Option<&'a std::path::Path>,
+}
+
+struct Gathered<'a> {
+    inode: Inode,
+    rows: Vec<&'a Row>,
+    path: PathBuf,
+    size_bytes: u64,
+    disk_bytes: u64,
+    digest: Option<Digest>,
+    /// Names that the rows have of it, and those that hold it.
+    seen: u64,
+    total: u64,
+}
+
+/// Every content of at least 1 MiB that lies in several places, those that would free most first. One pass over the rows;
+/// the disk is not asked.
+#[must_use]
+pub fn duplicates<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Duplicate> {
+    let mut places: BTreeMap<Place<'_>, Gathered<'_>> = BTreeMap::new();
+    let mut digests: BTreeMap<Inode, Digest> = BTreeMap::new();
+    for row in rows {
+        let identity = &row.model.identity;
+        for file in &row.large {
+            let Some(links) = row.usage.get(file.inode) else { continue };
+            if let Some(digest) = file.digest {
+                digests.entry(file.inode).or_insert(digest);
+            }
+            let path = file.path.as_deref();
+            let place = Place { store: identity.store, root: &identity.store_path, inode: file.inode, path };
+            let known = places.entry(place).or_insert_with(|| Gathered {
+                inode: file.inode,
+                rows: Vec::new(),
+                path: row.place_of(file),
+                size_bytes: file.size_bytes,
+                disk_bytes: links.disk_bytes,
+                digest: file.digest,
+                seen: 0,
+                total: 0,
+            });
+            if known.rows.last().is_some_and(|last| last.model.identity == *identity) {
+                continue;
+            }
+            known.rows.push(row);
+            known.seen += if path.is_some() { 1 } else { links.seen };
+            known.total = known.total.max(links.total);
+        }
+    }
+    let mut groups: BTreeMap<(Option<(Digest, u64)>, Option<Inode>), Vec<Gathered<'_>>> = BTreeMap::new();
+    for (place, gathered) in places {
+        let digest = gathered.digest.or_else(|| digests.get(&place.inode).copied());
+        // A file that is cut short has another content than its name says.
+        let key = match digest {
+            Some(digest) => (Some((digest, gathered.size_bytes)), None),
+            None => (None, Some(place.inode)),
+        };
+        groups.entry(key).or_default().push(Gathered { digest, ..gathered });
+    }
+    let mut found: Vec<Duplicate> = groups.into_values().filter(|copies| copies.len() > 1).map(duplicate).collect();
+    found.sort_by(|a, b| {
+        b.reclaimable_bytes.cmp(&a.reclaimable_bytes).then_with(|| a.copies[0].path.cmp(&b.copies[0].path))
+    });
+    found
+}
+
+fn duplicate(gathered: Vec<Gathered<'_>>) -> Duplicate {
+    let (digest, size_bytes) = gathered.first().map_or((None, 0), |first| (first.digest, first.size_bytes));
+    let mut copies: Vec<FileCopy> = gathered
+        .into_iter()
+        .map(|copy| FileCopy {
+            models: copy.rows.iter().map(|row| row.model.identity.clone()).collect(),
+            path: copy.path,
+            inode: copy.inode,
+            disk_bytes: copy.disk_bytes,
+            reclaimable_bytes: if copy.seen >= copy.total { copy.disk_bytes } else { 0 },
+        })
+        .collect();
+    copies.sort_by(|a, b| a.path.cmp(&b.path));
+    let reclaimable_bytes = copies.iter().map(|copy| copy.reclaimable_bytes).max().unwrap_or(0);
+    Duplicate { digest, size_bytes, reclaimable_bytes, copies }
+}
+
+/// Notes in every row whether one of its files is in another place, too.
+pub fn mark_duplicates<'a>(found: &[Duplicate], rows: impl IntoIterator<Item = &'a mut Row>) {
+    let models: BTreeSet<&ModelId> =
+        found.iter().flat_map(|group| &group.copies).flat_map(|copy| &copy.models).collect();
+    for row in rows {
+        row.model.duplicate = models.contains(&row.model.identity);
+    }
+}
