@@ -71,7 +71,7 @@ fn both_stores_are_listed_and_filtered() {
         du(&host.cache.hub) + du(&host.bench.models()) - du(&host.cache.hub.join("blobs/.huggingface-shared-blobs"));
     assert_eq!(listed["totals"]["disk_bytes"].as_u64(), Some(rows));
     // Headers are known from the first look.
-    assert!(host.bench.scratch.path().join("home/.cache/llorch-models/headers.json").is_file());
+    assert!(host.bench.scratch.path().join("home/.cache/llorch-models/headers").is_file());
     assert_eq!(host.json("list --json"), listed);
     // A cache that is not there is no store.
     let mut command = host.bench.command("list --json");

@@ -2,6 +2,7 @@
 
 pub mod deletion;
 mod errors;
+pub mod fast_map;
 pub mod folder;
 mod info;
 pub mod lock;

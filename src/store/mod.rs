@@ -72,7 +72,7 @@ pub struct Details {
     /// Its revisions, where the store keeps several.
     pub revisions: Vec<Revision>,
     /// What the header of its first weights file tells.
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// One revision of a model in a store that keeps several.

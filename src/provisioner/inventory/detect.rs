@@ -17,8 +17,8 @@ use crate::store::ollama::{OllamaStore, service};
 /// folders of the configuration, which are looked at whether they exist or not. One root is one store of a kind.
 #[must_use]
 pub fn stores(own: &FlatStore, settings: &Settings) -> Vec<Arc<dyn Store>> {
-    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(own.clone())];
-    let headers = Headers::remembered_in(settings.paths.cache.join("headers.json"));
+    let headers = Headers::remembered_in(settings.paths.cache.join("headers"));
+    let mut stores: Vec<Arc<dyn Store>> = vec![Arc::new(own.clone().with_headers(headers.clone()))];
     for kind in StoreKind::ALL {
         let found = default_folders(kind, settings).into_iter().filter(|folder| folder.is_dir());
         for folder in found.chain(settings.stores.of(kind).iter().cloned()) {
@@ -52,7 +52,7 @@ fn default_folders(kind: StoreKind, settings: &Settings) -> Vec<PathBuf> {
 fn open(kind: StoreKind, folder: &Path, headers: &Headers) -> Arc<dyn Store> {
     let headers = headers.clone();
     match kind {
-        StoreKind::Flat => Arc::new(FlatStore::new(folder.to_owned(), Vec::new())),
+        StoreKind::Flat => Arc::new(FlatStore::new(folder.to_owned(), Vec::new()).with_headers(headers)),
         StoreKind::Hf => Arc::new(HfStore::new(folder.to_owned()).with_headers(headers)),
         StoreKind::Ollama => Arc::new(OllamaStore::new(folder).with_headers(headers)),
         StoreKind::LmStudio => Arc::new(LmStudioStore::new(folder).with_headers(headers)),

@@ -226,7 +226,7 @@ impl<L: Layout> Store for FileStore<L> {
             if cancel.is_cancelled() {
                 return summary;
             }
-            let row = self.row(found, &mut around).0;
+            let row = self.row(found, &mut around);
             usage.merge(&row.usage);
             summary.models += 1;
             sink(row);
@@ -241,12 +241,12 @@ impl<L: Layout> Store for FileStore<L> {
     fn details(&self, id: &str) -> Result<Details> {
         let listing = self.listing(id)?;
         let found = self.found(&listing, id)?;
-        let (row, metadata) = self.row(found, &mut Surroundings::default());
+        let row = self.row(found, &mut Surroundings::default());
         let files = match &found.what {
             What::Unit(unit) => self.files(unit),
             _ => Vec::new(),
         };
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata })
+        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

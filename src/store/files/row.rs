@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::{FileStore, Found, Layout, Unit, What};
 use crate::disk::usage::Usage;
-use crate::format::Metadata;
 use crate::model::{Model, ModelFile, ModelKind, Role, text};
 use crate::store::Row;
 use crate::store::flat::folder::Class;
@@ -13,17 +12,15 @@ use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 
 impl<L: Layout> FileStore<L> {
-    /// The row, with the header of its first weights.
-    pub(super) fn row(&self, found: &Found, around: &mut Surroundings) -> (Row, Option<Metadata>) {
+    /// The row.
+    pub(super) fn row(&self, found: &Found, around: &mut Surroundings) -> Row {
         match &found.what {
             What::Unit(unit) => self.unit_row(&found.id, unit, around),
             What::Link(entry) => {
                 let to = entry.link.as_deref().map(text::printable_path).unwrap_or_default();
-                (self.bare_row(&found.id, entry, format!("a link to {to}, not followed"), around), None)
+                self.bare_row(&found.id, entry, format!("a link to {to}, not followed"), around)
             }
-            What::Closed(entry, why) => {
-                (self.bare_row(&found.id, entry, format!("cannot be read: {why}"), around), None)
-            }
+            What::Closed(entry, why) => self.bare_row(&found.id, entry, format!("cannot be read: {why}"), around),
         }
     }
 
@@ -59,7 +56,7 @@ impl<L: Layout> FileStore<L> {
         Row::new(model, Usage::default())
     }
 
-    fn unit_row(&self, id: &str, unit: &Unit, around: &mut Surroundings) -> (Row, Option<Metadata>) {
+    fn unit_row(&self, id: &str, unit: &Unit, around: &mut Surroundings) -> Row {
         let folder = &unit.folder;
         let mut usage = Usage::default();
         let mut content = Usage::default();
@@ -136,7 +133,7 @@ impl<L: Layout> FileStore<L> {
             protected: false,
             duplicate: false,
         };
-        (Row::new(model, usage).with_large(large), header)
+        Row::new(model, usage).with_large(large).with_metadata(header)
     }
 
     /// Its regular files, weights first, then by path.

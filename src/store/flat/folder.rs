@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
-use crate::disk::safe;
 use crate::format::Metadata;
-use crate::format::config_json::Config;
 use crate::model::{FileName, Format, Inode, Quantization, Role, text};
 use crate::store::Part;
 use crate::store::headers::{Header, Headers};
@@ -250,18 +249,17 @@ impl ModelFolder {
         root: &Path,
         headers: &Headers,
         warn: &mut dyn FnMut(String),
-    ) -> Option<Metadata> {
-        let mut metadata = self.header(set, root, headers)?.as_ref().as_ref().ok()?.clone();
+    ) -> Option<Arc<Metadata>> {
+        let mut metadata = self.header(set, root, headers)?.ok()?;
         let path = set.key.folder().join("config.json");
         let config = self.find(&path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file());
         if let Some(entry) = config.filter(|_| metadata.format == Format::Safetensors) {
-            let opened = safe::open_below(root, &self.location(entry)).map_err(|error| error.to_string());
-            match opened.and_then(Config::read) {
-                Ok(config) => config.complete(&mut metadata),
+            match headers.config(root, &self.location(entry), &entry.status) {
+                Ok(config) => Arc::make_mut(&mut metadata).complete(&config),
                 Err(reason) => warn(format!("{}: {reason}", text::printable_path(&path))),
             }
         }
-        Some(*metadata)
+        Some(metadata)
     }
 
     /// The quantization of a set: the header's, else the name's.
@@ -271,7 +269,7 @@ impl ModelFolder {
         root: &Path,
         headers: &Headers,
     ) -> Option<Quantization> {
-        set.quantization(self.describe(set, root, headers, &mut |_| {}).as_ref())
+        set.quantization(self.describe(set, root, headers, &mut |_| {}).as_deref())
     }
 
     /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so

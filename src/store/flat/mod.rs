@@ -87,6 +87,12 @@ impl FlatStore {
         Self { root: resolved_root(&root), aliases, headers: Headers::default() }
     }
 
+    /// Uses `headers` as its memory of headers.
+    #[must_use]
+    pub fn with_headers(self, headers: Headers) -> Self {
+        Self { headers, ..self }
+    }
+
     /// The files that are meant, weights first, then by path; every depth, dot-folders skipped.
     ///
     /// # Errors
@@ -274,6 +280,7 @@ impl Store for FlatStore {
             summary.models += 1;
             sink(row);
         });
+        self.headers.keep();
         if cancel.is_cancelled() {
             return summary;
         }
@@ -305,15 +312,11 @@ impl Store for FlatStore {
         let base = self.base(id)?;
         let found = self.found(&base, id)?;
         let row = self.row(&found, &mut Surroundings::default());
-        let (files, metadata) = match &found {
-            Found::Model(folder) => {
-                let metadata =
-                    folder.sets.iter().find_map(|set| folder.describe(set, &self.root, &self.headers, &mut |_| {}));
-                (self.model_files(folder, |_| true), metadata)
-            }
-            _ => (Vec::new(), None),
+        let files = match &found {
+            Found::Model(folder) => self.model_files(folder, |_| true),
+            _ => Vec::new(),
         };
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata })
+        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

@@ -146,7 +146,7 @@ impl FlatStore {
             protected: false,
             duplicate: false,
         };
-        Row::new(model, usage).with_large(large)
+        Row::new(model, usage).with_large(large).with_metadata(weights.first)
     }
 
     /// The repository that the folder was filled from, as far as a record or the catalog tells.

@@ -1,6 +1,7 @@
 //! What the weights of a folder tell together.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::folder::{Class, ModelFolder, SetKey, WeightSet, ranges};
 use crate::format::{Metadata, Structure};
@@ -16,14 +17,14 @@ pub(in crate::store) struct Weights {
     pub(in crate::store) format: Option<Format>,
     pub(in crate::store) quantizations: Vec<Quantization>,
     pub(in crate::store) parameters: Option<u64>,
-    pub(in crate::store) first: Option<Metadata>,
+    pub(in crate::store) first: Option<Arc<Metadata>>,
     pub(in crate::store) complete: bool,
 }
 
 /// What the headers of one set tell.
 #[derive(Debug, Default)]
 struct SetFigures {
-    first: Option<Metadata>,
+    first: Option<Arc<Metadata>>,
     parameters: Option<u64>,
 }
 
@@ -43,7 +44,7 @@ impl ModelFolder {
                 weights.parameters = told.parameters;
                 weights.first.clone_from(&told.first);
             }
-            let label = set.quantization(told.first.as_ref());
+            let label = set.quantization(told.first.as_deref());
             if let Some(label) = label.filter(|label| !weights.quantizations.contains(label)) {
                 weights.quantizations.push(label);
             }
@@ -100,7 +101,7 @@ impl ModelFolder {
                 warnings.add(&format!("{} is empty", shown(&entry.path)));
                 continue;
             }
-            match headers.get(root, &self.location(entry), &entry.status).as_ref() {
+            match &headers.get(root, &self.location(entry), &entry.status) {
                 Ok(metadata) => {
                     match metadata.structure {
                         Structure::Truncated { missing } => {

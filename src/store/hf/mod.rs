@@ -14,6 +14,7 @@ mod scan;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -76,36 +77,45 @@ impl HfStore {
     }
 
     /// The header of a weights file, for safetensors with what the `config.json` beside it adds.
-    fn described(&self, file: &details::WeightsFile<'_>, header: &Metadata, warnings: &mut Warnings) -> Metadata {
-        let mut metadata = header.clone();
+    fn described(
+        &self,
+        file: &details::WeightsFile<'_>,
+        header: &Arc<Metadata>,
+        warnings: &mut Warnings,
+    ) -> Arc<Metadata> {
+        let mut metadata = Arc::clone(header);
         if let (Format::Safetensors, Some((location, status))) = (metadata.format, &file.config) {
-            match &*self.headers.config(&self.root, location, status) {
-                Ok(config) => metadata.complete(config),
+            match &self.headers.config(&self.root, location, status) {
+                Ok(config) => Arc::make_mut(&mut metadata).complete(config),
                 Err(why) => warnings.add(&format!("config.json: {why}")),
             }
         }
         metadata
     }
 
+    /// Adds to `row` what the headers of its weights tell.
+    fn add_headers(&self, repository: &Repository, row: &mut Row) {
+        row.metadata = self.read_headers(repository, &mut row.model);
+    }
+
     /// Adds to `model` what the headers of its weights tell. Gives that of the first.
-    fn add_headers(&self, repository: &Repository, model: &mut Model) -> Option<Metadata> {
+    fn read_headers(&self, repository: &Repository, model: &mut Model) -> Option<Arc<Metadata>> {
         let mut first = None;
         let mut parameters = Some(0_u64);
         let mut quantizations = Vec::new();
         let mut warnings = Warnings::default();
         for file in details::weights(repository) {
-            let own_name = text::escape(file.path.file_name().unwrap_or_default());
-            let header = self.headers.get_named(&self.root, &file.location, &own_name, &file.status);
-            let name = text::printable_path(file.path);
-            match &*header {
+            let own_name = || text::escape(file.path.file_name().unwrap_or_default());
+            let name = || text::printable_path(file.path);
+            match &self.headers.get_named(&self.root, &file.status, || file.location.clone(), own_name) {
                 Ok(metadata) => {
                     match metadata.structure {
                         Structure::Truncated { .. } => {
                             model.complete = false;
-                            warnings.add(&format!("{name} is cut short"));
+                            warnings.add(&format!("{} is cut short", name()));
                         }
                         Structure::Extra { bytes } => {
-                            warnings.add(&format!("{name} is {bytes} bytes longer than its header says"));
+                            warnings.add(&format!("{} is {bytes} bytes longer than its header says", name()));
                         }
                         Structure::Whole | Structure::Partial => {}
                     }
@@ -118,12 +128,12 @@ impl HfStore {
                 Err(why) => {
                     model.complete = false;
                     parameters = parameters.filter(|_| !file.first_set);
-                    warnings.add(&format!("{name}: {why}"));
+                    warnings.add(&format!("{}: {why}", name()));
                 }
             }
         }
         model.warnings.extend(warnings.finish());
-        let metadata: Metadata = first?;
+        let metadata = first?;
         model.architecture.clone_from(&metadata.architecture);
         model.context_length = metadata.context_length;
         model.parameters = parameters.filter(|&sum| sum > 0);
@@ -147,7 +157,7 @@ impl Store for HfStore {
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
-        let add = |repository: &Repository, row: &mut Row| drop(self.add_headers(repository, &mut row.model));
+        let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, row);
         let summary = scan::scan(&self.root, &add, sink, cancel);
         self.headers.keep();
         summary
@@ -164,12 +174,12 @@ impl Store for HfStore {
         let users_of = |hash: &OsStr| scan::users_of(&users, certain, hash);
         let mut row = row::row(&repository, &self.root, &users_of);
         scan::surround(&mut row, &repository, &mut Surroundings::default());
-        let metadata = self.add_headers(&repository, &mut row.model);
+        self.add_headers(&repository, &mut row);
         Ok(Details {
             model: row.model,
             files: details::files(&repository),
             revisions: details::revisions(&repository, &users_of),
-            metadata,
+            metadata: row.metadata,
         })
     }
 

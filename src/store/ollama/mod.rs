@@ -97,7 +97,7 @@ impl Store for OllamaStore {
             if cancel.is_cancelled() {
                 return summary;
             }
-            sink(self.row(&contents, at, &users, &mut around).0);
+            sink(self.row(&contents, at, &users, &mut around));
             summary.models += 1;
         }
         self.headers.keep();
@@ -114,9 +114,9 @@ impl Store for OllamaStore {
         let contents = self.contents(id)?;
         let at = contents.row(id).ok_or_else(|| self.not_found(id))?;
         let users = Users::of(&contents);
-        let (row, metadata) = self.row(&contents, at, &users, &mut Surroundings::default());
+        let row = self.row(&contents, at, &users, &mut Surroundings::default());
         let files = self.files(&contents, &contents.tags[at]);
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata })
+        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

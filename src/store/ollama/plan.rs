@@ -155,7 +155,7 @@ impl OllamaStore {
             Part::Whole => Ok(()),
             Part::Quantization(wanted) => {
                 let users = super::row::Users::of(contents);
-                let (row, _) = self.row(contents, at, &users, &mut Default::default());
+                let row = self.row(contents, at, &users, &mut Default::default());
                 let is = row.model.quantization.is_some_and(|quantization| quantization.is(wanted));
                 is.then_some(()).ok_or_else(|| self.not_found(&format!("{}:{wanted}", tag.id)))
             }

@@ -1,6 +1,7 @@
 //! A tag as a row of the table, and its files.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::OllamaStore;
 use super::names::Name;
@@ -65,14 +66,8 @@ impl OllamaStore {
         ModelId { store: StoreKind::Ollama, store_path: self.root.clone(), id: id.to_owned() }
     }
 
-    /// The row of the tag at place `at`, with the header of its weights.
-    pub(super) fn row(
-        &self,
-        contents: &Contents,
-        at: usize,
-        users: &Users<'_>,
-        around: &mut Surroundings,
-    ) -> (Row, Option<Metadata>) {
+    /// The row of the tag at place `at`.
+    pub(super) fn row(&self, contents: &Contents, at: usize, users: &Users<'_>, around: &mut Surroundings) -> Row {
         let tag = &contents.tags[at];
         let mut names = Names::default();
         let mut modified = None;
@@ -108,7 +103,7 @@ impl OllamaStore {
             warnings.add(&format!("its weights are not here but at {host}"));
         }
         let label = tag.config.file_type.as_deref().map(str::trim).filter(|label| is_label(label));
-        let header = metadata.as_ref();
+        let header = metadata.as_deref();
         let quantization = header
             .filter(|metadata| !metadata.quantization_guessed)
             .and_then(|metadata| metadata.quantization.clone())
@@ -150,11 +145,11 @@ impl OllamaStore {
             protected: false,
             duplicate: false,
         };
-        (Row::new(model, usage).with_large(large), metadata)
+        Row::new(model, usage).with_large(large).with_metadata(metadata)
     }
 
     /// Whether the weights are there and whole, as far as the header of the first tells.
-    fn weights(&self, contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> (bool, Option<Metadata>) {
+    fn weights(&self, contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> (bool, Option<Arc<Metadata>>) {
         let remote = tag.config.remote_host.as_deref().is_some_and(|host| !host.is_empty());
         let Some(first) = tag.weights.first() else {
             if !remote && tag.unknown.is_none() {
@@ -164,7 +159,7 @@ impl OllamaStore {
         };
         // A blob that is not there is told with the others.
         let Some(entry) = contents.blob_file(first) else { return (false, None) };
-        match self.headers.get(&self.root, &entry.path, &entry.status).as_ref() {
+        match &self.headers.get(&self.root, &entry.path, &entry.status) {
             Ok(metadata) => {
                 for warning in &metadata.warnings {
                     warnings.add(warning);
@@ -173,7 +168,7 @@ impl OllamaStore {
                 if cut {
                     warnings.add("its weights are cut short");
                 }
-                (!cut, Some(Metadata::clone(metadata)))
+                (!cut, Some(Arc::clone(metadata)))
             }
             Err(reason) => {
                 warnings.add(&format!("its weights: {reason}"));

@@ -1,0 +1,302 @@
+//! Headers of weights files, each read once while the file stays the same.
+
+mod file;
+
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use self::file::{Stored, Writer, text_of};
+use crate::disk::fast_map::FastMap;
+use crate::disk::folder::Status;
+use crate::disk::lock::FileLock;
+use crate::disk::{publish, safe};
+use crate::error::Result as Outcome;
+use crate::format::{Metadata, UNREADABLE, read_metadata};
+use crate::model::{Inode, text};
+
+/// Most headers that are remembered; beyond that the memory starts anew.
+const MAX_REMEMBERED: usize = 65_536;
+
+/// How long another process that writes the file is waited for: it takes milliseconds.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a header told, or what is wrong with it.
+pub type Header = Result<Arc<Metadata>, Arc<str>>;
+
+/// Which content a header belongs to. The time of the last change cannot be set back by anybody, unlike that of the last modification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    inode: Inode,
+    size_bytes: u64,
+    modified: Option<Timestamp>,
+    changed: Option<Timestamp>,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inode.hash(state);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    known: FastMap<Key, Header>,
+    /// Whether there is more than the file has.
+    changed: bool,
+}
+
+/// Remembers headers by inode, length and times. Clones share their memory.
+#[derive(Clone, Debug, Default)]
+pub struct Headers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    file: Option<PathBuf>,
+    /// What the file had when the first header was asked for.
+    stored: OnceLock<Stored>,
+    /// What was read since.
+    memory: RwLock<Memory>,
+    /// Whether a file could not be written, which is said once.
+    told: AtomicBool,
+}
+
+impl Headers {
+    /// A memory that outlasts the program in `file`, read when the first header is asked for. A file that is missing, damaged
+    /// or of another release only means that headers are read again.
+    #[must_use]
+    pub fn remembered_in(file: PathBuf) -> Self {
+        Self(Arc::new(Shared { file: Some(file), ..Shared::default() }))
+    }
+
+    /// The header of the regular file at `location` below `root`, whose metadata is `status`.
+    #[must_use]
+    pub fn get(&self, root: &Path, location: &Path, status: &Status) -> Header {
+        self.get_named(root, status, || location.to_owned(), || text::escape(location.file_name().unwrap_or_default()))
+    }
+
+    /// The same where the model calls the file `name`, which tells what its header may not. Where it lies and what it is called
+    /// is asked for only if its header is not known.
+    #[must_use]
+    pub fn get_named(
+        &self,
+        root: &Path,
+        status: &Status,
+        location: impl FnOnce() -> PathBuf,
+        name: impl FnOnce() -> String,
+    ) -> Header {
+        self.remember(root, location, status, |file| read_metadata(file, &name()))
+    }
+
+    /// What the `config.json` at `location` below `root` tells of the weights beside it.
+    #[must_use]
+    pub fn config(&self, root: &Path, location: &Path, status: &Status) -> Header {
+        self.remember(root, || location.to_owned(), status, Metadata::of_config)
+    }
+
+    fn remember(
+        &self,
+        root: &Path,
+        location: impl FnOnce() -> PathBuf,
+        status: &Status,
+        read: impl FnOnce(&File) -> Result<Metadata, String>,
+    ) -> Header {
+        let key = Key {
+            inode: status.inode,
+            size_bytes: status.size_bytes,
+            modified: status.modified,
+            changed: status.changed,
+        };
+        if let Some(header) = self.stored().get(&key) {
+            return header;
+        }
+        if let Some(header) = self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
+            return header.clone();
+        }
+        let header = match safe::open_below(root, &location()) {
+            Ok(file) => read(&file).map(Arc::new).map_err(Arc::from),
+            Err(error) => return Err(error.to_string().into()),
+        };
+        // Rights and disks change without a new modification time, so what could not be read is not remembered.
+        if header.as_ref().is_err_and(|why: &Arc<str>| why.starts_with(UNREADABLE)) {
+            return header;
+        }
+        let mut memory = self.memory();
+        if memory.known.len() >= MAX_REMEMBERED {
+            memory.known.clear();
+        }
+        memory.known.insert(key, header.clone());
+        memory.changed = true;
+        header
+    }
+
+    /// Writes the memory to its file, if it has one and there is anything new. What other processes wrote meanwhile stays. Without
+    /// room or right to write, nothing is remembered: the headers are read again next time.
+    pub fn keep(&self) {
+        let Some(file) = &self.0.file else { return };
+        if !std::mem::take(&mut self.memory().changed) {
+            return;
+        }
+        if let Err(error) = self.write(file) {
+            // The next call tries again, and says no more.
+            self.memory().changed = true;
+            if !self.0.told.swap(true, Ordering::Relaxed) {
+                tracing::warn!("headers are not remembered: {error}");
+            }
+        }
+    }
+
+    fn write(&self, file: &Path) -> Outcome<()> {
+        publish::create_folders(file.parent().unwrap_or(Path::new("/")))?;
+        let lock = file.with_extension("lock");
+        let began = Instant::now();
+        // Only who holds the lock writes, so that nobody's headers are lost.
+        let _lock = loop {
+            match FileLock::try_exclusive(&lock)? {
+                Some(lock) => break lock,
+                None if began.elapsed() > PATIENCE => {
+                    let held = format!("{} holds it", FileLock::holder(&lock));
+                    return Err(crate::Error::io("lock", &lock)(std::io::Error::other(held)));
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let mut writer = Writer::default();
+        for (key, header) in &self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known {
+            if let Some(text) = text_of(header) {
+                writer.add(key, &text);
+            }
+        }
+        let stored = self.stored();
+        stored.iter().filter(|(.., used)| *used).for_each(|(key, text, _)| writer.add(key, text));
+        // What nobody asked for in this run may belong to stores that another one sees; where there is no room, it goes first.
+        let now = Stored::read(file);
+        now.iter().for_each(|(key, text, _)| writer.add(key, text));
+        publish::write_atomically(file, &writer.finish())
+    }
+
+    /// A poisoned map is still a map of whole entries.
+    fn memory(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.0.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the file has, read once.
+    fn stored(&self) -> &Stored {
+        self.0.stored.get_or_init(|| self.0.file.as_deref().map(|file| Stored::read(file)).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+    use crate::disk::folder::Folder;
+
+    fn status(root: &Path) -> Status {
+        Folder::open(root).unwrap().status(OsStr::new("m.gguf")).unwrap()
+    }
+
+    #[test]
+    fn what_one_run_read_the_next_one_knows() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, file) = (scratch.path(), scratch.path().join("cache/headers"));
+        let mut bytes = Vec::new();
+        crate::format::gguf::Writer::new("llama").write_to(&mut bytes, 1).unwrap();
+        std::fs::write(root.join("m.gguf"), &bytes).unwrap();
+        let (name, seen) = (Path::new("m.gguf"), status(root));
+        let headers = Headers::remembered_in(file.clone());
+        let first = headers.get(root, name, &seen);
+        assert_eq!(first.as_ref().unwrap().architecture.as_deref(), Some("llama"));
+        headers.keep();
+        // Gone, and still known: nothing is opened.
+        std::fs::remove_file(root.join("m.gguf")).unwrap();
+        assert_eq!(Headers::remembered_in(file.clone()).get(root, name, &seen), first);
+        // What is wrong with a file is known as well; another content is another file.
+        std::fs::write(root.join("m.gguf"), b"no header here").unwrap();
+        let seen = status(root);
+        let headers = Headers::remembered_in(file.clone());
+        let wrong = headers.get(root, name, &seen);
+        assert!(wrong.is_err());
+        headers.keep();
+        std::fs::remove_file(root.join("m.gguf")).unwrap();
+        assert_eq!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
+
+        // Cut anywhere, or of another version, it is as good as none.
+        let whole = std::fs::read(&file).unwrap();
+        let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
+        for damaged in cut.chain([[&b"x"[..], &whole[1..]].concat()]) {
+            std::fs::write(&file, damaged).unwrap();
+            assert_ne!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
+        }
+    }
+
+    #[test]
+    fn claims_that_the_file_cannot_hold_are_no_reason_to_ask_for_memory() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("headers");
+        let whole = Writer::default().finish();
+        let claims = whole.len() - 8;
+        for at in [claims, claims + 4] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            std::fs::write(&file, &bytes).unwrap();
+            assert_eq!(Stored::read(&file).iter().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_changed_inode_is_another_content_even_with_the_old_times() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, name) = (scratch.path(), Path::new("m.gguf"));
+        std::fs::write(root.join(name), b"no header here").unwrap();
+        let before = status(root);
+        let headers = Headers::default();
+        let wrong = headers.get(root, name, &before);
+        std::fs::write(root.join(name), b"<!DOCTYPE html").unwrap();
+        let time = std::time::SystemTime::from(before.modified.unwrap());
+        File::options().write(true).open(root.join(name)).unwrap().set_modified(time).unwrap();
+        let after = status(root);
+        assert_eq!((before.inode, before.size_bytes, before.modified), (after.inode, after.size_bytes, after.modified));
+        // The clock of a file system may tick as slowly as a hundred times a second.
+        if before.changed != after.changed {
+            assert_ne!(headers.get(root, name, &after), wrong);
+        }
+    }
+
+    #[test]
+    fn two_memories_that_write_at_once_lose_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, file) = (scratch.path(), scratch.path().join("cache/headers"));
+        let one = |index: usize| {
+            let name = format!("m{index}.gguf");
+            std::fs::write(root.join(&name), format!("no header {index}")).unwrap();
+            let status = Folder::open(root).unwrap().status(OsStr::new(&name)).unwrap();
+            // Each is a process of its own as far as the memory goes.
+            let headers = Headers::remembered_in(file.clone());
+            drop(headers.get(root, Path::new(&name), &status));
+            // Tries again where a slow disk let the others hold the lock for too long.
+            (0..20).for_each(|_| headers.keep());
+        };
+        thread::scope(|scope| {
+            (0..8).for_each(|index| drop(scope.spawn(move || one(index))));
+        });
+        assert_eq!(Stored::read(&file).iter().count(), 8);
+    }
+
+    #[test]
+    fn without_a_place_to_write_nothing_is_lost_but_time() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("m.gguf"), b"no header here").unwrap();
+        std::fs::write(scratch.path().join("file"), b"").unwrap();
+        let headers = Headers::remembered_in(scratch.path().join("file/headers"));
+        assert!(headers.get(scratch.path(), Path::new("m.gguf"), &status(scratch.path())).is_err());
+        headers.keep();
+    }
+}
