@@ -47,6 +47,9 @@ pub struct Global {
     /// The store with this root, where there are several of a kind
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub store_path: Option<PathBuf>,
+    /// Also every user's stores at their default places, as far as they can be read
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub all_users: bool,
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
     pub config: Option<PathBuf>,
@@ -75,6 +78,7 @@ impl Global {
             endpoint: self.endpoint.clone(),
             color: self.color.map(Into::into),
             ascii: self.ascii.then_some(true),
+            all_users: self.all_users,
             ..Overrides::default()
         }
     }

@@ -23,6 +23,8 @@ struct Listed<'a> {
     totals: Counted,
     /// Files of these models that are in several places of this host.
     duplicates: Vec<Duplicate>,
+    /// What could not be looked at.
+    notes: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -60,6 +62,7 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
             stores: &scan.stores,
             totals: Counted { disk_bytes: totals.disk_bytes(), models: totals.models() },
             duplicates,
+            notes: session.inventory.notes(),
         })?;
         return Ok(Exit::Done);
     }
@@ -82,9 +85,15 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
 
 fn table(scan: &Scan, now: Timestamp) -> Table {
     let several = scan.stores.len() > 1;
+    let owned = differ(scan.rows.iter().filter_map(|row| row.model.owner.as_deref()));
+    let mounted = differ(scan.rows.iter().filter_map(|row| row.model.mount.as_deref()));
     let mut table = Table::new()
         .column("STORE", Align::Left)
         .flexible("NAME")
+        .column("OWNER", Align::Left)
+        .leaves(2)
+        .column("MOUNT", Align::Left)
+        .leaves(1)
         .column("QUANT", Align::Left)
         .column("PARAMS", Align::Right)
         .column("ON DISK", Align::Right)
@@ -95,6 +104,8 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
         table.row(vec![
             if several { model.identity.store.name().to_owned() } else { String::new() },
             model.label(),
+            model.owner.as_deref().filter(|_| owned).map(text::printable).unwrap_or_default(),
+            model.mount.as_deref().filter(|_| mounted).map(text::printable_path).unwrap_or_default(),
             model.quantization_label(),
             model.parameters.map(parameters).unwrap_or_default(),
             Bytes(model.disk_bytes).to_string(),
@@ -103,6 +114,11 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
         ]);
     }
     table
+}
+
+/// Whether there are two that are not the same: else a column tells nothing.
+fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
+    values.next().is_some_and(|first| values.any(|value| value != first))
 }
 
 fn notes(model: &Model) -> Vec<String> {

@@ -13,7 +13,7 @@ use crate::config::{Environment, Settings};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::selector::Selector;
-use crate::provisioner::{self, Inventory, ModelProvisioner, PlanTarget};
+use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
 
 /// A command at work.
 pub(super) struct Session {
@@ -36,6 +36,9 @@ impl Session {
             output.say(&format!("llorch-models: {warning}"));
         }
         let (provisioner, inventory) = stores(&settings)?;
+        for note in inventory.notes() {
+            output.say(&format!("llorch-models: {note}"));
+        }
         let store_path = global.store_path.as_deref().map(resolved);
         let signals = Signals::take();
         let cancel = CancellationToken::new();
@@ -130,8 +133,7 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
 }
 
 pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {
-    let stores = provisioner::stores(provisioner.store(), settings);
-    Inventory::new(stores, settings.protect.clone())
+    Inventory::of_host(provisioner.store(), settings)
 }
 
 fn resolved(path: &Path) -> PathBuf {

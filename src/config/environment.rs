@@ -37,6 +37,7 @@ impl Environment {
         variable("TRANSFORMERS_OFFLINE", "the same as HF_HUB_OFFLINE"),
         variable("LLAMA_CACHE", "llama.cpp's cache ($XDG_CACHE_HOME/llama.cpp)"),
         variable("OLLAMA_MODELS", "Ollama's models folder (~/.ollama/models)"),
+        variable("OLLAMA_HOST", "where Ollama's server listens (127.0.0.1:11434)"),
         variable("HTTP_PROXY", "proxy for http addresses"),
         variable("http_proxy", "proxy for http addresses"),
         variable("HTTPS_PROXY", "proxy for https addresses"),

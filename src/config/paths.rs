@@ -22,8 +22,11 @@ pub struct Paths {
     pub models: PathBuf,
     /// `HF_HOME`, else `$XDG_CACHE_HOME/huggingface`: the folder of the Hugging Face tools.
     pub hf_home: PathBuf,
-    /// `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in [`Self::hf_home`].
+    /// `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, as the Python client reads them: one that is set
+    /// and empty counts, and is relative to the working folder.
     pub hf_hub_cache: PathBuf,
+    /// The same as llama.cpp reads it, which skips variables that are empty.
+    pub llama_hub_cache: PathBuf,
     /// `HF_TOKEN_PATH`, else `token` in [`Self::hf_home`].
     pub hf_token: PathBuf,
     /// `LLAMA_CACHE`, else `$XDG_CACHE_HOME/llama.cpp`.
@@ -36,7 +39,7 @@ pub struct Paths {
 
 impl Paths {
     /// The folders for `environment` on the host named `hostname`. XDG variables that are empty or relative are ignored,
-    /// as their specification says; the other tools' variables are ignored when empty.
+    /// as their specification says; the other tools' variables are ignored when empty, but for those of the hub's cache.
     #[must_use]
     pub fn new(environment: &Environment, hostname: &str) -> Self {
         let absolute = |name: &str| environment.raw(name).map(PathBuf::from).filter(|path| path.is_absolute());
@@ -45,10 +48,16 @@ impl Paths {
 
         let caches = base("XDG_CACHE_HOME", ".cache");
         let hf_home = environment.path("HF_HOME").unwrap_or_else(|| caches.join("huggingface"));
-        let hf_hub_cache = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"]
-            .iter()
-            .find_map(|name| environment.path(name))
-            .unwrap_or_else(|| hf_home.join("hub"));
+        let hubs = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"];
+        let llama_hub_cache =
+            hubs.iter().find_map(|name| environment.path(name)).unwrap_or_else(|| hf_home.join("hub"));
+        let is_empty = |name: &str| environment.raw(name).is_some_and(|value| value.is_empty());
+        let set = hubs.iter().find(|name| environment.raw(name).is_some());
+        let hf_hub_cache = match set {
+            Some(name) if is_empty(name) => PathBuf::from("."),
+            None if is_empty("HF_HOME") => PathBuf::from("hub"),
+            _ => set.and_then(|name| environment.path(name)).unwrap_or_else(|| hf_home.join("hub")),
+        };
         let hf_token = environment.path("HF_TOKEN_PATH").unwrap_or_else(|| hf_home.join("token"));
         let ollama_models = environment
             .text("OLLAMA_MODELS")
@@ -63,6 +72,7 @@ impl Paths {
             llama_cache: environment.path("LLAMA_CACHE").unwrap_or_else(|| caches.join("llama.cpp")),
             hf_home,
             hf_hub_cache,
+            llama_hub_cache,
             hf_token,
             ollama_models,
             system: PathBuf::from("/"),
@@ -128,6 +138,22 @@ mod tests {
         assert_eq!(paths.hf_hub_cache, Path::new("/old"));
         assert_eq!(paths.ollama_models, Path::new("/srv/ollama"));
         assert_eq!(paths.llama_cache, Path::new("/srv/llama"));
+    }
+
+    #[test]
+    fn empty_variables_of_the_hub_cache_are_what_each_program_makes_of_them() {
+        let hubs = |pairs: &[(&str, &str)]| {
+            let pairs = [("HOME", "/home/alice")].iter().chain(pairs).copied();
+            let paths = Paths::new(&Environment::from_pairs(pairs), "gpu01");
+            (paths.hf_hub_cache, paths.llama_hub_cache)
+        };
+        let default = PathBuf::from("/home/alice/.cache/huggingface/hub");
+        assert_eq!(hubs(&[]), (default.clone(), default.clone()));
+        assert_eq!(hubs(&[("HF_HUB_CACHE", "")]), (PathBuf::from("."), default.clone()));
+        assert_eq!(hubs(&[("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", "/o")]), (".".into(), "/o".into()));
+        assert_eq!(hubs(&[("HF_HOME", "")]), (PathBuf::from("hub"), default.clone()));
+        assert_eq!(hubs(&[("HF_HUB_CACHE", "/a"), ("HUGGINGFACE_HUB_CACHE", "")]), ("/a".into(), "/a".into()));
+        assert_eq!(hubs(&[("HF_HOME", ""), ("HUGGINGFACE_HUB_CACHE", "/o")]), ("/o".into(), "/o".into()));
     }
 
     #[test]

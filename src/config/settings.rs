@@ -110,6 +110,8 @@ pub struct Overrides {
     pub color: Option<When>,
     /// `--ascii`.
     pub ascii: Option<bool>,
+    /// `--all-users`.
+    pub all_users: bool,
 }
 
 /// Every setting, resolved: command line over environment over configuration file over default.
@@ -131,6 +133,10 @@ pub struct Settings {
     pub protect: Vec<String>,
     /// More folders to look for models in.
     pub stores: StoreFolders,
+    /// Whether the default places of every user are looked at.
+    pub all_users: bool,
+    /// `OLLAMA_HOST`: where Ollama's server is asked, if not at its default address.
+    pub ollama_host: Option<String>,
     /// How the screen looks.
     pub screen: ScreenSettings,
     /// What a person should know about these settings, one printable line each: a token that was not taken, a
@@ -231,6 +237,8 @@ impl Settings {
             limit: overrides.limit.unwrap_or(file.limit.as_ref().and_then(|limit| limit.0)),
             protect: file.protect.iter().map(|name| name.0.clone()).collect(),
             stores: file.stores.resolve(&paths.home),
+            all_users: overrides.all_users,
+            ollama_host: environment.text("OLLAMA_HOST").map(str::to_owned),
             screen: screen(environment, file, overrides),
             warnings,
             paths,

@@ -2,14 +2,18 @@
 
 mod deleted;
 mod holders;
+mod homes;
 mod mounts;
 mod process;
+mod servers;
 mod users;
 
 pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use holders::{Holders, find_holders};
+pub use homes::{Home, homes};
 pub use mounts::{Mount, Mounts, device_number};
 pub use process::describe_process;
+pub use servers::{OllamaEnvironment, OllamaServer, ollama_servers};
 pub use users::{current_user, user_label, user_name};
 
 /// The host's name as the kernel knows it.

@@ -74,6 +74,8 @@ actions! {
     Verify = "verify",
     /// Scans the stores again.
     Rescan = "rescan",
+    /// Shows the stores of every user, or hides them again.
+    AllUsers = "all-users",
     /// Copies the path.
     Copy = "copy",
     /// Pauses the job, or lets it go on.

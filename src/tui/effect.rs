@@ -14,6 +14,8 @@ use crate::store::Row;
 pub enum Effect {
     /// Scan every store. A scan that runs is cancelled.
     Scan(Generation),
+    /// Look at the stores of every user too, or no longer.
+    AllUsers(Generation, bool),
     /// Find out who holds these rows.
     FindHolders(Generation, Vec<Arc<Row>>),
     /// Read everything about a row.

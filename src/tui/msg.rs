@@ -10,7 +10,7 @@ use super::input::Mouse;
 use super::keymap::Key;
 use crate::hub::SearchHit;
 use crate::jobs::Update;
-use crate::model::{Holder, ModelId, Plan};
+use crate::model::{Holder, ModelId, Plan, StoreKind};
 use crate::provisioner::ScanEvent;
 use crate::store::Details;
 
@@ -52,6 +52,8 @@ pub enum Msg {
     ScanDone(Generation),
     /// Who holds each row that was looked at.
     Holders(Generation, BTreeMap<ModelId, Vec<Holder>>),
+    /// Which stores a scan asks from now on.
+    Stores(Generation, Stores),
     /// Everything about a row.
     Details(Generation, Result<Box<Details>, String>),
     /// What a deletion would do.
@@ -70,6 +72,17 @@ pub enum Msg {
     Refused(String),
     /// Something went wrong that has no place of its own.
     Trouble(String),
+}
+
+/// The stores of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stores {
+    /// Kind and root of each.
+    pub stores: Vec<(StoreKind, PathBuf)>,
+    /// Whether those of every user are among them.
+    pub all_users: bool,
+    /// What could not be looked at, a line each.
+    pub notes: Vec<String>,
 }
 
 /// A file system, for the header.

@@ -24,7 +24,7 @@ impl Inventory {
         let resolved = store_path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
         let mut found = Vec::new();
         let mut places = Vec::new();
-        for store in &self.stores {
+        for store in self.stores().iter() {
             let other_kind = selector.store().is_some_and(|kind| kind != store.kind());
             let other_root = resolved.as_deref().is_some_and(|root| root != store.root());
             if other_kind || other_root {
@@ -56,7 +56,7 @@ impl Inventory {
     /// The arguments that name exactly this target.
     #[must_use]
     pub fn arguments(&self, target: &PlanTarget) -> String {
-        let several = self.stores.iter().filter(|store| store.kind() == target.model.store).count() > 1;
+        let several = self.stores().iter().filter(|store| store.kind() == target.model.store).count() > 1;
         let choice = match &target.part {
             Part::Quantization(label) => Choice::Quantization(label.clone()),
             Part::Revision(commit) => Choice::Revision(commit.clone()),

@@ -2,6 +2,7 @@
 
 mod detect;
 mod duplicates;
+mod everyone;
 mod find;
 mod holders;
 mod plan;
@@ -10,15 +11,16 @@ mod scan;
 mod tests;
 mod totals;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreSummary, Verification, text};
+use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreKind, StoreSummary, Verification, text};
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
+use detect::Host;
 pub use detect::stores;
 pub use duplicates::{Duplicate, FileCopy, duplicates, mark_duplicates};
 pub use totals::Totals;
@@ -49,11 +51,34 @@ impl PlanTarget {
     }
 }
 
-/// The stores of this host. Cheap to clone; its methods block on the disk, so call them on a blocking thread.
+/// The stores of this host. Cheap to clone, and clones look at the same stores, whichever of them changed that; its methods
+/// block on the disk, so call them on a blocking thread.
 #[derive(Clone, Debug)]
 pub struct Inventory {
-    stores: Vec<Arc<dyn Store>>,
+    known: Arc<RwLock<Arc<Known>>>,
+    /// How to find the stores of this host; `None` for a fixed set.
+    host: Option<Arc<Host>>,
     protect: Arc<[String]>,
+}
+
+/// The stores, and what is to be said about them.
+#[derive(Debug, Default)]
+struct Known {
+    stores: Arc<[Arc<dyn Store>]>,
+    /// What the summary of a store says beside what it says itself.
+    remarks: Vec<Remark>,
+    /// What concerns no store: homes that could not be looked into.
+    notes: Vec<String>,
+    /// Whether the stores of every user are among them.
+    everyone: bool,
+}
+
+/// A line about a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Remark {
+    kind: StoreKind,
+    root: PathBuf,
+    line: String,
 }
 
 impl Inventory {
@@ -61,13 +86,22 @@ impl Inventory {
     /// plan.
     #[must_use]
     pub fn new(stores: Vec<Arc<dyn Store>>, protect: Vec<String>) -> Self {
-        Self { stores, protect: protect.into() }
+        let known = Known { stores: stores.into(), ..Known::default() };
+        Self { known: Arc::new(RwLock::new(Arc::new(known))), host: None, protect: protect.into() }
     }
 
-    /// The stores.
+    /// The stores, as they are now.
     #[must_use]
-    pub fn stores(&self) -> &[Arc<dyn Store>] {
-        &self.stores
+    pub fn stores(&self) -> Arc<[Arc<dyn Store>]> {
+        Arc::clone(&self.known().stores)
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_known(&self, known: Known) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 
     /// Everything about one row, with the processes that hold it.
@@ -104,10 +138,11 @@ impl Inventory {
     }
 
     /// The store of a row.
-    fn store(&self, model: &ModelId) -> Result<&Arc<dyn Store>> {
-        self.stores
+    fn store(&self, model: &ModelId) -> Result<Arc<dyn Store>> {
+        self.stores()
             .iter()
             .find(|store| store.kind() == model.store && store.root() == model.store_path)
+            .cloned()
             .ok_or_else(|| Error::ModelNotFound { reference: model.to_string(), place: shown(&model.store_path) })
     }
 

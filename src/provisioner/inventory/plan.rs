@@ -33,7 +33,7 @@ impl Inventory {
             }
         }
         let mut parts = 0;
-        for store in &self.stores {
+        for store in self.stores().iter() {
             let wanted: Vec<Target> = allowed
                 .iter()
                 .filter(|target| target.model.store == store.kind() && target.model.store_path == store.root())

@@ -12,14 +12,18 @@ impl Inventory {
     ///
     /// `sink` is called from several threads at once.
     pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
+        let known = self.known();
         let scan = |store: &dyn Store| -> StoreSummary {
             let mut give = |mut row: Row| {
                 row.model.protected = self.is_protected(&row.model);
                 sink(ScanEvent::Row(Box::new(row)));
             };
-            store.scan(&mut give, cancel)
+            let mut summary = store.scan(&mut give, cancel);
+            let remarks = known.remarks.iter().filter(|said| said.kind == summary.store && said.root == summary.path);
+            summary.warnings.extend(remarks.map(|remark| remark.line.clone()));
+            summary
         };
-        match self.stores.as_slice() {
+        match known.stores.as_ref() {
             // One store needs no thread beside the caller's.
             [store] => sink(ScanEvent::Store(scan(store.as_ref()))),
             stores => std::thread::scope(|scope| {

@@ -5,14 +5,17 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::machine::ollama_servers;
+
 /// Home of the user that Ollama's install script makes.
 const DEFAULT: &str = "usr/share/ollama/.ollama/models";
 const UNITS: &str = "etc/systemd/system";
 /// Longest unit file that is read.
 const MAX_UNIT: u64 = 1 << 20;
 
-/// The models folders of the service on the system whose root folder is `system` (`/`, but for demonstrations and tests): the
-/// one that its unit sets with `OLLAMA_MODELS`, and the one that it has otherwise. They need not exist.
+/// The models folders of the servers on the system whose root folder is `system` (`/`, but for demonstrations and tests): the
+/// one that the unit of the service sets with `OLLAMA_MODELS`, the one that it has otherwise, and those of servers that run
+/// and whose environment can be read. They need not exist.
 #[must_use]
 pub fn folders(system: &Path) -> Vec<PathBuf> {
     let units = system.join(UNITS);
@@ -29,7 +32,8 @@ pub fn folders(system: &Path) -> Vec<PathBuf> {
     files.extend(more);
     let set = files.iter().filter_map(|file| read(file)).filter_map(|unit| models_of(&unit)).next_back();
     let relocated = set.filter(|folder| folder.is_absolute());
-    relocated.into_iter().chain([system.join(DEFAULT)]).collect()
+    let running = ollama_servers(&system.join("proc")).into_iter().filter_map(|server| server.environment?.models);
+    relocated.into_iter().chain([system.join(DEFAULT)]).chain(running).collect()
 }
 
 fn read(file: &Path) -> Option<String> {

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::effect::Effect;
 use super::input::{self, Input};
 use super::keymap::Keymap;
-use super::msg::{FileSystem, Generation, Msg, Now};
+use super::msg::{FileSystem, Generation, Msg, Now, Stores};
 use super::screen::Screen;
 use super::signals::{self, Notice};
 use super::state::{Dirty, Facts, Level, State};
@@ -36,7 +36,7 @@ use crate::error::Result;
 use crate::hub::SearchQuery;
 use crate::jobs::{JobSpec, Jobs};
 use crate::machine::{self, Mounts};
-use crate::model::text;
+use crate::model::{StoreKind, text};
 use crate::provisioner::{Inventory, ModelProvisioner};
 use crate::store::Row;
 use lane::Lane;
@@ -63,6 +63,10 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Exit> {
     let mut state = State::new(facts(&options), keymap, terminal::size(), now());
     if let Some(line) = options.notice {
         state.say(Level::Warn, line, now());
+    }
+    state.everyone.shown = options.inventory.has_all_users();
+    for note in options.inventory.notes() {
+        state.say(Level::Warn, note, now());
     }
     for line in wrong_keys {
         state.say(Level::Warn, format!("keymap.toml: {line}"), now());
@@ -209,12 +213,16 @@ fn facts(options: &Options) -> Facts {
     Facts {
         host: text::printable(&machine::hostname()),
         models_dir: options.settings.models_dir.clone(),
-        stores: options.inventory.stores().iter().map(|store| (store.kind(), store.root().to_owned())).collect(),
+        stores: stores_of(&options.inventory),
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
         home: options.settings.paths.home.clone(),
         bell: options.settings.screen.bell,
         fleeting: options.fleeting,
     }
+}
+
+fn stores_of(inventory: &Inventory) -> Vec<(StoreKind, PathBuf)> {
+    inventory.stores().iter().map(|store| (store.kind(), store.root().to_owned())).collect()
 }
 
 /// Frames and when they are due.
@@ -360,6 +368,7 @@ enum Kind {
     Details,
     Plan,
     Host,
+    Stores,
 }
 
 /// What comes back from threads and tasks.
@@ -414,6 +423,15 @@ impl Work {
     fn perform(&mut self, effect: Effect) -> Option<Msg> {
         match effect {
             Effect::Scan(generation) => self.scan(generation),
+            Effect::AllUsers(generation, all) => {
+                let inventory = self.inventory.clone();
+                self.block(Kind::Stores, move || {
+                    inventory.set_all_users(all);
+                    let (stores, notes) = (stores_of(&inventory), inventory.notes());
+                    Msg::Stores(generation, Stores { stores, all_users: inventory.has_all_users(), notes })
+                });
+                None
+            }
             Effect::FindHolders(generation, rows) => {
                 let inventory = self.inventory.clone();
                 self.block(Kind::Holders, move || {

@@ -51,7 +51,7 @@ pub struct Facts {
     pub host: String,
     /// Base folder of the flat store.
     pub models_dir: PathBuf,
-    /// Stores that a scan asks.
+    /// Stores that a scan asks; they change only when a person asks for the stores of every user.
     pub stores: Vec<(StoreKind, PathBuf)>,
     /// Short names of the catalog.
     pub aliases: BTreeSet<String>,
@@ -61,6 +61,15 @@ pub struct Facts {
     pub bell: bool,
     /// Whether the queue is not kept for the next start, as in a demonstration.
     pub fleeting: bool,
+}
+
+/// Whether the stores of every user are shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Everyone {
+    /// Whether they are.
+    pub shown: bool,
+    /// The request that would change it.
+    pub wait: Option<Generation>,
 }
 
 /// How soon the screen has to show what changed.
@@ -86,6 +95,8 @@ pub struct State {
     pub size: (u16, u16),
     /// The pane that keys go to while no dialog is open.
     pub focus: Focus,
+    /// Whether the stores of every user are shown.
+    pub everyone: Everyone,
     /// The table of models.
     pub models: Models,
     /// The detail.
@@ -124,6 +135,7 @@ impl State {
             keymap: Arc::new(keymap),
             size,
             focus: Focus::Models,
+            everyone: Everyone::default(),
             models: Models::default(),
             detail: Detail::default(),
             subject: Subject::Model,

@@ -2,6 +2,7 @@
 
 mod detail;
 mod dialogs;
+mod everyone;
 mod jobs;
 mod models;
 mod pull;
@@ -52,6 +53,7 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
         Msg::Scanned(generation, events) => models::scanned(state, generation, events),
         Msg::ScanDone(generation) => models::scan_done(state, generation, now),
         Msg::Holders(generation, holders) => models::held(state, generation, holders),
+        Msg::Stores(generation, stores) => everyone::found(state, generation, stores, now),
         Msg::Details(generation, result) => detail::loaded(state, generation, result),
         Msg::Planned(generation, result) => dialogs::planned(state, generation, result),
         Msg::Listed(generation, result) => pull::listed(state, generation, result),
@@ -260,6 +262,7 @@ fn main_action(state: &mut State, pane: Pane, action: Action, now: Now) -> Effec
         Action::ModelsPane => focus(state, Focus::Models),
         Action::DetailPane => focus(state, Focus::Detail),
         Action::QueuePane => focus(state, Focus::Queue),
+        Action::AllUsers => return everyone::toggle(state, now),
         Action::Pull => {
             state.dialogs.push(Dialog::Pull(super::state::PullDialog::default()));
         }

@@ -53,6 +53,9 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
     parts.push(part(count, Role::Text, 2));
     let disk = format!("{} on disk", whole(models.disk_bytes()));
     parts.push(Part { continues: true, ..part(disk, Role::Text, 4) });
+    if state.everyone.shown {
+        parts.push(part("all users".to_owned(), Role::Focus, 3));
+    }
     if models.is_filtered() && !models.filtering {
         parts.push(part(format!("/{}", text::cut(models.filter.text(), 30, "")), Role::Focus, 3));
     }

@@ -33,11 +33,12 @@ enum Column {
     Format,
     Context,
     Owner,
+    Mount,
     Files,
 }
 
 /// Columns in the order in which they stand, with their widths.
-const COLUMNS: [(Column, u16); 12] = [
+const COLUMNS: [(Column, u16); 13] = [
     (Column::Store, 8),
     (Column::Name, 0),
     (Column::Quantization, 9),
@@ -49,11 +50,12 @@ const COLUMNS: [(Column, u16); 12] = [
     (Column::Format, 12),
     (Column::Context, 7),
     (Column::Owner, 8),
+    (Column::Mount, 14),
     (Column::Files, 5),
 ];
 
 /// Columns in the order in which they are given room.
-const RANKS: [(Column, u16); 11] = [
+const RANKS: [(Column, u16); 12] = [
     (Column::Size, 12),
     (Column::Quantization, NAME),
     (Column::Used, NAME),
@@ -63,9 +65,13 @@ const RANKS: [(Column, u16); 11] = [
     (Column::Reclaimable, ROOMY_NAME),
     (Column::Format, ROOMY_NAME),
     (Column::Owner, ROOMY_NAME),
+    (Column::Mount, ROOMY_NAME),
     (Column::Context, ROOMY_NAME),
     (Column::Files, ROOMY_NAME),
 ];
+
+/// The place of the owner among the ranks where rows have several.
+const OWNER_RANK: usize = 3;
 
 impl Column {
     fn title(self) -> &'static str {
@@ -81,6 +87,7 @@ impl Column {
             Self::Format => "FORMAT",
             Self::Context => "CONTEXT",
             Self::Owner => "OWNER",
+            Self::Mount => "MOUNT",
             Self::Files => "FILES",
         }
     }
@@ -95,7 +102,7 @@ impl Column {
             Self::Used => SortKey::Used,
             Self::Reclaimable => SortKey::Reclaimable,
             Self::Owner => SortKey::Owner,
-            Self::InUse | Self::Format | Self::Context | Self::Files => return None,
+            Self::InUse | Self::Format | Self::Context | Self::Mount | Self::Files => return None,
         })
     }
 
@@ -127,6 +134,7 @@ impl Column {
             Self::Format => known(model.format.map(|format| format.name().to_owned())),
             Self::Context => known(model.context_length.map(short)),
             Self::Owner => known(model.owner.as_deref().map(clean::printable)),
+            Self::Mount => known(model.mount.as_deref().map(clean::printable_path)),
             Self::Files => short(model.file_count),
         };
         (text, Role::Text)
@@ -134,11 +142,16 @@ impl Column {
 }
 
 /// The columns that fit into `width`, each with its width. Which store a row is in only tells something where there are
-/// several.
-fn columns(width: u16, several_stores: bool) -> Vec<(Column, u16)> {
+/// several, and whose it is matters most where there are several owners.
+fn columns(width: u16, several_stores: bool, several_owners: bool) -> Vec<(Column, u16)> {
     let mut name = width.saturating_sub(PREFIX);
     let mut chosen = vec![Column::Name];
-    for (column, least) in RANKS {
+    let mut ranks = RANKS.to_vec();
+    if several_owners {
+        ranks.retain(|(column, _)| *column != Column::Owner);
+        ranks.insert(OWNER_RANK, (Column::Owner, NAME));
+    }
+    for (column, least) in ranks {
         let least = if column == Column::Store && !several_stores { ROOMY_NAME } else { least };
         let takes = COLUMNS.iter().find(|(c, _)| *c == column).map_or(0, |(_, width)| width + 1);
         if name < least + takes {
@@ -159,7 +172,7 @@ fn columns(width: u16, several_stores: bool) -> Vec<(Column, u16)> {
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     let symbols = canvas.look.symbols;
-    let columns = columns(area.width, state.facts.stores.len() > 1);
+    let columns = columns(area.width, state.facts.stores.len() > 1, has_several_owners(state));
     let focused = state.focus == Focus::Models && state.dialogs.is_empty();
     let mut x = PREFIX;
     for (column, width) in &columns {
@@ -190,6 +203,11 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     for (y, row) in (0..rows.height).zip(state.models.shown().iter().skip(state.models.offset)) {
         draw_row(canvas, state, rows, y, &row.model, &columns);
     }
+}
+
+fn has_several_owners(state: &State) -> bool {
+    let mut owners = state.models.shown().iter().filter_map(|row| row.model.owner.as_deref());
+    owners.next().is_some_and(|first| owners.any(|owner| owner != first))
 }
 
 fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &Model, columns: &[(Column, u16)]) {
@@ -258,13 +276,17 @@ mod tests {
     #[test]
     fn columns_appear_by_rank_and_never_take_more_than_there_is() {
         for width in 0..300 {
-            let columns = columns(width, true);
+            let columns = columns(width, true, width % 2 == 0);
             let sum: u16 = columns.iter().map(|(_, width)| width + 1).sum();
             assert!(width <= PREFIX || PREFIX + sum <= width + 1, "{width}: {columns:?}");
         }
-        let names = |width: u16| columns(width, true).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
+        let names =
+            |width: u16| columns(width, true, false).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
         assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
         assert!(names(125).contains(&"OWNER"));
+        assert!(names(170).contains(&"MOUNT"));
+        let owned: Vec<&str> = columns(78, true, true).iter().map(|(column, _)| column.title()).collect();
+        assert!(owned.contains(&"OWNER"), "{owned:?}");
     }
 }
