@@ -6,9 +6,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Metadata;
+use super::config_shape::{Attention, shape};
 use super::json::{bounded, object};
 use super::warnings::shortened;
 use crate::model::Quantization;
+use crate::model::memory::Shape;
 
 /// `config.json` is a few KB; some classifiers list thousands of labels in it.
 const LONGEST_CONFIG: u64 = 8 << 20;
@@ -63,6 +65,8 @@ pub struct Config {
     pub dtype: Option<String>,
     /// `quantization_config`.
     pub quantization: Option<QuantizationConfig>,
+    /// What decides how much memory it takes beside its weights.
+    pub shape: Shape,
 }
 
 impl Config {
@@ -84,23 +88,24 @@ impl Config {
         let inner: Raw<'_> = outer.text_config.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         let both = [&outer, &inner];
         let number = |of: fn(&Raw<'_>) -> Option<u64>| both.iter().find_map(|raw| of(raw));
-        let heads = number(|raw| sensible(raw.num_attention_heads));
+        // GPT-2 and its kin have names of their own.
+        let heads = number(|raw| sensible(raw.num_attention_heads).or_else(|| sensible(raw.n_head)));
         let experts = number(|raw| {
             sensible(raw.num_local_experts)
                 .or_else(|| sensible(raw.num_experts))
                 .or_else(|| sensible(raw.n_routed_experts))
         });
-        Ok(Self {
+        let mut config = Self {
             model_type: string(outer.model_type).or_else(|| string(inner.model_type)),
             class: outer
                 .architectures
                 .and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok())
                 .and_then(|classes| classes.first().map(|class| shortened(class, LONGEST_TEXT))),
-            context_length: number(|raw| sensible(raw.max_position_embeddings)),
-            layers: number(|raw| sensible(raw.num_hidden_layers)),
+            context_length: number(|raw| sensible(raw.max_position_embeddings).or_else(|| sensible(raw.n_positions))),
+            layers: number(|raw| sensible(raw.num_hidden_layers).or_else(|| sensible(raw.n_layer))),
             heads,
             heads_kv: number(|raw| sensible(raw.num_key_value_heads)).or(heads),
-            embedding_length: number(|raw| sensible(raw.hidden_size)),
+            embedding_length: number(|raw| sensible(raw.hidden_size).or_else(|| sensible(raw.n_embd))),
             experts: experts.filter(|n| *n > 0),
             experts_used: number(|raw| sensible(raw.num_experts_per_tok)).filter(|n| *n > 0),
             dtype: both
@@ -108,7 +113,20 @@ impl Config {
                 .find_map(|raw| string(raw.dtype).or_else(|| string(raw.torch_dtype)))
                 .map(|dtype| dtype.strip_prefix("torch.").map(str::to_owned).unwrap_or(dtype)),
             quantization: both.iter().find_map(|raw| quantization(raw.quantization_config)),
-        })
+            shape: Shape::default(),
+        };
+        let attention = Attention {
+            vocabulary: number(|raw| sensible(raw.vocab_size)),
+            head_length: number(|raw| sensible(raw.head_dim)),
+            window: number(|raw| sensible(raw.sliding_window)),
+            no_window: both.iter().any(|raw| raw.use_sliding_window.is_some_and(|raw| raw.get() == "false")),
+            window_pattern: number(|raw| sensible(raw.sliding_window_pattern)),
+            layer_types: both.iter().find_map(|raw| list(raw.layer_types)),
+            latent: number(|raw| sensible(raw.kv_lora_rank)),
+            latent_rope: number(|raw| sensible(raw.qk_rope_head_dim)),
+        };
+        config.shape = shape(&config, &attention);
+        Ok(config)
     }
 
     /// Adds what this file knows to what the header of the weights told.
@@ -123,6 +141,9 @@ impl Config {
         fill(&mut metadata.experts_used, self.experts_used);
         if metadata.architecture.is_none() {
             metadata.architecture.clone_from(&self.model_type);
+        }
+        if metadata.shape.cache.is_none() {
+            metadata.shape.clone_from(&self.shape);
         }
         if let Some(quantization) = &self.quantization
             && (metadata.quantization.is_none() || metadata.quantization_guessed)
@@ -163,6 +184,30 @@ struct Raw<'a> {
     #[serde(borrow)]
     num_experts_per_tok: Option<&'a RawValue>,
     #[serde(borrow)]
+    n_head: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n_positions: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n_layer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    n_embd: Option<&'a RawValue>,
+    #[serde(borrow)]
+    vocab_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    head_dim: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sliding_window: Option<&'a RawValue>,
+    #[serde(borrow)]
+    use_sliding_window: Option<&'a RawValue>,
+    #[serde(borrow)]
+    sliding_window_pattern: Option<&'a RawValue>,
+    #[serde(borrow)]
+    layer_types: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kv_lora_rank: Option<&'a RawValue>,
+    #[serde(borrow)]
+    qk_rope_head_dim: Option<&'a RawValue>,
+    #[serde(borrow)]
     dtype: Option<&'a RawValue>,
     #[serde(borrow)]
     torch_dtype: Option<&'a RawValue>,
@@ -196,6 +241,11 @@ fn quantization(raw: Option<&RawValue>) -> Option<QuantizationConfig> {
 /// A whole number that a model can have.
 fn sensible(raw: Option<&RawValue>) -> Option<u64> {
     serde_json::from_str(raw?.get()).ok().filter(|number| *number < ABSURD)
+}
+
+/// A list of texts, no longer than layers are many.
+fn list(raw: Option<&RawValue>) -> Option<Vec<String>> {
+    serde_json::from_str::<Vec<String>>(raw?.get()).ok().filter(|list| list.len() <= 4096)
 }
 
 /// A text that is not empty, made printable.

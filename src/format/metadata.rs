@@ -10,6 +10,7 @@ use super::config_json::Config;
 use super::gguf::{self, Depth};
 use super::safetensors;
 use super::sniff::LookAlike;
+use crate::model::memory::Shape;
 use crate::model::{FileName, Format, Quantization, text};
 
 /// What the header of one file says about its length.
@@ -85,6 +86,12 @@ pub struct Metadata {
     pub sidecar: bool,
     /// What the header says about the file's length.
     pub structure: Structure,
+    /// What decides how much memory it takes beside its weights.
+    #[serde(default)]
+    pub shape: Shape,
+    /// Parts of the model that this is the sum of.
+    #[serde(default)]
+    pub parts: u64,
     /// Whether only the first part of the header was read, so that what is unknown here may stand further on.
     pub partly_read: bool,
     /// What is odd about the header, one line each, made printable.
@@ -104,6 +111,9 @@ impl Metadata {
         fill(&mut self.experts_used, config.experts_used);
         if self.architecture.is_none() {
             self.architecture.clone_from(&config.architecture);
+        }
+        if self.shape.cache.is_none() {
+            self.shape.clone_from(&config.shape);
         }
         if config.quantization.is_some() && (self.quantization.is_none() || self.quantization_guessed) {
             self.quantization.clone_from(&config.quantization);
@@ -147,9 +157,21 @@ impl Metadata {
             tensors: None,
             sidecar: false,
             structure: Structure::Partial,
+            shape: Shape::default(),
+            parts: 1,
             partly_read: false,
             warnings: Vec::new(),
         }
+    }
+
+    /// Adds what the header of another part of the same model tells: sums are those of all parts.
+    pub fn add_part(&mut self, part: &Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.zip(b).and_then(|(a, b)| a.checked_add(b));
+        self.parameters = sum(self.parameters, part.parameters);
+        self.tensor_bytes = sum(self.tensor_bytes, part.tensor_bytes);
+        self.tensors = sum(self.tensors, part.tensors);
+        self.parts = self.parts.saturating_add(part.parts);
+        self.shape.add_part(&part.shape);
     }
 
     /// Bits that a parameter takes on average.

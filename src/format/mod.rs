@@ -2,6 +2,7 @@
 //! unknown types as numbers instead of failing.
 
 pub mod config_json;
+mod config_shape;
 pub mod gguf;
 mod json;
 mod metadata;

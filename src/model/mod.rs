@@ -5,6 +5,7 @@ mod file;
 mod file_name;
 pub mod filter;
 mod identity;
+pub mod memory;
 mod plan;
 mod quantization;
 mod reference;

@@ -8,4 +8,5 @@ mod interop;
 mod memory;
 mod properties;
 mod safetensors;
+mod shape;
 mod support;

@@ -57,6 +57,8 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         sidecar: is_sidecar(header, file_name),
         structure: header.layout.map_or(structure, |layout| layout.structure),
         partly_read: header.stopped,
+        shape: super::shape::shape(header),
+        parts: 1,
         warnings: reading.warnings.into_lines(),
     }
 }

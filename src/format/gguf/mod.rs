@@ -13,6 +13,7 @@ mod error;
 mod file_type;
 mod layout;
 mod read;
+mod shape;
 mod source;
 mod types;
 mod value;
@@ -61,6 +62,8 @@ pub struct Header {
     pub tensors: Vec<TensorInfo>,
     /// What the tensors add up to.
     pub tally: Tally,
+    /// Tokens of the vocabulary, told by the length of its list.
+    pub vocabulary: Option<u64>,
     /// How long the file must be; `None` when reading stopped before the last tensor.
     pub layout: Option<Layout>,
     /// Whether [`Depth::Start`] ended before the header did.
@@ -147,6 +150,10 @@ pub struct Tally {
     pub bytes: u64,
     /// Numbers in the tensors of experts.
     pub expert_parameters: u64,
+    /// Bytes of the table of token embeddings.
+    pub embedding_bytes: u64,
+    /// Whether the output has weights of its own.
+    pub output: bool,
     /// Tensors of a low-rank adapter.
     pub adapter_tensors: u64,
     /// Tensors of an importance matrix.

@@ -218,6 +218,9 @@ impl<R: Read + Seek> Parser<R> {
 
     fn array(&mut self, key: &[u8]) -> Result<Value, Halt> {
         let (element, count) = self.array_head()?;
+        if key == b"tokenizer.ggml.tokens" {
+            self.header.vocabulary = Some(count);
+        }
         let mut kept = Vec::new();
         match element.size() {
             // Vocabularies have arrays of numbers too, and nobody asks for those.
@@ -387,6 +390,11 @@ impl Tally {
         self.bytes = sum(self.bytes, info.bytes().unwrap_or(0))?;
         if contains(name, b"_exps") {
             self.expert_parameters = sum(self.expert_parameters, elements)?;
+        }
+        match name {
+            b"token_embd.weight" => self.embedding_bytes = sum(self.embedding_bytes, info.bytes().unwrap_or(0))?,
+            b"output.weight" => self.output = true,
+            _ => {}
         }
         if name.ends_with(b".lora_a") || name.ends_with(b".lora_b") {
             self.adapter_tensors += 1;

@@ -241,7 +241,7 @@ impl ModelFolder {
         Some(headers.get(root, &self.location(entry), &entry.status))
     }
 
-    /// What is known of a set from the header of its first file, and for safetensors from the `config.json` beside it;
+    /// What is known of a set from the headers of its files, and for safetensors from the `config.json` beside it;
     /// what is wrong with that goes to `warn`.
     pub(in crate::store) fn describe(
         &self,
@@ -251,6 +251,16 @@ impl ModelFolder {
         warn: &mut dyn FnMut(String),
     ) -> Option<Arc<Metadata>> {
         let mut metadata = self.header(set, root, headers)?.ok()?;
+        let others = set.members.iter().map(|&index| &self.tree.entries[index]).filter(|entry| entry.is_file());
+        for entry in others.skip(1) {
+            let part = headers.get(root, &self.location(entry), &entry.status);
+            let whole = Arc::make_mut(&mut metadata);
+            match &part {
+                Ok(part) => whole.add_part(part),
+                // Its own warning is given where the parts are checked; the sums are not known without it.
+                Err(_) => (whole.parameters, whole.tensor_bytes) = (None, None),
+            }
+        }
         let path = set.key.folder().join("config.json");
         let config = self.find(&path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file());
         if let Some(entry) = config.filter(|_| metadata.format == Format::Safetensors) {

@@ -30,7 +30,7 @@ const RECORD: usize = 52;
 const NO_TIME: u32 = u32::MAX;
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 3 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 4 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// What the file had when it was read.
 #[derive(Debug, Default)]

@@ -100,7 +100,7 @@ impl HfStore {
 
     /// Adds to `model` what the headers of its weights tell. Gives that of the first.
     fn read_headers(&self, repository: &Repository, model: &mut Model) -> Option<Arc<Metadata>> {
-        let mut first = None;
+        let mut first: Option<Arc<Metadata>> = None;
         let mut parameters = Some(0_u64);
         let mut quantizations = Vec::new();
         let mut warnings = Warnings::default();
@@ -123,7 +123,11 @@ impl HfStore {
                         parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
                     }
                     quantizations.extend(metadata.quantization.clone());
-                    first.get_or_insert_with(|| self.described(&file, metadata, &mut warnings));
+                    match &mut first {
+                        None => first = Some(self.described(&file, metadata, &mut warnings)),
+                        Some(first) if file.first_set => Arc::make_mut(first).add_part(metadata),
+                        Some(_) => {}
+                    }
                 }
                 Err(why) => {
                     model.complete = false;

@@ -1,0 +1,56 @@
+//! The memory of a host, as it was measured.
+
+use serde::Serialize;
+
+/// A GPU, or an instance of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// `GPU0`; an instance of one is `GPU0/1`.
+    pub label: String,
+    /// The maker's name for it, made printable: `NVIDIA H200`.
+    pub name: String,
+    /// What tells it from others of its kind, where there is such a thing.
+    pub uuid: Option<String>,
+    /// Its memory; `None` where the driver does not say.
+    pub total_bytes: Option<u64>,
+    /// What of it is free now.
+    pub free_bytes: Option<u64>,
+    /// Memory of the host that an integrated GPU may use, beside its own.
+    pub shared_bytes: Option<u64>,
+    /// Whether it is one of several instances of a GPU. A process uses one instance, so they are never added up.
+    pub instance: bool,
+    /// Why something is not known, or why it cannot be used.
+    pub note: Option<String>,
+}
+
+impl Device {
+    /// Its name without the maker's, for narrow places.
+    #[must_use]
+    pub fn short_name(&self) -> &str {
+        let name = self.name.as_str();
+        let name = ["NVIDIA ", "AMD ", "Tesla ", "GeForce ", "Radeon "]
+            .iter()
+            .fold(name, |name, maker| name.strip_prefix(maker).unwrap_or(name));
+        if name.is_empty() { &self.name } else { name }
+    }
+}
+
+/// The host's own memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ram {
+    /// All of it; in a container with a limit, that limit.
+    pub total_bytes: u64,
+    /// What a new process can have without swapping.
+    pub available_bytes: u64,
+}
+
+/// The memory of a host, as it was measured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HostMemory {
+    /// The GPUs.
+    pub gpus: Vec<Device>,
+    /// Why there are none, or why some may be missing.
+    pub gpu_note: Option<String>,
+    /// The host's own memory; `None` where it cannot be read.
+    pub ram: Option<Ram>,
+}
