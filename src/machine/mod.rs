@@ -1,8 +1,9 @@
-//! This host: its name, its users, its file systems, the processes that hold files.
+//! This host: its name, its memory and GPUs, its users, its file systems, the processes that hold files.
 
 mod deleted;
 mod holders;
 mod homes;
+mod memory;
 mod mounts;
 mod process;
 mod servers;
@@ -11,6 +12,7 @@ mod users;
 pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use holders::{Holders, find_holders};
 pub use homes::{Home, homes};
+pub use memory::{MemoryProbe, Roots};
 pub use mounts::{Mount, Mounts, device_number};
 pub use process::describe_process;
 pub use servers::{OllamaEnvironment, OllamaServer, ollama_servers};

@@ -1,0 +1,50 @@
+//! The memory of this host: its GPUs' and its own.
+
+mod nvidia;
+mod ram;
+mod sysfs;
+mod watch;
+
+use std::path::PathBuf;
+
+pub use watch::MemoryProbe;
+
+/// Where the system tells about memory. Tests have folders of their own.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// `/sys/class/drm`: graphics cards.
+    pub drm: PathBuf,
+    /// `/dev`: `kfd` and `dri/renderD*` have to be there for an AMD GPU to be of use.
+    pub dev: PathBuf,
+    /// `/proc`: `meminfo`, and the group of this process.
+    pub proc: PathBuf,
+    /// `/sys/fs/cgroup`: the limit of that group.
+    pub cgroup: PathBuf,
+    /// NVIDIA's library, tried in this order; a name without a folder is looked for as the system does.
+    pub nvml: Vec<PathBuf>,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            drm: PathBuf::from("/sys/class/drm"),
+            dev: PathBuf::from("/dev"),
+            proc: PathBuf::from("/proc"),
+            cgroup: PathBuf::from("/sys/fs/cgroup"),
+            nvml: vec![PathBuf::from("libnvidia-ml.so.1"), PathBuf::from("/usr/lib/wsl/lib/libnvidia-ml.so.1")],
+        }
+    }
+}
+
+/// The first line of a small file.
+fn line(path: &std::path::Path) -> Option<String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(64 << 10).read_to_string(&mut text).ok()?;
+    text.lines().next().map(|line| line.trim().to_owned())
+}
+
+/// The number that a small file holds.
+fn number(path: &std::path::Path) -> Option<u64> {
+    line(path)?.parse().ok()
+}

@@ -1,0 +1,177 @@
+//! NVIDIA's GPUs, through the driver's own library, which is opened while the program runs.
+
+use std::path::PathBuf;
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+
+use crate::model::memory::Device;
+use crate::model::text;
+
+/// More GPUs than any host has, and more instances than any GPU.
+const MOST: u32 = 64;
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reading {
+    /// The GPUs; their labels are complete.
+    pub(super) gpus: Vec<Device>,
+    /// Why there are none, or why some may be missing.
+    pub(super) note: Option<String>,
+}
+
+/// The opened library. It stays open, because opening it takes longer than asking it.
+pub(super) struct Nvidia {
+    libraries: Vec<PathBuf>,
+    opened: Option<Nvml>,
+}
+
+impl Nvidia {
+    pub(super) fn new(libraries: Vec<PathBuf>) -> Self {
+        Self { libraries, opened: None }
+    }
+
+    /// The GPUs and their memory now. It may take as long as a sick driver takes.
+    pub(super) fn read(&mut self) -> Reading {
+        if self.opened.is_none() {
+            match open(&self.libraries) {
+                Ok(nvml) => self.opened = Some(nvml),
+                Err(note) => return Reading { gpus: Vec::new(), note },
+            }
+        }
+        let Some(nvml) = &self.opened else { return Reading::default() };
+        match read(nvml) {
+            Ok(reading) => reading,
+            Err(error) => {
+                // A driver that was taken away or replaced needs a library that is opened anew.
+                self.opened = None;
+                Reading { gpus: Vec::new(), note: Some(why(&error)) }
+            }
+        }
+    }
+}
+
+/// The library; without one there is no driver here, which is nothing to say anything about.
+fn open(libraries: &[PathBuf]) -> Result<Nvml, Option<String>> {
+    let mut note = None;
+    for library in libraries {
+        match Nvml::builder().lib_path(library.as_os_str()).init() {
+            Ok(nvml) => return Ok(nvml),
+            Err(NvmlError::LibloadingError(error)) => {
+                let reason = error.to_string();
+                let mut source: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(&error);
+                let mut reasons = vec![reason];
+                while let Some(inner) = source {
+                    reasons.push(inner.to_string());
+                    source = inner.source();
+                }
+                let reason = reasons.join(": ");
+                if !reason.contains("No such file") && note.is_none() {
+                    note = Some(format!("the NVIDIA driver's library cannot be opened: {}", text::printable(&reason)));
+                }
+            }
+            Err(NvmlError::LibraryNotFound) => {}
+            Err(error) => note = Some(why(&error)),
+        }
+    }
+    Err(note)
+}
+
+fn read(nvml: &Nvml) -> Result<Reading, NvmlError> {
+    let count = nvml.device_count()?.min(MOST);
+    let mut reading = Reading::default();
+    for index in 0..count {
+        let label = format!("GPU{index}");
+        let device = match nvml.device_by_index(index) {
+            Ok(device) => device,
+            Err(error) => {
+                reading.gpus.push(Device {
+                    label,
+                    name: "NVIDIA GPU".to_owned(),
+                    note: Some(why(&error)),
+                    ..Device::default()
+                });
+                continue;
+            }
+        };
+        // Of a GPU that is divided, the instances are what programs can use.
+        let divided = device.mig_mode().is_ok_and(|mode| mode.current == 1);
+        let before = reading.gpus.len();
+        if divided {
+            for instance in 0..device.mig_device_count().unwrap_or(0).min(MOST) {
+                if let Ok(part) = device.mig_device_by_index(instance) {
+                    reading.gpus.push(Device { instance: true, ..describe(&part, format!("{label}/{instance}")) });
+                }
+            }
+        }
+        if reading.gpus.len() == before {
+            let mut whole = describe(&device, label);
+            if divided {
+                whole.free_bytes = None;
+                whole.note = Some("it is divided, and none of its instances is open to this user".to_owned());
+            }
+            reading.gpus.push(whole);
+        }
+    }
+    if count == 0 {
+        reading.note = Some("the NVIDIA driver knows no GPU".to_owned());
+    }
+    Ok(reading)
+}
+
+fn describe(device: &nvml_wrapper::Device<'_>, label: String) -> Device {
+    let name = device.name().map_or_else(|_| "NVIDIA GPU".to_owned(), |name| text::printable(&name));
+    let uuid = device.uuid().ok().map(|uuid| text::printable(&uuid));
+    let (total_bytes, free_bytes, note) = match device.memory_info() {
+        Ok(memory) if memory.total > 0 => (Some(memory.total), Some(memory.free), None),
+        Ok(_) | Err(NvmlError::NotSupported) => {
+            (None, None, Some("it has no memory of its own: it shares the host's".to_owned()))
+        }
+        Err(NvmlError::FailedToLoadSymbol(_)) => {
+            (None, None, Some("its driver is too old to tell its memory".to_owned()))
+        }
+        Err(error) => (None, None, Some(why(&error))),
+    };
+    Device { label, name, uuid, total_bytes, free_bytes, note, ..Device::default() }
+}
+
+/// What a person can do about it.
+fn why(error: &NvmlError) -> String {
+    match error {
+        NvmlError::DriverNotLoaded => "the NVIDIA driver is installed but not loaded".to_owned(),
+        NvmlError::LibRmVersionMismatch => {
+            "the NVIDIA library and the loaded driver differ; restart the host after the update".to_owned()
+        }
+        NvmlError::GpuLost => "it is lost; it needs a reset".to_owned(),
+        NvmlError::ResetRequired => "it needs a reset".to_owned(),
+        NvmlError::NoPermission => "this user may not ask".to_owned(),
+        NvmlError::NotSupported => "the NVIDIA driver does not tell".to_owned(),
+        error => format!("the NVIDIA driver says: {}", text::printable(&error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_library_there_is_nothing_to_say() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut nvidia = Nvidia::new(vec![scratch.path().join("libnvidia-ml.so.1")]);
+        assert_eq!(nvidia.read(), Reading::default());
+        assert_eq!(nvidia.read(), Reading::default());
+        assert_eq!(Nvidia::new(Vec::new()).read(), Reading::default());
+    }
+
+    #[test]
+    fn a_library_that_is_broken_is_a_reason_and_no_error() {
+        let scratch = tempfile::tempdir().unwrap();
+        let library = scratch.path().join("libnvidia-ml.so.1");
+        for content in [&b""[..], b"\x7fELF no library"] {
+            std::fs::write(&library, content).unwrap();
+            let reading = Nvidia::new(vec![library.clone()]).read();
+            assert!(reading.gpus.is_empty());
+            assert!(reading.note.as_deref().is_some_and(|note| note.contains("cannot be opened")), "{reading:?}");
+        }
+    }
+}

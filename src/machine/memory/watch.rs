@@ -1,0 +1,172 @@
+//! Asking for the memory with a time limit: a sick GPU must hold up nobody.
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::nvidia::{Nvidia, Reading};
+use super::{Roots, ram, sysfs};
+use crate::model::memory::HostMemory;
+
+/// How long NVIDIA's driver may take to answer. The first answer wakes GPUs that nobody uses, which takes a second.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a host without NVIDIA's library is not asked for it again.
+const ABSENT: Duration = Duration::from_secs(60);
+
+/// Reads the memory of this host. Clones share the opened library; nothing is opened before the first question.
+#[derive(Clone, Debug)]
+pub struct MemoryProbe {
+    roots: Arc<Roots>,
+    asked: Arc<Mutex<Asked>>,
+}
+
+/// What is known of the thread that asks the driver.
+#[derive(Debug, Default)]
+struct Asked {
+    worker: Option<Worker>,
+    /// Whether an answer is still to come.
+    waiting: bool,
+    /// Since when there is no library.
+    absent: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    questions: mpsc::Sender<()>,
+    answers: mpsc::Receiver<Reading>,
+}
+
+impl Default for MemoryProbe {
+    fn default() -> Self {
+        Self::new(Roots::default())
+    }
+}
+
+impl MemoryProbe {
+    /// A probe that looks there.
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
+        Self { roots: Arc::new(roots), asked: Arc::default() }
+    }
+
+    /// The memory now. It blocks for a few seconds at most: call it on a blocking thread.
+    #[must_use]
+    pub fn read(&self) -> HostMemory {
+        let libraries = self.roots.nvml.clone();
+        let Reading { mut gpus, note } = self.nvidia(PATIENCE, move || {
+            let mut nvidia = Nvidia::new(libraries);
+            move || nvidia.read()
+        });
+        let first = gpus.iter().filter(|gpu| !gpu.instance).count();
+        for (number, mut card) in (first..).zip(sysfs::cards(&self.roots)) {
+            card.label = format!("GPU{number}");
+            gpus.push(card);
+        }
+        HostMemory { gpus, gpu_note: note, ram: ram::ram(&self.roots) }
+    }
+
+    /// What the driver answers within `patience`. It is asked on a thread of its own, which stays for the next question; one
+    /// that hangs is not asked again before it has answered.
+    fn nvidia<F: FnMut() -> Reading>(
+        &self,
+        patience: Duration,
+        driver: impl FnOnce() -> F + Send + 'static,
+    ) -> Reading {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.absent.is_some_and(|since| since.elapsed() < ABSENT) {
+            return Reading::default();
+        }
+        let silent = || Reading { gpus: Vec::new(), note: Some("the NVIDIA driver does not answer".to_owned()) };
+        if asked.worker.is_none() {
+            let (questions, asked_for) = mpsc::channel();
+            let (told, answers) = mpsc::channel();
+            let body = move || {
+                let mut read = driver();
+                while asked_for.recv().is_ok() {
+                    if told.send(read()).is_err() {
+                        break;
+                    }
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("gpus".to_owned()).spawn(body) {
+                return Reading { gpus: Vec::new(), note: Some(format!("no thread to ask the driver with: {error}")) };
+            }
+            asked.worker = Some(Worker { questions, answers });
+            asked.waiting = false;
+        }
+        let Some(worker) = &asked.worker else { return silent() };
+        if !asked.waiting && worker.questions.send(()).is_err() {
+            asked.worker = None;
+            return silent();
+        }
+        // An answer to an earlier question is old by now, but it tells that the driver lives.
+        let answer = worker.answers.recv_timeout(patience);
+        match answer {
+            Ok(reading) => {
+                asked.waiting = false;
+                if reading == Reading::default() {
+                    asked.absent = Some(Instant::now());
+                    asked.worker = None;
+                }
+                reading
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                asked.waiting = true;
+                silent()
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                asked.worker = None;
+                silent()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::memory::Device;
+
+    fn nowhere() -> Roots {
+        let none = std::path::PathBuf::from("/nonexistent");
+        Roots { drm: none.clone(), dev: none.clone(), proc: none.clone(), cgroup: none, nvml: Vec::new() }
+    }
+
+    #[test]
+    fn a_host_that_tells_nothing_is_no_error() {
+        let probe = MemoryProbe::new(nowhere());
+        assert_eq!(probe.read(), HostMemory::default());
+        assert_eq!(probe.read(), HostMemory::default());
+    }
+
+    #[test]
+    fn a_driver_that_hangs_is_asked_once_and_believed_when_it_answers() {
+        let probe = MemoryProbe::new(nowhere());
+        let (release, gate) = mpsc::channel::<()>();
+        let found = || Reading { gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }], note: None };
+        let driver = move || {
+            move || {
+                gate.recv().unwrap();
+                found()
+            }
+        };
+        let silent = probe.nvidia(Duration::from_millis(1), driver);
+        assert!(silent.note.unwrap().contains("does not answer"));
+        let never = || -> fn() -> Reading { panic!("a second thread") };
+        assert!(probe.nvidia(Duration::from_millis(1), never).note.is_some());
+        release.send(()).unwrap();
+        assert_eq!(probe.nvidia(Duration::from_secs(30), never), found());
+        // One thread answers every question.
+        release.send(()).unwrap();
+        assert_eq!(probe.nvidia(Duration::from_secs(30), never), found());
+    }
+
+    #[test]
+    fn a_driver_that_breaks_is_started_anew() {
+        let probe = MemoryProbe::new(nowhere());
+        let broken = || || -> Reading { panic!("the driver broke") };
+        assert!(probe.nvidia(Duration::from_secs(30), broken).note.is_some());
+        let sound = || || Reading { gpus: Vec::new(), note: Some("none".to_owned()) };
+        assert_eq!(probe.nvidia(Duration::from_secs(30), sound).note.as_deref(), Some("none"));
+    }
+}
