@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use super::exit::Exit;
 use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
-use crate::model::{Bytes, StoreKind, text};
+use crate::model::{Bytes, DestinationKind, StoreKind, text};
 
 const AFTER_HELP: &str = "\
 Without a command the models of this host are shown on the whole terminal.
@@ -164,6 +164,9 @@ pub struct Download {
     /// Only files whose whole path matches; * crosses /, "*" is the whole repository
     #[arg(long, value_name = "GLOB")]
     pub file: Vec<String>,
+    /// Where to: flat is the models folder, hf the Hugging Face cache
+    #[arg(long, value_name = "STORE", value_parser = destination)]
+    pub to: Option<DestinationKind>,
     /// Fetch also what is there already
     #[arg(long)]
     pub force: bool,
@@ -285,6 +288,10 @@ fn store_kind(text: &str) -> Result<StoreKind, String> {
     text.parse()
 }
 
+fn destination(text: &str) -> Result<DestinationKind, String> {
+    text.parse()
+}
+
 fn sort_key(text: &str) -> Result<SortKey, String> {
     SortKey::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
         let names: Vec<&str> = SortKey::ALL.iter().map(|key| key.name()).collect();
@@ -320,7 +327,7 @@ mod tests {
             "llorch-models list --store nosuch",
             "llorch-models list --sort colour",
             "llorch-models download x --detach",
-            "llorch-models download x --to hf",
+            "llorch-models download x --to ollama",
             "llorch-models download x --limit 0",
             "llorch-models sweep",
             "llorch-models verify",

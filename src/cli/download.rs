@@ -8,11 +8,12 @@ use super::output::progress::Bar;
 use super::session::Session;
 use crate::jobs::{JobEvent, JobEventKind, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Bytes, text};
-use crate::provisioner::{DestinationKind, DownloadRequest};
+use crate::provisioner::DownloadRequest;
 use crate::transfer;
 
 pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
-    let Download { reference, file, force, limit, json } = arguments;
+    let Download { reference, file, to, force, limit, json } = arguments;
+    let to = to.unwrap_or(session.settings.destination);
     let options = LocalJobsOptions {
         downloads: 1,
         limit: limit.map(|rate| rate.0).or(session.settings.limit),
@@ -22,7 +23,7 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
     };
     let jobs = LocalJobs::start(session.provisioner.clone(), session.inventory.clone(), options);
     let mut updates = jobs.subscribe();
-    let request = DownloadRequest { reference, files: file, to: DestinationKind::Flat, force };
+    let request = DownloadRequest { reference, files: file, to, force };
     let job = jobs.submit(JobSpec::Download(request))?;
     let mut watch = Watch { bar: Bar::new(session.output.bars && !json), json, output: session.output.clone() };
     let cancel = session.cancel.clone();

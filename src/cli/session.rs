@@ -126,6 +126,8 @@ pub(super) enum Found {
 pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory)> {
     let provisioner = ModelProvisioner::builder(settings.models_dir.clone())
         .hub_settings(&settings.hub)
+        .hf_cache(&settings.paths.hf_hub_cache)
+        .symlinks(settings.symlinks)
         .catalog_file(&settings.paths.config.join("catalog.toml"))?
         .build();
     let inventory = inventory(&provisioner, settings);

@@ -33,6 +33,7 @@ impl Environment {
         variable("HF_HOME", "folder of the Hugging Face tools ($XDG_CACHE_HOME/huggingface)"),
         variable("HF_HUB_CACHE", "the Hugging Face hub cache ($HF_HOME/hub)"),
         variable("HUGGINGFACE_HUB_CACHE", "older name of HF_HUB_CACHE"),
+        variable("HF_HUB_DISABLE_SYMLINKS", "1, on, yes or true: files instead of links in the Hugging Face cache"),
         variable("HF_HUB_OFFLINE", "1, on, yes or true: send no request at all"),
         variable("TRANSFORMERS_OFFLINE", "the same as HF_HUB_OFFLINE"),
         variable("LLAMA_CACHE", "llama.cpp's cache ($XDG_CACHE_HOME/llama.cpp)"),

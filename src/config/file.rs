@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 
 use super::{StoreFolders, When};
 use crate::error::{Error, Result};
-use crate::model::{Bytes, text};
+use crate::model::{Bytes, DestinationKind, text};
 
 /// A configuration file with every key at its default, each line commented out.
 pub const SAMPLE: &str = include_str!("../../assets/config-sample.toml");
@@ -22,6 +22,7 @@ const MAX_BYTES: u64 = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
     pub(super) models_dir: Option<Folder>,
+    pub(super) destination: Option<DestinationKind>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) endpoint_token: Option<Secret>,
     pub(super) endpoint_token_file: Option<OptionalPath>,

@@ -10,7 +10,7 @@ use super::file::{self, File};
 use super::token::{self, Configured};
 use super::{Environment, Paths};
 use crate::error::{Error, Result};
-use crate::model::{StoreKind, text};
+use crate::model::{DestinationKind, StoreKind, text};
 
 /// How the hub is reached.
 #[derive(Clone, PartialEq, Eq)]
@@ -121,6 +121,10 @@ pub struct Settings {
     pub paths: Paths,
     /// Base folder of the flat store.
     pub models_dir: PathBuf,
+    /// Where downloads go when nothing else is said.
+    pub destination: DestinationKind,
+    /// Whether the Hugging Face cache is written with symbolic links, as it is unless `HF_HUB_DISABLE_SYMLINKS` is set.
+    pub symlinks: bool,
     /// How the hub is reached.
     pub hub: HubSettings,
     /// Downloads that run at once; at least 1.
@@ -226,6 +230,8 @@ impl Settings {
             .unwrap_or_else(|| paths.models.clone());
         Ok(Self {
             models_dir,
+            destination: file.destination.unwrap_or_default(),
+            symlinks: !environment.flag("HF_HUB_DISABLE_SYMLINKS"),
             hub: HubSettings {
                 endpoint,
                 token,

@@ -9,6 +9,7 @@ pub mod lock;
 pub mod permission;
 pub mod publish;
 pub mod safe;
+pub mod scratch;
 mod shared;
 pub mod space;
 pub mod throwaway;

@@ -166,6 +166,21 @@ pub fn create_folders(folder: &Path) -> Result<()> {
     }
 }
 
+/// As root, gives a file or folder that this program made the owner of the folder that it lies in; no link is followed.
+///
+/// # Errors
+/// [`crate::Error::Io`].
+pub fn take_owner_of_folder(path: &Path) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|opened| inherit_owner(&opened, parent(path)))
+        .map_err(write_error("own", path, 0))
+}
+
 /// Makes the names in `folder` survive a power failure.
 ///
 /// # Errors

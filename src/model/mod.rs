@@ -1,5 +1,6 @@
 //! Values: what a model, a file, a reference, a plan is. No input or output happens here.
 
+mod destination;
 mod digest;
 mod file;
 mod file_name;
@@ -17,6 +18,7 @@ pub mod size;
 pub mod text;
 mod verification;
 
+pub use destination::DestinationKind;
 pub use digest::{Algorithm, Digest};
 pub use file::{ModelFile, RemoteFile, Role, Validator};
 pub use file_name::{FileName, Shard};

@@ -8,7 +8,9 @@ use crate::error::{Error, Result, io_reason};
 use crate::hub::{Catalog, HubClient, HubOptions, Token};
 use crate::machine;
 use crate::model::Reference;
+use crate::store::Store;
 use crate::store::flat::{Alias, FlatStore};
+use crate::store::hf::{HfStore, RepositoryWriter};
 use crate::transfer::Options;
 
 /// Where models come from when nothing else is said.
@@ -18,6 +20,8 @@ const PUBLIC_HUB: &str = "https://huggingface.co";
 #[derive(Clone, Debug)]
 pub struct Builder {
     base_dir: PathBuf,
+    hf_cache: Option<PathBuf>,
+    symlinks: bool,
     hub: HubOptions,
     catalog: Catalog,
     options: Options,
@@ -51,11 +55,27 @@ impl Builder {
     fn new(base_dir: PathBuf) -> Self {
         Self {
             base_dir,
+            hf_cache: None,
+            symlinks: true,
             hub: HubOptions { endpoint: PUBLIC_HUB.to_owned(), token: None, offline: false, proxies: false },
             catalog: Catalog::embedded(),
             options: Options::default(),
             fault: None,
         }
+    }
+
+    /// The Hugging Face cache, for downloads that go there: the folder that holds `models--org--name`.
+    #[must_use]
+    pub fn hf_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.hf_cache = Some(folder.into());
+        self
+    }
+
+    /// Whether the Hugging Face cache gets symbolic links (it does, unless this says no); files are copied or moved otherwise.
+    #[must_use]
+    pub fn symlinks(mut self, symlinks: bool) -> Self {
+        self.symlinks = symlinks;
+        self
     }
 
     /// Base address of the hub.
@@ -137,6 +157,8 @@ impl Builder {
             inner: Arc::new(Inner {
                 base_dir: self.base_dir,
                 store,
+                hf: self.hf_cache.map(HfStore::new),
+                symlinks: self.symlinks,
                 catalog: self.catalog,
                 hub: self.hub,
                 client: OnceLock::new(),
@@ -160,6 +182,8 @@ pub struct ModelProvisioner {
 struct Inner {
     base_dir: PathBuf,
     store: FlatStore,
+    hf: Option<HfStore>,
+    symlinks: bool,
     catalog: Catalog,
     hub: HubOptions,
     client: OnceLock<HubClient>,
@@ -176,7 +200,10 @@ impl ModelProvisioner {
         let mut builder = Self::builder(base_dir);
         match Settings::load(&environment, &machine::hostname(), None) {
             Ok(settings) => {
-                builder = builder.hub_settings(&settings.hub);
+                builder = builder
+                    .hub_settings(&settings.hub)
+                    .hf_cache(&settings.paths.hf_hub_cache)
+                    .symlinks(settings.symlinks);
                 match Catalog::with_user_file(&settings.paths.config.join("catalog.toml")) {
                     Ok(catalog) => builder.catalog = catalog,
                     Err(error) => builder.fault = Some(Fault::of(error)),
@@ -203,6 +230,22 @@ impl ModelProvisioner {
     #[must_use]
     pub fn store(&self) -> &FlatStore {
         &self.inner.store
+    }
+
+    /// The Hugging Face cache that downloads may go to.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when none was given to [`Builder::hf_cache`].
+    pub fn hf_store(&self) -> Result<&HfStore> {
+        self.inner.hf.as_ref().ok_or_else(|| Error::Unsupported {
+            what: "downloading into the Hugging Face cache without knowing where it is".to_owned(),
+            instead: "name its folder with Builder::hf_cache".to_owned(),
+        })
+    }
+
+    /// Where a download of `repository` into the Hugging Face cache goes.
+    pub(super) fn hf_writer(&self, repository: &str) -> Result<RepositoryWriter> {
+        Ok(RepositoryWriter::new(self.hf_store()?.root(), repository, self.inner.symlinks))
     }
 
     /// The hub's address without credentials, query and fragment; an endpoint that is no address is shown as such.

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use super::{DownloadPlan, DownloadRequest, ModelProvisioner};
+use super::plan::Meaning;
+use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::model::selection::Wanted;
 use crate::model::{FileName, Quantization, RepoPath};
@@ -26,6 +27,9 @@ impl ModelProvisioner {
 
     fn discard_now(&self, request: &DownloadRequest) -> Result<()> {
         let meaning = self.meaning(request)?;
+        if request.to == DestinationKind::Hf {
+            return self.discard_cached(&meaning);
+        }
         let folder = self.store().target_folder(&meaning.reference, &meaning.repository)?;
         let partials = partials_below(&folder)?;
         if partials.is_empty() {
@@ -38,10 +42,44 @@ impl ModelProvisioner {
         self.remove_if_empty(&folder)
     }
 
+    /// In the Hugging Face cache partials are named by checksums: their journals tell which file they are.
+    fn discard_cached(&self, meaning: &Meaning) -> Result<()> {
+        let blobs = self.hf_writer(&meaning.repository)?.folder().join("blobs");
+        let partials: Vec<Partial> = partials_below(&blobs)?
+            .into_iter()
+            .filter_map(|partial| {
+                let target = transfer::staged_path(&partial.staging)?;
+                Some(Partial { target, ..partial })
+            })
+            .collect();
+        let targets: Vec<&str> = partials.iter().map(|partial| partial.target.as_str()).collect();
+        for partial in partials.iter().filter(|partial| is_meant(&meaning.wanted, &partial.target, &targets)) {
+            transfer::discard(&partial.staging)?;
+        }
+        self.remove_if_empty_cached(&meaning.repository)
+    }
+
+    /// Removes a repository of the Hugging Face cache that holds nothing but empty folders.
+    fn remove_if_empty_cached(&self, id: &str) -> Result<()> {
+        let store = self.hf_store()?;
+        match store.details(id) {
+            Ok(details) if details.model.disk_bytes == 0 && details.files.is_empty() => {}
+            Ok(_) | Err(Error::ModelNotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let plan = store.plan_deletion(&[Target { id: id.to_owned(), part: Part::Whole }])?;
+        super::delete::run(&plan)
+    }
+
     /// After a failure: a folder that was made for the download and holds bookkeeping only goes again.
     pub(super) async fn leave_no_empty_folder(&self, plan: &DownloadPlan) {
-        let folder = plan.folder.clone();
-        let removed = self.blocking(move |this| this.remove_if_empty(&folder)).await;
+        let (folder, id, to) = (plan.folder.clone(), plan.repository.id.clone(), plan.request.to);
+        let removed = self
+            .blocking(move |this| match to {
+                DestinationKind::Flat => this.remove_if_empty(&folder),
+                DestinationKind::Hf => this.remove_if_empty_cached(&id),
+            })
+            .await;
         if let Err(error) = removed {
             tracing::warn!("the empty folder of a failed download stays: {error}");
         }

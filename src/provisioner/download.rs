@@ -5,18 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::hub::Repository;
+pub use crate::model::DestinationKind;
 use crate::model::{Quantization, RemoteFile};
-
-/// Into which kind of store a download goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DestinationKind {
-    /// A folder of the flat store.
-    #[default]
-    Flat,
-    /// The Hugging Face cache.
-    Hf,
-}
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +41,7 @@ pub struct DownloadPlan {
     pub files: Vec<RemoteFile>,
     /// The quantization, if one was named or chosen.
     pub quantization: Option<Quantization>,
-    /// The folder.
+    /// The folder of the model: in the Hugging Face cache that of the repository.
     pub folder: PathBuf,
     /// Sum of the sizes.
     pub total: u64,
@@ -59,6 +49,17 @@ pub struct DownloadPlan {
     pub whole: bool,
     /// The complete listing of the repository; empty when no hub was asked.
     pub listing: Vec<RemoteFile>,
+}
+
+impl DownloadPlan {
+    /// The folder below which the files get their names: the model's own, or the snapshot of the commit.
+    #[must_use]
+    pub fn base(&self) -> PathBuf {
+        match self.request.to {
+            DestinationKind::Flat => self.folder.clone(),
+            DestinationKind::Hf => self.folder.join("snapshots").join(&self.repository.commit),
+        }
+    }
 }
 
 /// A finished download.

@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::join;
-use super::destination::{FlatDestination, discard_partials_of};
+use super::destination::{FlatDestination, HfDestination, Place, discard_partials_of};
 use super::source::HubSource;
-use super::{DownloadPlan, DownloadRequest, Downloaded, ModelProvisioner};
+use super::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::model::selection::principal;
 use crate::store::Store;
@@ -47,11 +47,13 @@ impl ModelProvisioner {
         cancel: &CancellationToken,
     ) -> Result<Downloaded> {
         if plan.whole {
-            let targets: Vec<PathBuf> = plan.files.iter().map(|file| file.path.below(&plan.folder)).collect();
-            let swept =
-                tokio::task::spawn_blocking(move || targets.iter().for_each(|target| discard_partials_of(target)));
-            if let Err(error) = swept.await {
-                tracing::warn!("looking for old partials failed: {error}");
+            if plan.request.to == DestinationKind::Flat {
+                let targets: Vec<PathBuf> = plan.files.iter().map(|file| file.path.below(&plan.folder)).collect();
+                let swept =
+                    tokio::task::spawn_blocking(move || targets.iter().for_each(|target| discard_partials_of(target)));
+                if let Err(error) = swept.await {
+                    tracing::warn!("looking for old partials failed: {error}");
+                }
             }
             return Ok(tell_whole(plan, events));
         }
@@ -63,13 +65,24 @@ impl ModelProvisioner {
             files: plan.files.clone(),
         };
         let root = self.store().root();
-        let folder = Arc::new(FlatDestination::new(root, hub.endpoint(), plan, cancel.child_token()));
-        let destination: Arc<dyn Destination> = Arc::<FlatDestination>::clone(&folder);
+        let endpoint = hub.endpoint().to_owned();
         let source: Arc<dyn Source> = Arc::new(HubSource::new(hub, &plan.repository));
+        let cancelled = cancel.child_token();
+        let place: Arc<dyn Place> = match plan.request.to {
+            DestinationKind::Hf => {
+                let writer = self.hf_writer(&plan.repository.id)?;
+                Arc::new(HfDestination::new(writer, plan, events, cancelled))
+            }
+            DestinationKind::Flat => Arc::new(FlatDestination::new(root, &endpoint, plan, cancelled)),
+        };
+        let destination: Arc<dyn Destination> = Arc::<dyn Place>::clone(&place);
         let outcome = match transfer::run(&request, &source, &destination, options, events, cancel).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                if folder.has_changed() {
+                let changed = place.has_changed();
+                // Locks go with it.
+                drop((destination, place));
+                if changed {
                     self.leave_no_empty_folder(plan).await;
                 }
                 return Err(error);
@@ -121,7 +134,8 @@ impl ModelProvisioner {
 
 fn first_path(plan: &DownloadPlan) -> PathBuf {
     let first = principal(plan.files.iter().map(|file| file.path.as_str()));
-    first.map_or_else(|| plan.folder.clone(), |path| plan.folder.join(path))
+    let base = plan.base();
+    first.map_or_else(|| base.clone(), |path| base.join(path))
 }
 
 fn tell_whole(plan: &DownloadPlan, events: &EventSink) -> Downloaded {
@@ -129,9 +143,10 @@ fn tell_whole(plan: &DownloadPlan, events: &EventSink) -> Downloaded {
         files: plan.files.iter().map(|file| (file.path.clone(), file.size)).collect(),
         total: plan.total,
     });
+    let base = plan.base();
     let mut paths = Vec::with_capacity(plan.files.len());
     for file in &plan.files {
-        let path = file.path.below(&plan.folder);
+        let path = file.path.below(&base);
         events(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
         paths.push(path);
     }

@@ -55,6 +55,7 @@ mod list;
 mod plan;
 mod source;
 mod updates;
+mod whole;
 
 pub use browse::RemoteModel;
 pub use builder::{Builder, ModelProvisioner};

@@ -1,17 +1,15 @@
 //! From a request to a plan: which repository, which files, which folder.
 
-use std::path::PathBuf;
-
-use super::destination::vouched;
+use super::whole::Cached;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::hub::{CatalogEntry, HubClient, Repository};
-use crate::model::selection::{Candidates, Selection, Wanted, missing_shards, select};
-use crate::model::{Quantization, Reference, RemoteFile, RepoPath, text};
-use crate::store::flat::{Record, RecordedFile, tree};
+use crate::model::selection::{Candidates, Selection, Wanted, select};
+use crate::model::{Reference, RemoteFile, RepoPath, text};
+use crate::store::{flat, hf};
 
 /// The branch that a reference without revision means.
-const DEFAULT_REVISION: &str = "main";
+pub(super) const DEFAULT_REVISION: &str = "main";
 
 /// What a request means before any hub is asked.
 #[derive(Clone, Debug)]
@@ -19,6 +17,21 @@ pub(super) struct Meaning {
     pub(super) reference: Reference,
     pub(super) repository: String,
     pub(super) wanted: Wanted,
+}
+
+/// What the disk alone tells of a request.
+enum Known {
+    /// All of it is there.
+    Whole(Box<DownloadPlan>),
+    /// All of it is there at the commit that the branch meant when it was fetched.
+    Cached(Cached),
+    Nothing,
+}
+
+impl Known {
+    fn whole(plan: DownloadPlan) -> Self {
+        Self::Whole(Box::new(plan))
+    }
 }
 
 impl ModelProvisioner {
@@ -31,23 +44,34 @@ impl ModelProvisioner {
     pub async fn plan_download(&self, request: &DownloadRequest) -> Result<DownloadPlan> {
         let asked = request.clone();
         let meaning = self.blocking(move |this| this.meaning(&asked)).await?;
-        if !request.force {
-            let (asked, known) = (request.clone(), meaning.clone());
-            if let Some(plan) = self.blocking(move |this| this.whole_already(&asked, &known)).await? {
-                return Ok(plan);
-            }
-        }
+        let cached = match self.known_already(request, &meaning).await? {
+            Known::Whole(plan) => return Ok(*plan),
+            Known::Cached(cached) => Some(cached),
+            Known::Nothing => None,
+        };
         let hub = self.hub()?;
-        let repository = hub.repository(&meaning.repository, meaning.reference.revision()).await?;
+        let asked = hub.repository(&meaning.repository, meaning.reference.revision()).await;
+        let repository = match (asked, cached) {
+            // What is here is what the official client gives then, too.
+            (Err(Error::Offline { .. }), Some(cached)) => return Ok(cached.plan),
+            (Err(Error::Unreachable { .. }), Some(cached)) if cached.certain => return Ok(cached.plan),
+            (asked, _) => asked?,
+        };
         let listing = hub.listing(&repository).await?;
         let candidates = Candidates { repository: &repository.id, files: &listing.files, refused: &listing.refused };
         let Selection { files, quantization } = select(&candidates, &meaning.wanted)?;
+        refuse_deep(&files, request.to)?;
         let total = sum(&files, &repository.id)?;
         if repository.gated {
             knock(&hub, &repository, &files).await?;
         }
-        let (reference, id) = (meaning.reference.clone(), repository.id.clone());
-        let folder = self.blocking(move |this| this.store().target_folder(&reference, &id)).await?;
+        let (reference, id, to) = (meaning.reference.clone(), repository.id.clone(), request.to);
+        let folder = self
+            .blocking(move |this| match to {
+                DestinationKind::Flat => this.store().target_folder(&reference, &id),
+                DestinationKind::Hf => Ok(this.hf_writer(&id)?.folder()),
+            })
+            .await?;
         Ok(DownloadPlan {
             request: request.clone(),
             revision: meaning.reference.revision().unwrap_or(DEFAULT_REVISION).to_owned(),
@@ -61,14 +85,30 @@ impl ModelProvisioner {
         })
     }
 
+    /// What is here of what was asked for, as far as no hub has to be asked.
+    async fn known_already(&self, request: &DownloadRequest, meaning: &Meaning) -> Result<Known> {
+        if request.force {
+            return Ok(Known::Nothing);
+        }
+        let (asked, known) = (request.clone(), meaning.clone());
+        self.blocking(move |this| {
+            Ok(match asked.to {
+                DestinationKind::Flat => this.whole_already(&asked, &known)?.map_or(Known::Nothing, Known::whole),
+                DestinationKind::Hf => match this.cached_already(&asked, &known)? {
+                    Some(cached) if cached.pinned && cached.certain => Known::whole(cached.plan),
+                    Some(cached) => Known::Cached(cached),
+                    None => Known::Nothing,
+                },
+            })
+        })
+        .await
+    }
+
     /// Reads the request; looks at the catalog and, for a folder's name, at its record.
     pub(super) fn meaning(&self, request: &DownloadRequest) -> Result<Meaning> {
         let reference = self.reference(&request.reference)?;
         if request.to == DestinationKind::Hf {
-            return Err(Error::Unsupported {
-                what: "downloading into the Hugging Face cache".to_owned(),
-                instead: "use --to flat".to_owned(),
-            });
+            self.hf_store()?;
         }
         let entry = self.catalog().get(reference.name());
         if let Some(CatalogEntry { alias, repository, file, conversion: Some(output), .. }) = entry {
@@ -116,80 +156,28 @@ impl ModelProvisioner {
             place: format!("the catalog; give org/name, or one of: {}", aliases.join(", ")),
         }
     }
-
-    /// The plan without any network, if the folder's own records prove that all of it is there.
-    ///
-    /// What was selected at the recorded commit is known from the complete listing of that commit, or needs none: a
-    /// file or a quantization is what it is. A revision that was asked for has to be the recorded commit itself.
-    fn whole_already(&self, request: &DownloadRequest, meaning: &Meaning) -> Result<Option<DownloadPlan>> {
-        let Some(resolved) = self.store().resolve(&meaning.reference)? else { return Ok(None) };
-        let Some(record) = resolved.record else { return Ok(None) };
-        let other_hub = self.hub().is_ok_and(|hub| hub.endpoint() != record.endpoint);
-        let other_revision = meaning.reference.revision().is_some_and(|revision| revision != record.commit);
-        if other_hub || other_revision || !record.repository.eq_ignore_ascii_case(&meaning.repository) {
-            return Ok(None);
-        }
-        let folder: PathBuf = resolved.folder;
-        let tree = tree::read_tree(&folder, &record.commit);
-        let Some(selection) = recorded_selection(&record, tree, &meaning.wanted) else { return Ok(None) };
-        let whole = selection.files.iter().all(|file| {
-            record.files.iter().any(|known| known.path == file.path && known.digest == file.digest)
-                && vouched(&folder, file, &record.commit, Some(&record))
-        });
-        if !whole {
-            return Ok(None);
-        }
-        Ok(Some(DownloadPlan {
-            request: request.clone(),
-            total: sum(&selection.files, &record.repository)?,
-            repository: Repository {
-                id: record.repository,
-                commit: record.commit,
-                gated: false,
-                updated: None,
-                tags: Vec::new(),
-            },
-            revision: record.revision,
-            files: selection.files,
-            quantization: selection.quantization,
-            folder,
-            whole: true,
-            listing: Vec::new(),
-        }))
-    }
 }
 
-/// What `wanted` selected at the recorded commit, as far as that can be told here.
-fn recorded_selection(record: &Record, tree: Option<Vec<RemoteFile>>, wanted: &Wanted) -> Option<Selection> {
-    let complete = tree.is_some();
-    let files = tree.unwrap_or_else(|| {
-        let remote = |file: &RecordedFile| RemoteFile {
-            path: file.path.clone(),
-            size: file.size,
-            digest: file.digest,
-            blob_id: None,
-            xet_hash: None,
-        };
-        record.files.iter().map(remote).collect()
-    });
-    let candidates = Candidates { repository: &record.repository, files: &files, refused: &[] };
-    let selection = select(&candidates, wanted).ok()?;
-    let certain = complete
-        || match wanted {
-            Wanted::File(_) | Wanted::Quantization(_) => true,
-            // No other quantization comes before this one, whatever else the repository has.
-            Wanted::Default => selection.quantization == Some(Quantization::new("Q4_K_M")),
-            Wanted::Patterns(_) => false,
-        };
-    let whole_sets = missing_shards(selection.files.iter().map(|file| file.path.as_str())).is_empty();
-    (certain && whole_sets).then_some(selection)
-}
-
-fn sum(files: &[RemoteFile], repository: &str) -> Result<u64> {
+pub(super) fn sum(files: &[RemoteFile], repository: &str) -> Result<u64> {
     files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.size)).ok_or_else(|| Error::BadAnswer {
         url: repository.to_owned(),
         reason: "its files claim more bytes than can be counted".to_owned(),
     })
+}
+
+/// Refuses files that lie in more folders than the store reads: nobody could see or delete them.
+fn refuse_deep(files: &[RemoteFile], to: DestinationKind) -> Result<()> {
+    let most = match to {
+        DestinationKind::Flat => flat::MAX_DEPTH,
+        DestinationKind::Hf => hf::MAX_DEPTH,
+    };
+    match files.iter().find(|file| file.path.parts().count() > most) {
+        Some(file) => Err(Error::UnsafePath {
+            path: text::printable(file.path.as_str().get(..120).unwrap_or(file.path.as_str())),
+            reason: format!("it lies in more than {} folders", most - 1),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// Asks for one byte of a gated repository: the hub lists it to everybody and refuses only the files.

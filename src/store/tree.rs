@@ -9,7 +9,7 @@ use crate::disk::folder::{EntryType, Folder, Status};
 use crate::model::Inode;
 
 /// Deepest nesting that is read; what lies deeper is told as unread.
-const MAX_DEPTH: usize = 64;
+pub(in crate::store) const MAX_DEPTH: usize = 64;
 
 /// Most entries of one tree that are kept in memory; what comes after is told as unread.
 const MAX_ENTRIES: usize = 1_000_000;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::engine::Run;
-use super::journal::Identity;
+use super::journal::{Identity, Journal};
 use super::partial::Partial;
 use super::receive::{now, receive};
 use super::{Staging, TransferEvent};
@@ -32,6 +32,12 @@ pub fn discard(staging: &Staging) -> Result<()> {
         return Err(Error::Locked { path: staging.partial.clone(), holder: FileLock::holder(&staging.journal) });
     };
     remove_both(staging, lock)
+}
+
+/// The path in its repository of the file that a journal is about; `None` without a journal that can be read.
+#[must_use]
+pub fn staged_path(staging: &Staging) -> Option<String> {
+    Journal::path_of(&staging.journal)
 }
 
 /// Removes a partial, then its journal, and only then lets go of the lock.

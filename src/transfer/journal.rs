@@ -163,6 +163,12 @@ impl Journal {
         Ok((journal, RangeSet::default()))
     }
 
+    /// The path of the file that the journal at `path` is about, read without its lock.
+    pub(super) fn path_of(path: &Path) -> Option<String> {
+        let (records, _) = read(&File::open(path).ok()?).ok()?;
+        records.into_iter().flatten().max_by_key(|record| record.sequence).map(|record| record.path)
+    }
+
     /// Where it lies.
     pub(super) fn path(&self) -> &Path {
         &self.path

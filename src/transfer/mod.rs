@@ -24,7 +24,7 @@ use futures_util::stream::BoxStream;
 
 pub use engine::{Options, Outcome, Request, run};
 pub use event::{EventSink, TransferEvent};
-pub use file::discard;
+pub use file::{discard, staged_path};
 pub use hash::Hasher;
 pub use retry::RetryPolicy;
 pub use throttle::Throttle;

@@ -24,6 +24,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use record::{Record, RecordedFile};
 
+/// Most folders that lie inside each other, the model's own included, of a file that is read and deleted.
+pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;
+
 use self::folder::ModelFolder;
 use self::rows::{Base, Found, is_hidden};
 use super::headers::Headers;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::layout::{self, Target as Link};
 use super::read::{Blob, Content, Entry, Repository};
 use crate::disk::folder::Folder;
-use crate::model::{Digest, text};
+use crate::model::{Digest, RemoteFile, RepoPath, text};
 use crate::store::verify::Expected;
 
 /// Longest listing that is read.
@@ -18,6 +18,8 @@ const MAX_TREE: u64 = 64 << 20;
 /// The part of `trees/<commit>.json` (format 1) that checks files.
 #[derive(Deserialize)]
 struct Listing {
+    #[serde(default)]
+    format_version: u32,
     #[serde(default)]
     files: BTreeMap<String, Listed>,
 }
@@ -28,6 +30,7 @@ struct Listed {
     blob_id: Option<String>,
     lfs_sha256: Option<String>,
     lfs_size: Option<u64>,
+    xet_hash: Option<String>,
 }
 
 /// Every file of the chosen entries, once for each content.
@@ -79,4 +82,24 @@ fn listing(hub: &Folder, repository: &Repository, commit: &OsString) -> Option<L
     let mut name = commit.clone();
     name.push(".json");
     serde_json::from_slice(&trees.read(&name, MAX_TREE).ok()??).ok()
+}
+
+/// Every file of `commit`, sorted by path, as `trees/<commit>.json` lists them; `None` without a listing, or with one that
+/// cannot be taken for the whole truth.
+pub(super) fn listed_files(hub: &Folder, repository: &Repository, commit: &OsString) -> Option<Vec<RemoteFile>> {
+    let listing = listing(hub, repository, commit).filter(|listing| listing.format_version == 1)?;
+    let file = |(path, listed): (String, Listed)| {
+        let digest = match listed.lfs_sha256.as_deref() {
+            Some(sha256) => Some(Digest::parse(sha256)?),
+            None => listed.blob_id.as_deref().and_then(Digest::parse),
+        };
+        Some(RemoteFile {
+            path: RepoPath::parse(&path).ok()?,
+            size: listed.lfs_size.or(listed.size)?,
+            digest,
+            blob_id: listed.blob_id,
+            xet_hash: listed.xet_hash,
+        })
+    };
+    listing.files.into_iter().map(file).collect()
 }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::model::{ModelKind, text};
+use crate::store::flat::staging::StagingName;
 
 /// Top-level folder of the payloads that several repositories share (since 1.32).
 pub(super) const SHARED: &str = "blobs";
@@ -112,6 +113,11 @@ pub(super) enum BlobName<'a> {
 /// Reads a name in `blobs/` of a repository, in the forms of every client that writes there.
 pub(super) fn blob_name(name: &OsStr) -> BlobName<'_> {
     let bytes = name.as_bytes();
+    match StagingName::parse(name) {
+        Some(staged) if staged.journal => return BlobName::Leftover,
+        Some(staged) => return BlobName::Partial(&bytes[..staged.target.len()]),
+        None => {}
+    }
     for suffix in [".downloadInProgress", ".sync.part", ".chunked.part", ".part"] {
         if let Some(etag) = bytes.strip_suffix(suffix.as_bytes()) {
             return BlobName::Partial(etag);
@@ -187,9 +193,17 @@ mod tests {
     #[test]
     fn every_clients_partials_are_known() {
         let etag = "a".repeat(64);
-        for suffix in
-            [".incomplete", ".0123abcd.incomplete", ".part", ".sync.part", ".downloadInProgress", ".chunked.part"]
-        {
+        let journal = format!("{etag}.aaaaaaaaaaaaaaaa.llorch.json");
+        assert_eq!(blob_name(OsStr::new(&journal)), BlobName::Leftover);
+        for suffix in [
+            ".aaaaaaaaaaaaaaaa.llorch",
+            ".incomplete",
+            ".0123abcd.incomplete",
+            ".part",
+            ".sync.part",
+            ".downloadInProgress",
+            ".chunked.part",
+        ] {
             let name = OsString::from(format!("{etag}{suffix}"));
             assert_eq!(blob_name(&name), BlobName::Partial(etag.as_bytes()), "{suffix}");
         }

@@ -7,10 +7,12 @@ mod details;
 mod expected;
 mod large;
 mod layout;
+mod pinned;
 mod plan;
 mod read;
 mod row;
 mod scan;
+mod write;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,9 @@ use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
 use crate::model::{Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, text};
+pub use pinned::Pinned;
 use read::Repository;
+pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 
 /// A hub cache: the folder that holds `models--org--name`.
 #[derive(Clone, Debug)]

@@ -10,13 +10,13 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::DownloadPlan;
+use super::{Place, has_digest};
 use crate::disk::{publish, safe};
 use crate::error::{Error, Result};
-use crate::model::{Digest, ModelId, RemoteFile, RepoPath, StoreKind, text};
+use crate::model::{Digest, RemoteFile, RepoPath, StoreKind, text};
+use crate::provisioner::DownloadPlan;
 use crate::store::flat::staging::{StagingName, staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile, sidecar};
-use crate::store::verify::{self, Depth, Expected};
 use crate::transfer::{self, Destination, Staging};
 
 /// The folder of one download.
@@ -24,7 +24,7 @@ use crate::transfer::{self, Destination, Staging};
 /// The record claims the folder before the first byte and is brought up to date after every file, so that what a crash
 /// leaves is described truthfully.
 #[derive(Debug)]
-pub(super) struct FlatDestination {
+pub(in crate::provisioner) struct FlatDestination {
     root: PathBuf,
     folder: PathBuf,
     endpoint: String,
@@ -43,7 +43,12 @@ pub(super) struct FlatDestination {
 }
 
 impl FlatDestination {
-    pub(super) fn new(root: &Path, endpoint: &str, plan: &DownloadPlan, cancel: CancellationToken) -> Self {
+    pub(in crate::provisioner) fn new(
+        root: &Path,
+        endpoint: &str,
+        plan: &DownloadPlan,
+        cancel: CancellationToken,
+    ) -> Self {
         Self {
             root: root.to_owned(),
             folder: plan.folder.clone(),
@@ -58,11 +63,6 @@ impl FlatDestination {
             replaced: Mutex::new(BTreeMap::new()),
             cancel,
         }
-    }
-
-    /// Whether anything was written into the folder.
-    pub(super) fn has_changed(&self) -> bool {
-        self.changed.load(Ordering::Relaxed)
     }
 
     fn merge(&self, files: &[RemoteFile]) -> Result<()> {
@@ -105,7 +105,7 @@ impl FlatDestination {
 
 /// Whether the bookkeeping of `folder` vouches for `file` as it lies there now: the sidecar names its digest and the file was
 /// not changed since, or, where no digest is known, the record has it of the same commit and length.
-pub(super) fn vouched(folder: &Path, file: &RemoteFile, commit: &str, record: Option<&Record>) -> bool {
+pub(in crate::provisioner) fn vouched(folder: &Path, file: &RemoteFile, commit: &str, record: Option<&Record>) -> bool {
     let target = file.path.below(folder);
     let whole = fs::symlink_metadata(&target).is_ok_and(|status| status.is_file() && status.len() == file.size);
     if !whole {
@@ -123,7 +123,7 @@ pub(super) fn vouched(folder: &Path, file: &RemoteFile, commit: &str, record: Op
 
 /// Removes what unfinished downloads of other versions of a file left beside it, once the file is there: nothing will ever
 /// continue them. A partial that somebody works on stays.
-pub(super) fn discard_partials_of(target: &Path) {
+pub(in crate::provisioner) fn discard_partials_of(target: &Path) {
     let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return };
     let Ok(entries) = fs::read_dir(folder) else { return };
     let staged = entries.flatten().filter_map(|entry| StagingName::parse(&entry.file_name()));
@@ -134,6 +134,12 @@ pub(super) fn discard_partials_of(target: &Path) {
             Ok(()) | Err(Error::Locked { .. }) => {}
             Err(error) => tracing::warn!("a partial of {} stays behind: {error}", text::printable_path(target)),
         }
+    }
+}
+
+impl Place for FlatDestination {
+    fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
     }
 }
 
@@ -158,7 +164,8 @@ impl Destination for FlatDestination {
             return Ok(Some(target));
         }
         let Some(digest) = file.digest else { return Ok(None) };
-        if !self.has_digest(&target, file, digest)? {
+        let location = target.strip_prefix(&self.root).unwrap_or(&target);
+        if !has_digest(StoreKind::Flat, &self.root, location, file, digest, &self.cancel)? {
             return Ok(None);
         }
         self.note_present(self.note(file))?;
@@ -221,19 +228,6 @@ impl FlatDestination {
         let content = [&self.endpoint, &self.repository, &self.commit, file.path.as_str(), &size];
         let (partial, journal) = staging_paths(target, &staging_key(file.digest.as_ref(), &content));
         Staging { partial, journal }
-    }
-
-    /// Reads the whole file and compares.
-    fn has_digest(&self, target: &Path, file: &RemoteFile, digest: Digest) -> Result<bool> {
-        let root = &self.root;
-        let model = ModelId { store: StoreKind::Flat, store_path: root.clone(), id: self.repository.clone() };
-        let expected = Expected {
-            path: file.path.to_string(),
-            location: target.strip_prefix(root).unwrap_or(target).to_owned(),
-            size: Some(file.size),
-            digest: Some(digest),
-        };
-        verify::run(&model, root, &[expected], Depth::Full, &mut |_| {}, &self.cancel).map(|found| found.ok)
     }
 
     /// Refuses to replace a file of which nothing says that it came from a hub: its bytes might be nowhere else.

@@ -1,0 +1,41 @@
+//! The places where files go, one for each kind of store.
+
+mod flat;
+mod hf;
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Result;
+use crate::model::{Digest, ModelId, RemoteFile, StoreKind};
+use crate::store::verify::{self, Depth, Expected};
+use crate::transfer::Destination;
+
+pub(super) use flat::{FlatDestination, discard_partials_of, vouched};
+pub(super) use hf::HfDestination;
+
+/// A destination of this module.
+pub(super) trait Place: Destination {
+    /// Whether anything was written there.
+    fn has_changed(&self) -> bool;
+}
+
+/// Reads the whole file at `location` (relative to `root`) and compares.
+fn has_digest(
+    store: StoreKind,
+    root: &Path,
+    location: &Path,
+    file: &RemoteFile,
+    digest: Digest,
+    cancel: &CancellationToken,
+) -> Result<bool> {
+    let model = ModelId { store, store_path: root.to_owned(), id: String::new() };
+    let expected = Expected {
+        path: file.path.to_string(),
+        location: location.to_owned(),
+        size: Some(file.size),
+        digest: Some(digest),
+    };
+    verify::run(&model, root, &[expected], Depth::Full, &mut |_| {}, cancel).map(|found| found.ok)
+}
