@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use super::exit::Exit;
 use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
+use crate::model::memory::CacheType;
 use crate::model::{Bytes, DestinationKind, StoreKind, text};
 
 const AFTER_HELP: &str = "\
@@ -183,6 +184,12 @@ pub struct Download {
 pub struct Info {
     /// The model
     pub reference: String,
+    /// Whether it fits with this many tokens of context [default: what it was trained for, at most 8192]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub context: Option<u64>,
+    /// Whether it fits with this type of the cache of keys and values: f16, q8_0, … [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    pub cache_type: Option<CacheType>,
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,

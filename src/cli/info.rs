@@ -7,43 +7,51 @@ use super::exit::{Exit, Outcome};
 use super::output::Output;
 use super::output::table::{Align, Table};
 use super::session::{Session, of_page};
+use crate::machine::MemoryProbe;
 use crate::model::selector::Selector;
 use crate::model::size::parameters;
 use crate::model::{Bytes, Format, text};
 use crate::store::Details;
+use crate::store::fit::{self, FitReport};
 
 /// `info --json`: the row, its files, and what is known beside them.
 #[derive(Serialize)]
 struct Shown<'a> {
     #[serde(flatten)]
     details: &'a Details,
-    /// Whether it fits into the memory of this host's GPUs; not looked at yet.
-    fit: Option<()>,
+    /// Whether it fits into the memory of this host; null for what is no model.
+    fit: Option<&'a FitReport>,
 }
 
 pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let (inventory, store_path) = (session.inventory.clone(), session.store_path.clone());
     let provisioner = session.provisioner.clone();
+    let mut conditions = session.settings.fit;
+    conditions.context = arguments.context.or(conditions.context);
+    conditions.cache_type = arguments.cache_type.unwrap_or(conditions.cache_type);
     let (details, signal) = session
         .blocking(move || {
             let target = inventory
                 .find(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
-            inventory.details(&target.model)
+            let details = inventory.details(&target.model)?;
+            let memory = MemoryProbe::default().read();
+            let report = fit::report(&details.model, details.metadata.as_deref(), &details.files, &memory, &conditions);
+            Ok::<_, crate::Error>((details, report))
         })
         .await?;
     if let Some(exit) = signal {
         return Ok(exit);
     }
-    let details = details?;
+    let (details, report) = details?;
     if arguments.json {
-        session.output.json(&Shown { details: &details, fit: None })?;
+        session.output.json(&Shown { details: &details, fit: report.as_ref() })?;
     } else {
-        session.output.print(&text(&details, &session.output))?;
+        session.output.print(&text(&details, report.as_ref(), &session.output))?;
     }
     Ok(Exit::Done)
 }
 
-fn text(details: &Details, output: &Output) -> String {
+fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     let model = &details.model;
     let mut facts: Vec<(&str, String)> = Vec::new();
     let mut fact = |name, value: Option<String>| {
@@ -73,10 +81,15 @@ fn text(details: &Details, output: &Output) -> String {
         fact("revision", Some(text::printable(&format!("{}{refs}", revision.commit))));
     }
     if let Some(metadata) = &details.metadata {
-        fact("name", metadata.name.clone());
-        fact("layers", metadata.layers.map(|count| count.to_string()));
-        fact("licence", metadata.licence.as_deref().map(text::printable));
-        fact("base model", metadata.base_model.as_deref().map(text::printable));
+        for (name, value) in metadata.facts() {
+            fact(name, Some(value));
+        }
+    }
+    if let Some(report) = fit {
+        fact("fit", Some(report.answer()));
+        for (name, value) in report.parts() {
+            fact(name, Some(value));
+        }
     }
     for holder in model.in_use_by.iter().flatten() {
         fact("in use by", Some(format!("{} ({}, {})", holder.pid, holder.user, holder.command)));

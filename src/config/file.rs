@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, Visitor};
 
 use super::{StoreFolders, When};
 use crate::error::{Error, Result};
+use crate::model::memory::CacheType;
 use crate::model::{Bytes, DestinationKind, text};
 
 /// A configuration file with every key at its default, each line commented out.
@@ -36,6 +37,8 @@ pub(super) struct File {
     pub(super) ascii: Option<When>,
     pub(super) mouse: Option<bool>,
     pub(super) bell: Option<bool>,
+    pub(super) fit_context: Option<Context>,
+    pub(super) fit_cache: Option<Cache>,
     #[serde(default)]
     pub(super) stores: Stores,
 }
@@ -232,6 +235,49 @@ impl<'de> Deserialize<'de> for Limit {
             }
         }
         deserializer.deserialize_any(Rates)
+    }
+}
+
+/// Tokens of context, or what a model was trained for.
+pub(super) struct Context(pub(super) Option<u64>);
+
+impl<'de> Deserialize<'de> for Context {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Tokens;
+        const WAY_OUT: &str = r#"write "auto", or a number of tokens from 1 to 1000000000"#;
+        impl Visitor<'_> for Tokens {
+            type Value = Context;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#""auto" or a number of tokens"#)
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Context, E> {
+                if value == "auto" {
+                    Ok(Context(None))
+                } else {
+                    Err(E::custom(format!("'{value}' is no context; {WAY_OUT}")))
+                }
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Context, E> {
+                match u64::try_from(value) {
+                    Ok(tokens) if (1..=1_000_000_000).contains(&tokens) => Ok(Context(Some(tokens))),
+                    _ => Err(E::custom(format!("{value} is no context; {WAY_OUT}"))),
+                }
+            }
+        }
+        deserializer.deserialize_any(Tokens)
+    }
+}
+
+/// The type of the cache of keys and values.
+pub(super) struct Cache(pub(super) CacheType);
+
+impl<'de> Deserialize<'de> for Cache {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map(Self).map_err(|why: String| de::Error::custom(format!("'{name}': {why}")))
     }
 }
 

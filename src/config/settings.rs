@@ -10,6 +10,7 @@ use super::file::{self, File};
 use super::token::{self, Configured};
 use super::{Environment, Paths};
 use crate::error::{Error, Result};
+use crate::model::memory::Conditions;
 use crate::model::{DestinationKind, StoreKind, text};
 
 /// How the hub is reached.
@@ -143,6 +144,8 @@ pub struct Settings {
     pub ollama_host: Option<String>,
     /// How the screen looks.
     pub screen: ScreenSettings,
+    /// Under which conditions models are to fit this host.
+    pub fit: Conditions,
     /// What a person should know about these settings, one printable line each: a token that was not taken, a
     /// configuration file with a token that others can read.
     pub warnings: Vec<String>,
@@ -246,6 +249,11 @@ impl Settings {
             all_users: overrides.all_users,
             ollama_host: environment.text("OLLAMA_HOST").map(str::to_owned),
             screen: screen(environment, file, overrides),
+            fit: Conditions {
+                context: file.fit_context.as_ref().and_then(|context| context.0),
+                cache_type: file.fit_cache.as_ref().map(|cache| cache.0).unwrap_or_default(),
+                ..Conditions::default()
+            },
             warnings,
             paths,
         })

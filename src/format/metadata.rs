@@ -174,6 +174,45 @@ impl Metadata {
         self.shape.add_part(&part.shape);
     }
 
+    /// What is known beside architecture, parameters and context, as lines for people: what it is, and its value, made printable.
+    #[must_use]
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = Vec::new();
+        let mut fact = |name, value: Option<String>| {
+            facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, text::printable(&value))));
+        };
+        fact("name", self.name.clone());
+        fact("bits/weight", self.bits_per_weight().map(|bits| format!("{bits:.2}")));
+        fact("layers", self.layers.map(|count| count.to_string()));
+        fact(
+            "heads",
+            self.heads.map(|heads| match self.heads_kv {
+                Some(kv) => format!("{heads}, {kv} for keys and values"),
+                None => heads.to_string(),
+            }),
+        );
+        fact("embedding", self.embedding_length.map(|length| length.to_string()));
+        fact("vocabulary", self.shape.vocabulary.map(|tokens| format!("{tokens} tokens")));
+        fact(
+            "experts",
+            self.experts.filter(|experts| *experts > 0).map(|experts| match self.experts_used {
+                Some(used) => format!("{experts}, {used} used"),
+                None => experts.to_string(),
+            }),
+        );
+        fact("tokenizer", self.tokenizer.clone());
+        // A header that was read in part may have one further on.
+        fact(
+            "chat template",
+            (self.chat_template || !self.partly_read).then(|| if self.chat_template { "yes" } else { "no" }.to_owned()),
+        );
+        fact("licence", self.licence.clone());
+        fact("base model", self.base_model.clone());
+        fact("quantized by", self.quantized_by.clone());
+        fact("parts", self.split_count.filter(|parts| *parts > 1).map(|parts| format!("{} of {parts}", self.parts)));
+        facts
+    }
+
     /// Bits that a parameter takes on average.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]

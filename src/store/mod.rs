@@ -1,6 +1,7 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
 pub mod files;
+pub mod fit;
 pub mod flat;
 pub mod headers;
 pub mod hf;

@@ -24,6 +24,8 @@ pub enum Effect {
     Plan(Generation, Vec<PlanTarget>),
     /// Ask the file systems of these folders for their room.
     ReadHost(Generation, Vec<PathBuf>),
+    /// Read the memory of this host and of its GPUs.
+    ReadMemory,
     /// Find out what a reference offers to download.
     List(Generation, String),
     /// Search the hub.

@@ -10,6 +10,7 @@ use super::input::Mouse;
 use super::keymap::Key;
 use crate::hub::SearchHit;
 use crate::jobs::Update;
+use crate::model::memory::HostMemory;
 use crate::model::{Holder, ModelId, Plan, StoreKind};
 use crate::provisioner::ScanEvent;
 use crate::store::Details;
@@ -64,6 +65,8 @@ pub enum Msg {
     Found(Generation, Result<Vec<SearchHit>, String>),
     /// File systems, the one with the models folder first.
     Host(Generation, Vec<FileSystem>),
+    /// The memory of this host and of its GPUs.
+    Memory(Box<HostMemory>),
     /// The queue changed.
     Jobs(Update),
     /// The queue took a job: what it is about.

@@ -45,6 +45,7 @@ impl Script {
             aliases: ["tinyllama".to_owned(), "qwen".to_owned()].into(),
             home: PathBuf::from("/home/alice"),
             bell: false,
+            fit: rbee_hive::model::memory::Conditions::default(),
             fleeting: false,
         };
         let at = Duration::ZERO;

@@ -168,7 +168,12 @@ impl OllamaStore {
                 if cut {
                     warnings.add("its weights are cut short");
                 }
-                (!cut, Some(Arc::clone(metadata)))
+                let mut told = Arc::clone(metadata);
+                if tag.weights.len() > 1 {
+                    // The sum over all of them is not in the header of the first.
+                    Arc::make_mut(&mut told).tensor_bytes = None;
+                }
+                (!cut, Some(told))
             }
             Err(reason) => {
                 warnings.add(&format!("its weights: {reason}"));

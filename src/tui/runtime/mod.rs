@@ -35,7 +35,7 @@ use crate::disk::space;
 use crate::error::Result;
 use crate::hub::SearchQuery;
 use crate::jobs::{JobSpec, Jobs};
-use crate::machine::{self, Mounts};
+use crate::machine::{self, MemoryProbe, Mounts};
 use crate::model::{StoreKind, text};
 use crate::provisioner::{Inventory, ModelProvisioner};
 use crate::store::Row;
@@ -217,6 +217,7 @@ fn facts(options: &Options) -> Facts {
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
         home: options.settings.paths.home.clone(),
         bell: options.settings.screen.bell,
+        fit: options.settings.fit,
         fleeting: options.fleeting,
     }
 }
@@ -369,6 +370,7 @@ enum Kind {
     Plan,
     Host,
     Stores,
+    Memory,
 }
 
 /// What comes back from threads and tasks.
@@ -383,6 +385,7 @@ struct Work {
     inventory: Inventory,
     provisioner: ModelProvisioner,
     multiplexer: bool,
+    memory: MemoryProbe,
     lanes: BTreeMap<Kind, Lane>,
     rows: Arc<Rows>,
     scan: Option<CancellationToken>,
@@ -410,6 +413,7 @@ impl Work {
             inventory,
             provisioner,
             multiplexer,
+            memory: MemoryProbe::default(),
             lanes: BTreeMap::new(),
             rows: Arc::default(),
             scan: None,
@@ -458,6 +462,11 @@ impl Work {
             }
             Effect::ReadHost(generation, folders) => {
                 self.block(Kind::Host, move || Msg::Host(generation, file_systems(&folders)));
+                None
+            }
+            Effect::ReadMemory => {
+                let probe = self.memory.clone();
+                self.block(Kind::Memory, move || Msg::Memory(Box::new(probe.read())));
                 None
             }
             Effect::List(generation, reference) => {

@@ -27,6 +27,7 @@ use super::Exit;
 use super::keymap::{Keymap, Pane};
 use super::msg::{FileSystem, Generation, Now};
 use crate::model::StoreKind;
+use crate::model::memory::{Conditions, HostMemory};
 
 /// How long a store, the hub or a plan may take before the screen says that it does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -59,6 +60,8 @@ pub struct Facts {
     pub home: PathBuf,
     /// Whether the bell rings when the last job has ended.
     pub bell: bool,
+    /// Under which conditions models are to fit this host.
+    pub fit: Conditions,
     /// Whether the queue is not kept for the next start, as in a demonstration.
     pub fleeting: bool,
 }
@@ -111,6 +114,10 @@ pub struct State {
     pub notices: Notices,
     /// File systems, the one with the models folder first.
     pub file_systems: Vec<FileSystem>,
+    /// The memory of this host, once it is known.
+    pub memory: Option<HostMemory>,
+    /// When it is to be read again; `None` while it is being read.
+    pub memory_due: Option<Duration>,
     /// When the figures of the header were asked for.
     pub host_asked: Duration,
     /// The request for them that counts.
@@ -143,6 +150,8 @@ impl State {
             dialogs: Vec::new(),
             notices: Notices::default(),
             file_systems: Vec::new(),
+            memory: None,
+            memory_due: None,
             host_asked: now.at,
             host_wait: Generation::default(),
             holders_wait: Generation::default(),
@@ -213,6 +222,6 @@ impl State {
         let waits = dialogs.chain(self.detail.wait).filter(|wait| !wait.slow).map(|wait| wait.since + PATIENCE);
         let scan = self.models.scan.since.filter(|_| !self.models.scan.checked).map(|since| since + PATIENCE);
         let figures = self.host_asked + FRESH;
-        waits.chain(scan).chain(self.detail.due).fold(figures, Duration::min)
+        waits.chain(scan).chain(self.detail.due).chain(self.memory_due).fold(figures, Duration::min)
     }
 }

@@ -4,6 +4,7 @@ mod detail;
 mod dialogs;
 mod everyone;
 mod jobs;
+mod memory;
 mod models;
 mod pull;
 mod queue;
@@ -26,6 +27,7 @@ pub type Effects = Vec<Effect>;
 pub fn start(state: &mut State, now: Now) -> Effects {
     let mut effects = vec![models::scan(state, now)];
     effects.push(read_host(state, now));
+    effects.push(Effect::ReadMemory);
     effects
 }
 
@@ -64,6 +66,10 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
             }
             // Figures that read the same are drawn the same, so nothing is written.
             state.file_systems = file_systems;
+            Vec::new()
+        }
+        Msg::Memory(found) => {
+            dirty = memory::read(state, *found, now);
             Vec::new()
         }
         Msg::Jobs(update) => {
@@ -136,10 +142,11 @@ fn on_tick(state: &mut State, now: Now) -> Effects {
         let stores = state.facts.stores.clone();
         state.models.note_silence(&stores);
     }
+    let mut effects = memory::due(state, now);
     if now.at.saturating_sub(state.host_asked) >= FRESH {
-        return vec![read_host(state, now)];
+        effects.push(read_host(state, now));
     }
-    Vec::new()
+    effects
 }
 
 /// Reads the figures of the header anew: the file system of the models folder, then those of the rows.

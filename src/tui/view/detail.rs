@@ -9,14 +9,16 @@ use super::figures::{age, counted, grouped, path};
 use crate::format::{Metadata, Structure};
 use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
-use crate::model::{Bytes, Holder, Model, Rate, Role as FileRole, size, text as clean};
+use crate::model::memory::Verdict;
+use crate::model::{Bytes, Holder, Model, ModelFile, Rate, Role as FileRole, size, text as clean};
 use crate::store::Details;
+use crate::store::fit;
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
 
 /// Width of the names of fields.
-const FIELD: usize = 13;
+const FIELD: usize = 14;
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     let symbols = canvas.look.symbols;
@@ -130,10 +132,13 @@ fn model(page: &mut Page<'_>, state: &State) {
         }
         _ => {}
     }
+    // What the scan knows is shown before the details are read.
+    let metadata = loaded.and_then(|details| details.metadata.as_deref()).or(row.metadata.as_deref());
+    fits(page, state, model, metadata, loaded.map_or(&[], |details| details.files.as_slice()));
+    if let Some(metadata) = metadata {
+        header(page, metadata);
+    }
     if let Some(details) = loaded {
-        if let Some(metadata) = &details.metadata {
-            header(page, metadata);
-        }
         files(page, details);
     }
     copies(page, state, model);
@@ -219,32 +224,30 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model) {
     page.known("mount", model.mount.as_deref().map(clean::printable_path));
 }
 
+/// Whether it fits, and the sum that says so.
+fn fits(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, files: &[ModelFile]) {
+    let Some(memory) = &state.memory else { return };
+    let Some(report) = fit::report(model, metadata, files, memory, &state.facts.fit) else { return };
+    page.gap();
+    page.say("fits", Role::Title);
+    let role = match report.fit.verdict {
+        Verdict::Fits | Verdict::Split(_) => Role::Good,
+        Verdict::No => Role::Bad,
+        Verdict::Tight | Verdict::CpuOnly => Role::Warn,
+        Verdict::Unknown => Role::Dim,
+    };
+    page.say(&report.answer(), role);
+    for (name, value) in report.parts() {
+        page.field(name, &value);
+    }
+}
+
 fn header(page: &mut Page<'_>, metadata: &Metadata) {
-    let number = |value: Option<u64>| value.map(grouped);
     page.gap();
     page.say("header", Role::Title);
-    page.known("name", metadata.name.as_deref().map(clean::printable));
-    page.known("layers", number(metadata.layers));
-    page.known(
-        "heads",
-        metadata.heads.map(|heads| match metadata.heads_kv {
-            Some(kv) => format!("{heads}, {kv} for keys and values"),
-            None => heads.to_string(),
-        }),
-    );
-    page.known("embedding", number(metadata.embedding_length));
-    page.known(
-        "experts",
-        metadata.experts.filter(|experts| *experts > 0).map(|experts| match metadata.experts_used {
-            Some(used) => format!("{experts}, {used} used"),
-            None => experts.to_string(),
-        }),
-    );
-    page.known("tokenizer", metadata.tokenizer.as_deref().map(clean::printable));
-    page.known("chat template", metadata.chat_template.then(|| "yes".to_owned()));
-    page.known("licence", metadata.licence.as_deref().map(clean::printable));
-    page.known("base model", metadata.base_model.as_deref().map(clean::printable));
-    page.known("quantized by", metadata.quantized_by.as_deref().map(clean::printable));
+    for (name, value) in metadata.facts() {
+        page.field(name, &value);
+    }
     match &metadata.structure {
         Structure::Truncated { missing: Some(bytes) } => {
             page.say(&format!("! cut short: {} missing", Bytes(*bytes)), Role::Bad);

@@ -2,6 +2,7 @@
 
 use super::canvas::Canvas;
 use super::figures::{counted, path, whole};
+use crate::model::memory::Device;
 use crate::tui::state::{Layout, State};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -82,7 +83,53 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
         let mount = text::cut_middle(&crate::model::text::printable_path(&file_system.mount), 24, "~");
         let text = format!("{mount} {percent}% {dot} {} free", whole(file_system.available));
         let role = if percent >= 95 { Role::Warn } else { Role::Text };
-        parts.push(part(text, role, 6_u8.saturating_add(at)));
+        // The one that downloads go to stays longer than the GPUs, the others do not.
+        let rank = if at == 0 { 6 } else { 100_u8.saturating_add(at) };
+        parts.push(part(text, role, rank));
+    }
+    for (rank, (text, role)) in (7..100).zip(gpus(state)) {
+        parts.push(part(text, role, rank));
     }
     parts
+}
+
+/// The GPUs: one by one, or together where there are many.
+fn gpus(state: &State) -> Vec<(String, Role)> {
+    let Some(memory) = &state.memory else { return Vec::new() };
+    let shown: Vec<&Device> = memory.gpus.iter().collect();
+    let mut parts = Vec::new();
+    if let ([first, .., _], true) = (shown.as_slice(), shown.len() > 2) {
+        let free: Vec<u64> = shown.iter().filter_map(|gpu| gpu.free_bytes).collect();
+        let alike = shown.iter().all(|gpu| gpu.name == first.name && gpu.total_bytes == first.total_bytes);
+        let name = if alike { first.short_name() } else { "GPUs" };
+        let of = first.total_bytes.filter(|_| alike).map(|bytes| format!(" {}", whole(bytes))).unwrap_or_default();
+        let most = free.iter().max().map_or_else(
+            || "free unknown".to_owned(),
+            |most| match free.iter().min() {
+                Some(least) if least != most => format!("{} to {} free", whole(*least), whole(*most)),
+                _ => format!("{} free", whole(*most)),
+            },
+        );
+        parts.push((format!("{} {}{of}, {most}", shown.len(), cut(name)), Role::Text));
+    } else {
+        for gpu in shown {
+            let text = match (gpu.total_bytes, gpu.free_bytes) {
+                (Some(total), Some(free)) => {
+                    let (total, free) = (whole(total), whole(free));
+                    let unit = total.rsplit_once(' ').map(|(_, unit)| unit).unwrap_or_default();
+                    let free = free.strip_suffix(unit).map_or(free.as_str(), str::trim_end);
+                    format!("{} {} {total}, {free} free", gpu.label, cut(gpu.short_name()))
+                }
+                (Some(total), None) => format!("{} {} {}", gpu.label, cut(gpu.short_name()), whole(total)),
+                (None, _) => format!("{} {}, memory unknown", gpu.label, cut(gpu.short_name())),
+            };
+            parts.push((text, Role::Text));
+        }
+    }
+    parts.extend(memory.gpu_note.as_ref().map(|note| (text::cut(note, 48, "~"), Role::Warn)));
+    parts
+}
+
+fn cut(name: &str) -> String {
+    text::cut(name, 20, "~")
 }

@@ -8,7 +8,10 @@ use ratatui::layout::Rect;
 use super::canvas::Canvas;
 use super::figures::{age, short};
 use crate::model::filter::{SortKey, last_use};
+use crate::model::memory::Verdict;
 use crate::model::{Bytes, Model, size, text as clean};
+use crate::store::Row;
+use crate::store::fit::fit_of_row;
 use crate::tui::state::{Focus, State};
 use crate::tui::text;
 use crate::tui::theme::{Role, Symbols};
@@ -29,6 +32,8 @@ enum Column {
     Size,
     Used,
     InUse,
+    Fits,
+    Needs,
     Reclaimable,
     Format,
     Context,
@@ -38,7 +43,7 @@ enum Column {
 }
 
 /// Columns in the order in which they stand, with their widths.
-const COLUMNS: [(Column, u16); 13] = [
+const COLUMNS: [(Column, u16); 15] = [
     (Column::Store, 8),
     (Column::Name, 0),
     (Column::Quantization, 9),
@@ -46,6 +51,8 @@ const COLUMNS: [(Column, u16); 13] = [
     (Column::Size, 8),
     (Column::Used, 5),
     (Column::InUse, 7),
+    (Column::Fits, 11),
+    (Column::Needs, 8),
     (Column::Reclaimable, 8),
     (Column::Format, 12),
     (Column::Context, 7),
@@ -55,13 +62,15 @@ const COLUMNS: [(Column, u16); 13] = [
 ];
 
 /// Columns in the order in which they are given room.
-const RANKS: [(Column, u16); 12] = [
+const RANKS: [(Column, u16); 14] = [
     (Column::Size, 12),
     (Column::Quantization, NAME),
     (Column::Used, NAME),
     (Column::InUse, NAME),
     (Column::Parameters, NAME),
     (Column::Store, NAME),
+    (Column::Fits, NAME),
+    (Column::Needs, ROOMY_NAME),
     (Column::Reclaimable, ROOMY_NAME),
     (Column::Format, ROOMY_NAME),
     (Column::Owner, ROOMY_NAME),
@@ -83,6 +92,8 @@ impl Column {
             Self::Size => "SIZE",
             Self::Used => "USED",
             Self::InUse => "IN USE",
+            Self::Fits => "FITS",
+            Self::Needs => "NEEDS",
             Self::Reclaimable => "RECLAIM",
             Self::Format => "FORMAT",
             Self::Context => "CONTEXT",
@@ -102,13 +113,37 @@ impl Column {
             Self::Used => SortKey::Used,
             Self::Reclaimable => SortKey::Reclaimable,
             Self::Owner => SortKey::Owner,
-            Self::InUse | Self::Format | Self::Context | Self::Mount | Self::Files => return None,
+            Self::InUse | Self::Fits | Self::Needs | Self::Format | Self::Context | Self::Mount | Self::Files => {
+                return None;
+            }
         })
     }
 
     /// Whether it is a figure, which stands at the right of its column.
     fn is_figure(self) -> bool {
-        matches!(self, Self::Parameters | Self::Size | Self::Used | Self::Reclaimable | Self::Context | Self::Files)
+        matches!(
+            self,
+            Self::Parameters | Self::Size | Self::Used | Self::Needs | Self::Reclaimable | Self::Context | Self::Files
+        )
+    }
+
+    /// What the row's memory says, which is known only together with that of the host.
+    fn fit(self, state: &State, row: &Row, symbols: &Symbols) -> Option<(String, Role)> {
+        if !matches!(self, Self::Fits | Self::Needs) {
+            return None;
+        }
+        let none = || (symbols.none.to_owned(), Role::Text);
+        let Some(memory) = &state.memory else { return Some(none()) };
+        let fit = fit_of_row(&row.model, row.metadata.as_deref(), &[], memory, &state.facts.fit);
+        let Some(fit) = fit.filter(|fit| fit.verdict != Verdict::Unknown) else { return Some(none()) };
+        let role = match fit.verdict {
+            Verdict::No => Role::Dim,
+            _ => Role::Text,
+        };
+        Some(match self {
+            Self::Fits => (fit.verdict.word(), role),
+            _ => fit.figure().map_or_else(none, |figure| (figure, role)),
+        })
     }
 
     fn cell(self, model: &Model, wall: Timestamp, symbols: &Symbols) -> (String, Role) {
@@ -135,6 +170,8 @@ impl Column {
             Self::Context => known(model.context_length.map(short)),
             Self::Owner => known(model.owner.as_deref().map(clean::printable)),
             Self::Mount => known(model.mount.as_deref().map(clean::printable_path)),
+            // Answered from the memory of the host.
+            Self::Fits | Self::Needs => symbols.none.to_owned(),
             Self::Files => short(model.file_count),
         };
         (text, Role::Text)
@@ -201,7 +238,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
         return;
     }
     for (y, row) in (0..rows.height).zip(state.models.shown().iter().skip(state.models.offset)) {
-        draw_row(canvas, state, rows, y, &row.model, &columns);
+        draw_row(canvas, state, rows, y, row, &columns);
     }
 }
 
@@ -210,7 +247,8 @@ fn has_several_owners(state: &State) -> bool {
     owners.next().is_some_and(|first| owners.any(|owner| owner != first))
 }
 
-fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &Model, columns: &[(Column, u16)]) {
+fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Row, columns: &[(Column, u16)]) {
+    let model = &row.model;
     let symbols = canvas.look.symbols;
     let cursor = state.models.cursor.as_ref() == Some(&model.identity);
     let marked = state.models.marks.contains(&model.identity);
@@ -224,7 +262,7 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, model: &
     let mut x = PREFIX;
     for (column, width) in columns {
         let width_here = usize::from(*width);
-        let (cell, role) = column.cell(model, state.wall, symbols);
+        let (cell, role) = column.fit(state, row, symbols).unwrap_or_else(|| column.cell(model, state.wall, symbols));
         let cell = if *column == Column::Name {
             text::cut_middle(&cell, width_here, symbols.ellipsis)
         } else {

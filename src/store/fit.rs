@@ -1,0 +1,194 @@
+//! Whether a row fits this host: what its header tells, put against the memory that is free.
+
+use serde::Serialize;
+
+use crate::format::{Metadata, Structure};
+use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Weights, fit, need};
+use crate::model::{Bytes, Model, ModelFile, ModelKind, Role};
+
+/// Whether a model fits, with everything that the sum was made from. Serialises as `fit` of `info --json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FitReport {
+    /// Word, figures and the parts of the sum.
+    #[serde(flatten)]
+    pub fit: Fit,
+    /// What the parts were computed from.
+    pub inputs: Inputs,
+    /// The memory that they were compared with.
+    pub memory: HostMemory,
+}
+
+/// What the sum was computed from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inputs {
+    /// The conditions that were asked for; the context that was used is in the sum.
+    #[serde(flatten)]
+    pub conditions: Conditions,
+    /// What the model was trained for.
+    pub trained_context: Option<u64>,
+    /// Layers.
+    pub layers: Option<u64>,
+    /// The layers that keep keys and values, those that are alike together.
+    pub cache_layers: Option<Vec<CacheLayers>>,
+    /// Tokens of the vocabulary.
+    pub vocabulary: Option<u64>,
+    /// Embedding length.
+    pub embedding_length: Option<u64>,
+}
+
+/// Whether a row fits; `None` for what is no model. `files` adds the projector, where the files are known.
+#[must_use]
+pub fn fit_of_row(
+    model: &Model,
+    metadata: Option<&Metadata>,
+    files: &[ModelFile],
+    host: &HostMemory,
+    conditions: &Conditions,
+) -> Option<Fit> {
+    if model.kind != ModelKind::Model || metadata.is_some_and(|metadata| metadata.sidecar) {
+        return None;
+    }
+    let projectors = files.iter().filter(|file| file.role == Role::Mmproj).map(|file| file.size_bytes);
+    let needs = match metadata {
+        None => Err("no header of it can be read".to_owned()),
+        Some(metadata) => weights(model, metadata).and_then(|bytes| {
+            let weights = Weights { bytes, extra_bytes: projectors.fold(0, u64::saturating_add) };
+            need(&metadata.shape, weights, metadata.layers, metadata.context_length, conditions)
+        }),
+    };
+    Some(fit(needs, host))
+}
+
+/// [`fit_of_row`] with what it was made from.
+#[must_use]
+pub fn report(
+    model: &Model,
+    metadata: Option<&Metadata>,
+    files: &[ModelFile],
+    host: &HostMemory,
+    conditions: &Conditions,
+) -> Option<FitReport> {
+    let fit = fit_of_row(model, metadata, files, host, conditions)?;
+    let inputs = Inputs {
+        conditions: *conditions,
+        trained_context: metadata.and_then(|metadata| metadata.context_length),
+        layers: metadata.and_then(|metadata| metadata.layers),
+        cache_layers: metadata.and_then(|metadata| metadata.shape.cache.clone()),
+        vocabulary: metadata.and_then(|metadata| metadata.shape.vocabulary),
+        embedding_length: metadata.and_then(|metadata| metadata.shape.embedding_length),
+    };
+    Some(FitReport { fit, inputs, memory: host.clone() })
+}
+
+/// Bytes of all weights of the set that the header belongs to.
+fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
+    let all_parts = metadata.split_count.is_none_or(|parts| parts <= metadata.parts);
+    // A file that is cut short still says how long it should be; a part that is missing says nothing.
+    let tells_all = model.complete || matches!(metadata.structure, Structure::Truncated { missing: Some(_) });
+    if !all_parts || !tells_all {
+        return Err("not all of its weights are here".to_owned());
+    }
+    if let Some(bytes) = metadata.tensor_bytes {
+        return Ok(bytes);
+    }
+    // Types of unknown size: the files are as large as their tensors, to within their headers.
+    match model.quantizations.len() {
+        0 | 1 if model.size_bytes > 0 => Ok(model.size_bytes),
+        _ => Err("its header does not tell the size of its weights".to_owned()),
+    }
+}
+
+impl FitReport {
+    /// The answer in one line: `fits, 6.05 GiB, of 96.0 GiB free on GPU0`.
+    #[must_use]
+    pub fn answer(&self) -> String {
+        let mut line = self.fit.label();
+        if let (Some(free), false) = (self.fit.free_bytes, self.fit.devices.is_empty()) {
+            line.push_str(&format!(", of {} free {} {}", whole(free), self.preposition(), self.fit.devices.join(", ")));
+        }
+        line
+    }
+
+    fn preposition(&self) -> &'static str {
+        if self.fit.devices.iter().any(|device| device == "RAM") { "in" } else { "on" }
+    }
+
+    /// The sum, a line a part: what it is, its size, and what it follows from, so that a person can check it.
+    #[must_use]
+    pub fn parts(&self) -> Vec<(&'static str, String)> {
+        let mut lines = Vec::new();
+        if let Some(need) = &self.fit.need {
+            let cpu = matches!(self.fit.devices.first().map(String::as_str), Some("RAM"));
+            let devices = self.fit.devices.len().max(1) as u64;
+            let mut weights = Bytes(need.weights_bytes).to_string();
+            if !cpu && need.host_weights_bytes > 0 {
+                weights.push_str(&format!(", {} of it in RAM", Bytes(need.host_weights_bytes)));
+            }
+            lines.push(("weights", weights));
+            if need.projector_bytes > 0 {
+                lines.push(("projector", Bytes(need.projector_bytes).to_string()));
+            }
+            lines.push(("cache", format!("{}{}", Bytes(need.cache_bytes), self.cache())));
+            lines.push(("context", format!("{} tokens, cache {}", need.context, self.inputs.conditions.cache_type)));
+            if need.state_bytes > 0 {
+                lines.push(("state", Bytes(need.state_bytes).to_string()));
+            }
+            let (compute, overhead) = match cpu {
+                true => (need.host_compute_bytes, need.host_overhead_bytes),
+                false => (need.compute_bytes, need.overhead_bytes),
+            };
+            let times = if devices > 1 { format!(" on each of {devices}") } else { String::new() };
+            lines.push(("compute", format!("{}{times}", Bytes(compute))));
+            lines.push(("overhead", format!("{}{times}", Bytes(overhead))));
+        }
+        for gpu in &self.memory.gpus {
+            lines.push(("free", device(gpu)));
+        }
+        if let Some(note) = &self.memory.gpu_note {
+            lines.push(("GPU", format!("none: {note}")));
+        } else if self.memory.gpus.is_empty() {
+            lines.push(("GPU", "none".to_owned()));
+        }
+        if let Some(ram) = self.memory.ram {
+            lines.push(("RAM", format!("{} of {} free", whole(ram.available_bytes), whole(ram.total_bytes))));
+        }
+        if let Some(because) = &self.fit.because {
+            lines.push(("note", because.clone()));
+        }
+        lines
+    }
+
+    /// How the cache is made up: `: 32 layers x 8 heads x (128+128)`.
+    fn cache(&self) -> String {
+        let run = |run: &CacheLayers| {
+            let window = run.window.map(|window| format!(", window {window}")).unwrap_or_default();
+            let CacheLayers { layers, heads_kv, key_length, value_length, .. } = run;
+            format!("{layers} layers x {heads_kv} heads x ({key_length}+{value_length}){window}")
+        };
+        let runs: Vec<String> = self.inputs.cache_layers.iter().flatten().take(4).map(run).collect();
+        if runs.is_empty() { String::new() } else { format!(": {}", runs.join("; ")) }
+    }
+}
+
+/// A device as people read it: `GPU0 H200, 96 GiB of 139 GiB`.
+fn device(gpu: &Device) -> String {
+    let figure = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), whole);
+    let mut line =
+        format!("{} {}, {} of {}", gpu.label, gpu.short_name(), figure(gpu.free_bytes), figure(gpu.total_bytes));
+    if let Some(shared) = gpu.shared_bytes {
+        line.push_str(&format!(", shares {} of RAM", whole(shared)));
+    }
+    if let Some(note) = &gpu.note {
+        line.push_str(&format!("; {note}"));
+    }
+    line
+}
+
+/// Free memory without decimals, which change all the time.
+fn whole(bytes: u64) -> String {
+    let (gib, mib) = (1_u64 << 30, 1_u64 << 20);
+    match bytes {
+        _ if bytes >= gib => format!("{} GiB", bytes.saturating_add(gib / 2) / gib),
+        _ => format!("{} MiB", bytes / mib),
+    }
+}
