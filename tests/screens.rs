@@ -9,12 +9,16 @@ mod svg;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ratatui::style::{Color, Modifier};
+use rbee_hive::format::Metadata;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{FileProgress, JobId, JobState};
-use rbee_hive::model::{ModelFile, Quantization, Role, StoreKind};
+use rbee_hive::model::memory::{CacheLayers, Device, HostMemory, Ram, Shape};
+use rbee_hive::model::{Format, ModelFile, Quantization, Role, StoreKind};
+use rbee_hive::provisioner::ScanEvent;
 use rbee_hive::store::Details;
 use rbee_hive::tui::effect::Effect;
 use rbee_hive::tui::msg::{Choice, Msg, Offer};
@@ -158,7 +162,7 @@ fn hits() -> Vec<SearchHit> {
 type Scene = (&'static str, fn(u16, u16) -> Script);
 
 /// Every scene, at a size.
-const SCENES: [Scene; 16] = [
+const SCENES: [Scene; 18] = [
     ("notice", |w, h| {
         let mut script = Script::with(w, h, models());
         let line = "delete broken failed: /data/models/broken/weights-00001-of-00003.gguf is owned by root in a sticky \
@@ -270,7 +274,56 @@ const SCENES: [Scene; 16] = [
         script.press("?");
         script
     }),
+    ("fits", |w, h| on_gpus(w, h, 2)),
+    ("fits-detail", |w, h| {
+        let mut script = on_gpus(w, h, 8);
+        script.press("j Enter");
+        script.press("PgDn PgDn PgDn");
+        script
+    }),
 ];
+
+/// A host with GPUs, and models of which some fit where.
+fn on_gpus(width: u16, height: u16, gpus: usize) -> Script {
+    let mut script = Script::new(width, height);
+    script.host();
+    let rows = [("llama-8b", 5, 32), ("llama-405b", 230, 126), ("llama-70b", 131, 80), ("too-large", 900, 126)];
+    let rows = rows.into_iter().chain([("unknown", 3, 0)]).map(|(name, gib, layers)| {
+        let cache = vec![CacheLayers { layers, heads_kv: 8, key_length: 128, value_length: 128, window: None }];
+        let shape = Shape {
+            cache: (layers > 0).then_some(cache),
+            vocabulary: Some(128_256),
+            embedding_length: Some(4096),
+            ..Shape::default()
+        };
+        let metadata = Metadata {
+            tensor_bytes: Some(gib * GIB),
+            layers: Some(layers).filter(|layers| *layers > 0),
+            heads: Some(32),
+            heads_kv: Some(8),
+            context_length: Some(131_072),
+            chat_template: true,
+            licence: Some("llama3.1".to_owned()),
+            shape,
+            ..Metadata::unknown(Format::Gguf)
+        };
+        let row = screen::row(model(name, gib, 3)).with_metadata(Some(Arc::new(metadata)));
+        ScanEvent::Row(Box::new(row))
+    });
+    script.send(Msg::Scanned(script.state.models.scan.generation, rows.collect()));
+    script.done();
+    let gpu = |number: usize| Device {
+        label: format!("GPU{number}"),
+        name: "NVIDIA H200".to_owned(),
+        total_bytes: Some(139 * GIB + GIB / 2 - 1),
+        free_bytes: Some((96 - number as u64 * 5) * GIB),
+        ..Device::default()
+    };
+    let ram = Some(Ram { total_bytes: 503 * GIB, available_bytes: 410 * GIB });
+    let memory = HostMemory { gpus: (0..gpus).map(gpu).collect(), gpu_note: None, ram };
+    script.send(Msg::Memory(Box::new(memory)));
+    script
+}
 
 #[test]
 fn pictures() {
