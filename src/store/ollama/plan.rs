@@ -85,7 +85,15 @@ impl OllamaStore {
         names: &BTreeMap<usize, Vec<usize>>,
         builder: &mut PlanBuilder,
     ) {
-        let unknown = contents.unknown();
+        let unknown = contents.unknown_beside(going);
+        // What cannot be read may need any blob as long as its name is there.
+        let claims: Vec<usize> = going
+            .iter()
+            .filter(|&&at| contents.tags[at].unknown.is_some())
+            .filter_map(|at| names.get(at))
+            .flatten()
+            .copied()
+            .collect();
         let users = contents.users();
         let needed: BTreeSet<&str> = going.iter().flat_map(|&at| contents.needs(at)).collect();
         for hex in needed {
@@ -96,7 +104,9 @@ impl OllamaStore {
                 _ if !others.is_empty() => format!("also used by {}", named(contents, &others)),
                 Some(why) => format!("may be needed by what cannot be read ({why}); repair or delete that first"),
                 None => {
-                    let requires: Vec<usize> = users.iter().filter_map(|at| names.get(at)).flatten().copied().collect();
+                    let own = users.iter().filter_map(|at| names.get(at)).flatten();
+                    let requires: BTreeSet<usize> = own.chain(&claims).copied().collect();
+                    let requires: Vec<usize> = requires.into_iter().collect();
                     for entry in entries {
                         builder.remove(Path::new(""), entry, requires.clone());
                         self.note_link(entry, builder);

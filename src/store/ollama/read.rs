@@ -174,10 +174,12 @@ impl Contents {
         users
     }
 
-    /// Why nobody can tell which blobs are still needed; `None` when it is known of all.
-    pub(super) fn unknown(&self) -> Option<String> {
+    /// Why nobody can tell which blobs are still needed when the tags at `going` are gone; `None` when it is known of all the
+    /// others.
+    pub(super) fn unknown_beside(&self, going: &BTreeSet<usize>) -> Option<String> {
         let unread = self.unread.iter().map(|(path, why)| format!("{}: {why}", text::printable_path(path)));
-        unread.chain(self.tags.iter().filter_map(|tag| tag.unknown.clone())).next()
+        let others = self.tags.iter().enumerate().filter(|(at, _)| !going.contains(at));
+        unread.chain(others.filter_map(|(_, tag)| tag.unknown.clone())).next()
     }
 
     /// The regular file of a blob; none for a link.

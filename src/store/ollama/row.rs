@@ -19,8 +19,10 @@ use crate::store::tree::Entry;
 pub(super) struct Users<'a> {
     by_blob: BTreeMap<&'a str, Vec<usize>>,
     owners: BTreeMap<usize, u64>,
-    /// Whether something that cannot be read may need any blob.
-    unknown: bool,
+    /// Tags that may need any blob, because what they refer to cannot be read.
+    unknown: std::collections::BTreeSet<usize>,
+    /// Whether a part of the store that cannot be read may need any blob.
+    unread: bool,
 }
 
 impl<'a> Users<'a> {
@@ -29,13 +31,17 @@ impl<'a> Users<'a> {
         for at in contents.tags.iter().flat_map(|tag| &tag.shadows) {
             *owners.entry(*at).or_default() += 1;
         }
-        Self { by_blob: contents.users(), owners, unknown: contents.unknown().is_some() }
+        let tags = contents.tags.iter().enumerate();
+        let unknown = tags.filter(|(_, tag)| tag.unknown.is_some()).map(|(at, _)| at).collect();
+        Self { by_blob: contents.users(), owners, unknown, unread: !contents.unread.is_empty() }
     }
 
-    /// Links that a blob has beside those that the kernel counts: every other tag that needs it holds it as a link would.
-    fn others(&self, hex: &str) -> u64 {
+    /// Links that a blob of the tag at `of` has beside those that the kernel counts: every other tag that needs it, or may, holds
+    /// it as a link would.
+    fn others(&self, hex: &str, of: usize) -> u64 {
         let users = self.by_blob.get(hex).map_or(1, Vec::len) as u64;
-        users.saturating_sub(1) + u64::from(self.unknown)
+        let unknown = self.unknown.iter().filter(|at| **at != of).count() as u64;
+        users.saturating_sub(1) + unknown + u64::from(self.unread)
     }
 }
 
@@ -83,7 +89,7 @@ impl OllamaStore {
         let mut accessed = None;
         for hex in contents.needs(at) {
             for entry in contents.blobs.get(hex).into_iter().flatten().filter(|entry| entry.is_file()) {
-                names.add(&entry.status, users.others(hex));
+                names.add(&entry.status, users.others(hex, at));
                 modified = modified.max(entry.status.modified);
                 if tag.content.contains_key(hex) {
                     large.extend(large_blob(hex, entry));
