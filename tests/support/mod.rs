@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod hf_cache;
+pub mod host;
 #[cfg(feature = "mirror")]
 pub mod hub;
 pub mod official;
