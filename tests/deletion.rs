@@ -37,6 +37,7 @@ fn step_at(root: &Path, path: &Path) -> Step {
         target: identity(&full),
         stamp: None,
         bytes: if metadata.is_file() && metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 },
+        locks: Vec::new(),
         requires: Vec::new(),
     }
 }
@@ -658,4 +659,59 @@ proptest! {
             }
         }
     }
+}
+
+/// Holds a `flock` on a file as another program would, until it is dropped.
+fn held(path: &Path) -> std::fs::File {
+    let file = std::fs::File::open(path).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+#[test]
+fn a_lock_that_somebody_holds_keeps_its_file_and_nothing_else() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    std::fs::create_dir_all(root.join("locks")).unwrap();
+    for name in ["a", "b", "c", "locks/a.lock", "locks/b.lock"] {
+        std::fs::write(root.join(name), "x").unwrap();
+    }
+    let lock = |name: &str| vec![PathBuf::from("locks").join(name)];
+    let locked = |name: &str| Step { locks: lock(&format!("{name}.lock")), ..step(&root, name) };
+    let plan = Plan { steps: ["a", "b", "c"].iter().map(|name| locked(name)).collect(), ..Plan::default() };
+    let other = held(&root.join("locks/a.lock"));
+    let report = run(&plan);
+    assert_eq!(report.removed, [root.join("b"), root.join("c")]);
+    assert_eq!(report.failed.len(), 1);
+    assert!(report.failed[0].error.starts_with("kept: being downloaded by "), "{report:?}");
+    assert!(root.join("a").exists());
+    let names: Vec<_> =
+        std::fs::read_dir(root.join("locks")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "no lock is made or removed: {names:?}");
+    drop(other);
+    assert_eq!(run(&plan).removed, [root.join("a")]);
+}
+
+/// Notes whether a lock is held while the steps run.
+struct Watching(PathBuf, Vec<bool>);
+
+impl Hook for Watching {
+    fn before(&mut self, _index: usize, _step: &Step) -> Decision {
+        self.1.push(rbee_hive::disk::lock::is_held(&self.0));
+        Decision::Proceed
+    }
+}
+
+#[test]
+fn locks_are_given_back_after_their_step() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    for name in ["a", "b", "l"] {
+        std::fs::write(root.join(name), "x").unwrap();
+    }
+    let first = Step { locks: vec!["l".into()], ..step(&root, "a") };
+    let plan = Plan { steps: vec![first, step(&root, "b")], ..Plan::default() };
+    let mut watching = Watching(root.join("l"), Vec::new());
+    assert_eq!(run_with(&plan, &mut watching).removed.len(), 2);
+    assert_eq!(watching.1, [false, false]);
 }

@@ -274,6 +274,29 @@ fn partials_of_every_client_are_known() {
 }
 
 #[test]
+fn a_blob_whose_lock_is_held_stays_and_everything_else_goes() {
+    let cache = Cache::new();
+    cache.file(A, &commit('1'), "a.gguf", &gguf(1));
+    let busy = cache.file(A, &commit('1'), "b.gguf", &gguf(2));
+    let lock = cache.put(format!(".locks/{A}/{}.lock", sha256(&gguf(2))), b"");
+    // Seen before anyone confirms …
+    let held = FileLock::try_exclusive(&lock).unwrap().unwrap();
+    let plan = cache.plan(&[whole("org/a")]);
+    assert_eq!(plan.blocked.iter().map(|blocked| &blocked.path).collect::<Vec<_>>(), [&busy]);
+    drop(held);
+    // … or only by then.
+    let plan = cache.plan(&[whole("org/a")]);
+    assert!(plan.blocked.is_empty(), "{plan:?}");
+    let _held = FileLock::try_exclusive(&lock).unwrap().unwrap();
+    let report = run_with(&plan, &mut NoHook);
+    assert_eq!(report.failed.iter().map(|failure| &failure.path).collect::<Vec<_>>(), [&busy]);
+    says(&[report.failed[0].error.clone()], "being downloaded by process");
+    assert!(busy.exists() && lock.exists());
+    let files = names(&cache.hub.join(A));
+    assert_eq!(files.iter().filter(|path| path.is_file()).count(), 1, "{files:?}");
+}
+
+#[test]
 fn links_that_lead_elsewhere_count_nothing_and_only_they_go() {
     let cache = Cache::new();
     let secret = cache.outside("secret.gguf", &noise(30_000, 1));

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
+use super::lock::{Claim, claim};
 use super::permission::removal_error;
 use super::safe::{Handle, is_plain_name};
 use super::shared;
@@ -180,6 +181,15 @@ impl Run {
             return Err("it has changed since it was looked at; scan again".to_owned());
         }
 
+        // Held until the target is gone: whoever writes it waits so long, or writes it now and it stays.
+        let mut _locks = Vec::with_capacity(step.locks.len());
+        for path in &step.locks {
+            match claim(&step.root, path) {
+                Claim::Held(lock) => _locks.push(lock),
+                Claim::Absent => {}
+                Claim::Refused(why) => return Err(format!("kept: {why}")),
+            }
+        }
         // Held until the payload is gone, so that nobody links to it meanwhile.
         let _unused = match step.operation {
             Operation::RemoveShared => match shared::claim(step)? {

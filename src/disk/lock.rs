@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, stat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat, stat};
 use rustix::io::Errno;
 
+use super::folder::Folder;
 use super::info::inode;
 use super::publish::open_or_create;
-use crate::error::{Error, Result};
-use crate::model::Inode;
+use crate::error::{Error, Result, io_reason};
+use crate::model::{Inode, text};
 
 /// How often a lock file may be replaced by others while it is being locked.
 const ATTEMPTS: usize = 100;
@@ -95,6 +96,71 @@ fn lock_owner(locks: &str, file: Inode) -> Option<u32> {
     by_number.flatten()
 }
 
+/// What trying a lock of another program's came to.
+#[derive(Debug)]
+pub enum Claim {
+    /// There is no such lock file, so nobody holds it.
+    Absent,
+    /// It is held from now on, until this is dropped.
+    Held(FileLock),
+    /// It cannot be had: why, in words.
+    Refused(String),
+}
+
+/// Tries the lock file at `path` below `root` without making one. No link is followed below `root`.
+#[must_use]
+pub fn claim(root: &Path, path: &Path) -> Claim {
+    let shown = || text::printable_path(&root.join(path));
+    let refused =
+        |cause: &io::Error| Claim::Refused(format!("its lock {} cannot be tried: {}", shown(), io_reason(cause)));
+    let (Some(name), Some(folder)) = (path.file_name(), path.parent()) else { return Claim::Absent };
+    let folder = match Folder::open(root).and_then(|root| root.descend(folder)) {
+        Ok(folder) => folder,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Claim::Absent,
+        Err(error) => return refused(&error.into()),
+    };
+    for _ in 0..ATTEMPTS {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        // A server of network files locks only what was opened for writing.
+        let opened = match openat(&folder, name, flags | OFlags::RDWR, Mode::empty()) {
+            Err(Errno::ACCESS | Errno::ROFS) => openat(&folder, name, flags | OFlags::RDONLY, Mode::empty()),
+            other => other,
+        };
+        let file = match opened {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Claim::Absent,
+            Err(error) => return refused(&error.into()),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Claim::Refused(format!("being downloaded by {}", FileLock::holder(&root.join(path))));
+            }
+            Err(Errno::INTR) => continue,
+            // There the presence of the file is the lock.
+            Err(Errno::NOSYS | Errno::NOTSUP | Errno::NOLCK) => {
+                return Claim::Refused(format!(
+                    "its file system has no locks, and {} says that a program works on it, or died at it",
+                    shown()
+                ));
+            }
+            Err(error) => return refused(&error.into()),
+        }
+        let locked = match fstat(&file) {
+            Ok(stat) => inode(&stat),
+            Err(error) => return refused(&error.into()),
+        };
+        match folder.status(name) {
+            Ok(named) if named.inode == locked => return Claim::Held(FileLock { file }),
+            // Replaced meanwhile: that one counts.
+            Ok(_) => {}
+            Err(Errno::NOENT) => return Claim::Absent,
+            Err(error) => return refused(&error.into()),
+        }
+    }
+    Claim::Refused(format!("its lock {} is replaced again and again by another process", shown()))
+}
+
 /// Whether another holder has the lock file at `path` locked now. A lock file that is there says nothing by itself.
 #[must_use]
 pub fn is_held(path: &Path) -> bool {
@@ -115,6 +181,27 @@ mod tests {
         assert!(FileLock::try_exclusive(&path).unwrap().is_none());
         drop(first);
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_of_another_program_is_tried_and_never_made() {
+        let root = tempfile::tempdir().unwrap();
+        let path = Path::new(".locks/models--a--b/etag.lock");
+        assert!(matches!(claim(root.path(), path), Claim::Absent));
+        assert!(!root.path().join(".locks").exists());
+        std::fs::create_dir_all(root.path().join(path).parent().unwrap()).unwrap();
+        assert!(matches!(claim(root.path(), path), Claim::Absent));
+        std::fs::write(root.path().join(path), "").unwrap();
+        let held = claim(root.path(), path);
+        assert!(matches!(held, Claim::Held(_)), "{held:?}");
+        let Claim::Refused(why) = claim(root.path(), path) else { panic!("it was had twice") };
+        assert!(why.starts_with("being downloaded by "), "{why}");
+        drop(held);
+        assert!(matches!(claim(root.path(), path), Claim::Held(_)));
+        assert!(root.path().join(path).exists());
+        // A link on the way is no way to a lock.
+        std::os::unix::fs::symlink(".locks", root.path().join("linked")).unwrap();
+        assert!(matches!(claim(root.path(), Path::new("linked/models--a--b/etag.lock")), Claim::Absent));
     }
 
     #[test]

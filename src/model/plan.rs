@@ -75,6 +75,10 @@ pub struct Step {
     pub stamp: Option<Stamp>,
     /// `st_blocks * 512` that this step frees: of a regular file whose last link it removes, else 0.
     pub bytes: u64,
+    /// Locks of the programs that write the target, relative to `root`: each that is there is held while the target goes. None
+    /// is created, and a path that is not there is no lock.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "paths")]
+    pub locks: Vec<PathBuf>,
     /// Steps (by index, all earlier) that must have succeeded: names go before the payload that they name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requires: Vec<usize>,

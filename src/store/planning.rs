@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::FileInfo;
 use crate::disk::folder::EntryType;
+use crate::disk::lock::{Claim, claim};
 use crate::disk::permission::Removal;
 use crate::model::{Blocked, Inode, Operation, Plan, Stamp, Step};
 
@@ -84,9 +85,17 @@ impl PlanBuilder {
                 .is_file()
                 .then_some(Stamp { size_bytes: entry.status.size_bytes, modified: entry.status.modified }),
             bytes: 0,
+            locks: Vec::new(),
             requires,
         });
         index
+    }
+
+    /// Holds these locks, relative to the root, while step `index` runs. One that somebody else holds by then blocks the step.
+    pub fn hold_locks(&mut self, index: usize, locks: impl IntoIterator<Item = PathBuf>) {
+        if let Some(step) = self.plan.steps.get_mut(index) {
+            step.locks.extend(locks);
+        }
     }
 
     /// Adds the removal of every folder of which everything goes by now. A folder without any content stays: it was empty
@@ -130,7 +139,7 @@ impl PlanBuilder {
             .filter_map(|(step, target)| {
                 let folder = step.root.join(&step.folder);
                 let removal = folders.entry(folder).or_insert_with_key(|folder| Removal::from_folder(folder));
-                let because = removal.blocked(&step.name, target)?;
+                let because = removal.blocked(&step.name, target).or_else(|| locked(step))?;
                 Some(Blocked { path: step.path(), because })
             })
             .collect()
@@ -172,6 +181,14 @@ impl PlanBuilder {
             names.steps = names.steps.iter().filter_map(|&step| kept_index[step]).collect();
         }
     }
+}
+
+/// Why a lock of the step cannot be had.
+fn locked(step: &Step) -> Option<String> {
+    step.locks.iter().find_map(|path| match claim(&step.root, path) {
+        Claim::Refused(why) => Some(why),
+        Claim::Held(_) | Claim::Absent => None,
+    })
 }
 
 /// Folders by their paths relative to the root of a store, with what lies in them: what tells whether one becomes empty.

@@ -241,6 +241,7 @@ pub fn plan(models: &[&str]) -> Plan {
         target: inode,
         stamp: None,
         bytes,
+        locks: Vec::new(),
         requires: Vec::new(),
     };
     let mut plan = Plan::default();

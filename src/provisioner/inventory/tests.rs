@@ -133,6 +133,7 @@ impl Store for Files {
                 target: Inode { device: status.dev(), inode: status.ino() },
                 stamp: None,
                 bytes,
+                locks: Vec::new(),
                 requires: if plan.steps.is_empty() { Vec::new() } else { vec![0] },
             });
             plan.expected_bytes += bytes;

@@ -171,6 +171,7 @@ impl FlatStore {
                 (Rank::of(&folder.tree.entries[index], &folder.classes[index], first_of_set.contains(&index)), index)
             })
             .collect();
+        let locks = Locks::of(folder);
         // Folders come deepest first, everything else by path.
         order.sort_by(|(a, left), (b, right)| {
             let depth = if *a == Rank::Folder { right.cmp(left) } else { left.cmp(right) };
@@ -193,6 +194,7 @@ impl FlatStore {
                 _ => Vec::new(),
             };
             let step = builder.remove(&folder.below, entry, requires);
+            builder.hold_locks(step, locks.on(folder, entry, &folder.classes[index]));
             match rank {
                 Rank::FirstWeights | Rank::Weights => {
                     weights.push(step);
@@ -379,6 +381,43 @@ fn content_of_sidecar(path: &Path) -> Option<PathBuf> {
 /// The file that the official client downloads while it holds the lock at `path`.
 fn locked_by_client(path: &Path) -> Option<PathBuf> {
     content_of_sidecar(path).filter(|_| path.extension().is_some_and(|extension| extension == "lock"))
+}
+
+/// The locks of those who may be writing what lies in a folder: the official client's, and the journals of our own downloads.
+struct Locks {
+    /// By the path of what is written, relative to the folder.
+    of: BTreeMap<PathBuf, Vec<PathBuf>>,
+}
+
+impl Locks {
+    fn of(folder: &ModelFolder) -> Self {
+        let mut of: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+        for (entry, class) in folder.tree.entries.iter().zip(&folder.classes).filter(|(entry, _)| entry.is_file()) {
+            let target = match class {
+                Class::Staging { target, journal: true } => Some(target.clone()),
+                Class::Bookkeeping => locked_by_client(&entry.path),
+                _ => None,
+            };
+            if let Some(target) = target {
+                of.entry(target).or_default().push(folder.location(entry));
+            }
+        }
+        Self { of }
+    }
+
+    /// Those of one entry, relative to the root. A lock that goes itself is not taken from the one who holds it.
+    fn on(&self, folder: &ModelFolder, entry: &Entry, class: &Class) -> Vec<PathBuf> {
+        let target = match class {
+            Class::Content(_) => &entry.path,
+            Class::Staging { target, .. } => target,
+            Class::Bookkeeping if locked_by_client(&entry.path).is_some() => return vec![folder.location(entry)],
+            Class::Bookkeeping if entry.path == Path::new(super::record::RECORD) => {
+                return vec![folder.below.join(super::record::LOCK)];
+            }
+            Class::Bookkeeping | Class::Hidden | Class::Folder => return Vec::new(),
+        };
+        self.of.get(target).cloned().unwrap_or_default()
+    }
 }
 
 /// When the last weights of a folder go, so do the models that are only loaded beside them.

@@ -19,7 +19,7 @@ use crate::store::tree::reason;
 pub const RECORD: &str = ".cache/llorch-models/source.json";
 const FOLDER: &str = ".cache/llorch-models";
 const NAME: &str = "source.json";
-const LOCK: &str = ".cache/llorch-models/source.lock";
+pub(super) const LOCK: &str = ".cache/llorch-models/source.lock";
 
 /// Longest record that is read: some hundred thousand files.
 const MAX_BYTES: u64 = 64 << 20;

@@ -9,7 +9,6 @@ use super::layout::{self, BlobName, Target as Link};
 use super::read::{Blob, Content, Repository, Revision};
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
-use crate::disk::lock::{FileLock, is_held};
 use crate::error::{Error, Result};
 use crate::model::{Blocked, Broken, FileName, Kept, ModelId, Plan, Quantization, RepoPath, Step, StoreKind, text};
 use crate::store::planning::{PlanBuilder, lexical, way_of_link};
@@ -242,7 +241,7 @@ impl Source<'_> {
                 }
             }
             if rank(entry) == 3 {
-                self.note_blob(entry, step, blocked, released);
+                self.note_blob(entry, step, builder, released);
             }
         }
         let empty = |folder: &Path| !kept.iter().any(|path| path.starts_with(folder));
@@ -365,7 +364,7 @@ impl Source<'_> {
                     .push(Kept { path, because: "a revision here cannot be read and may use it".to_owned() });
             } else {
                 let step = builder.remove(below, entry, steps);
-                self.note_blob(entry, step, blocked, released);
+                self.note_blob(entry, step, builder, released);
             }
         }
         self.note_foreign(builder, |path| {
@@ -374,31 +373,32 @@ impl Source<'_> {
         });
     }
 
-    /// Notes what a blob's removal means beyond the repository, and what forbids it.
+    /// Notes what a blob's removal means beyond the repository, and the locks of those who may be writing it.
     fn note_blob(
         &self,
         entry: &Entry,
         step: usize,
-        blocked: &mut Vec<Blocked>,
+        builder: &mut PlanBuilder,
         released: &mut BTreeMap<(OsString, OsString), Vec<usize>>,
     ) {
         if let Some(Blob::Shared { digits, hash, payload: Some(_), .. }) = self.repository.blobs.get(entry.name()) {
             released.entry((digits.clone(), hash.clone())).or_default().push(step);
         }
-        if let BlobName::Partial(etag) = layout::blob_name(entry.name()) {
-            let mut name = OsStr::from_bytes(etag).to_owned();
-            name.push(".lock");
-            let hub = self.repository.path.parent().unwrap_or(Path::new("/"));
-            // The Rust client up to 0.5 locks beside the blob.
-            let locks = [
-                hub.join(".locks").join(&self.repository.folder).join(&name),
-                self.repository.path.join("blobs").join(&name),
-            ];
-            if let Some(lock) = locks.iter().find(|lock| is_held(lock)) {
-                let because = format!("being downloaded by {}", FileLock::holder(lock));
-                blocked.push(Blocked { path: self.repository.path.join(&entry.path), because });
-            }
+        let etag = match layout::blob_name(entry.name()) {
+            BlobName::Payload => entry.name().as_bytes(),
+            BlobName::Partial(etag) => etag,
+            // What is a lock itself is not taken from the one who holds it.
+            BlobName::Leftover => entry.name().as_bytes().strip_suffix(b".lock").unwrap_or_default(),
+        };
+        if etag.is_empty() {
+            return;
         }
+        let mut name = OsStr::from_bytes(etag).to_owned();
+        name.push(".lock");
+        let repository = Path::new(&self.repository.folder);
+        // The Rust client up to 0.5 locks beside the blob.
+        let locks = [Path::new(".locks").join(repository).join(&name), repository.join("blobs").join(&name)];
+        builder.hold_locks(step, locks);
     }
 
     /// Says what stays behind links that go.
