@@ -668,7 +668,8 @@ fn the_detail_follows_the_cursor_once_it_rests() {
     script.press("k");
     let mut eps = model("eps", 2, 1);
     eps.warnings.push("from another row".to_owned());
-    let details = Details { model: eps, files: Vec::new(), revisions: Vec::new(), metadata: None };
+    let details =
+        Details { model: eps, files: Vec::new(), revisions: Vec::new(), evidence: Default::default(), metadata: None };
     script.send(Msg::Details(generation, Ok(Box::new(details))));
     assert!(!script.picture().contains("from another row"), "an answer about another row is dropped");
 }

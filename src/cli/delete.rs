@@ -24,6 +24,7 @@ struct Deleted<'a> {
     blocked: &'a [Blocked],
     breaks: &'a [Broken],
     in_use_by: &'a [Holder],
+    unreadable_processes: usize,
     expected_bytes: u64,
     freed_bytes: Option<u64>,
     held_bytes: Option<u64>,
@@ -44,6 +45,7 @@ impl<'a> Deleted<'a> {
             blocked: &plan.blocked,
             breaks: &plan.breaks,
             in_use_by: &plan.in_use_by,
+            unreadable_processes: plan.unreadable_processes,
             expected_bytes: plan.expected_bytes,
             freed_bytes: report.map(|report| report.freed_bytes),
             held_bytes: report.map(|report| report.held_bytes),
@@ -98,6 +100,9 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
             session.output.say("nothing was deleted");
             return Ok(Exit::Failed);
         }
+    }
+    if yes && let Some(line) = unseen(&plan) {
+        session.output.say(&format!("llorch-models: {}: {line}", names(&plan)));
     }
     let (report, signal) = execute(session, &plan).await?;
     if json {
@@ -214,13 +219,30 @@ fn describe(plan: &Plan) -> String {
             text::printable(&holder.command)
         ));
     }
+    if let Some(line) = unseen(plan) {
+        out.push_str(&format!("  {line}\n"));
+    }
     out
+}
+
+/// That nobody was seen to use it does not say that nobody does.
+fn unseen(plan: &Plan) -> Option<String> {
+    let what = if plan.in_use_by.is_empty() { "not seen in use" } else { "others may use it" };
+    (plan.unreadable_processes > 0).then(|| {
+        format!("{what}: {} of other users could not be looked into", count(plan.unreadable_processes, "process"))
+    })
 }
 
 fn result(plan: &Plan, report: &DeletionReport) -> String {
     let mut out = format!("{}: {} freed", names(plan), Bytes(report.freed_bytes));
     if report.held_bytes > 0 {
-        out.push_str(&format!(", {} of it only when the processes that hold it end", Bytes(report.held_bytes)));
+        let pids: Vec<String> = plan.in_use_by.iter().map(|holder| holder.pid.to_string()).collect();
+        let who = match pids.as_slice() {
+            [] => "the processes that hold it end".to_owned(),
+            [one] => format!("process {one} ends"),
+            many => format!("processes {} end", many.join(", ")),
+        };
+        out.push_str(&format!(", {} of it only when {who}", Bytes(report.held_bytes)));
     }
     if !report.failed.is_empty() {
         out.push_str(&format!(", {} not removed", count(report.failed.len(), "path")));

@@ -82,7 +82,7 @@ pub(super) async fn run(session: &mut Session, arguments: Plain) -> Outcome {
 
 /// The figures of a scan, with the file systems that the models, the stores and the base folder lie on.
 fn measure(scan: Scan, models_dir: PathBuf) -> DiskUsage {
-    let Scan { rows, stores } = scan;
+    let Scan { rows, stores, .. } = scan;
     let mounts = Mounts::read();
     let mut used: BTreeMap<PathBuf, (Usage, PathBuf)> = BTreeMap::new();
     let there = stores.iter().map(|store| store.path.clone()).filter(|path| path.is_dir());

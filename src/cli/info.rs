@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::arguments::Info;
 use super::exit::{Exit, Outcome};
+use super::list::count;
 use super::output::Output;
 use super::output::table::{Align, Table};
 use super::session::{Session, of_page};
@@ -75,6 +76,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     fact("mount", model.mount.as_deref().map(text::printable_path));
     fact("modified", model.modified.map(|time| time.to_string()));
     fact("used", model.accessed.map(|time| time.to_string()));
+    fact("", details.evidence.access_times.map(|times| format!("({})", times.trust())));
     fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
     for revision in &details.revisions {
         let refs = if revision.refs.is_empty() { String::new() } else { format!(" ({})", revision.refs.join(", ")) };
@@ -91,6 +93,17 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
             fact(name, Some(value));
         }
     }
+    if model.in_use_by.as_ref().is_some_and(Vec::is_empty) {
+        fact("in use", Some("not seen".to_owned()));
+    }
+    fact(
+        "",
+        details
+            .evidence
+            .unreadable_processes
+            .filter(|number| *number > 0)
+            .map(|number| format!("({} of other users could not be looked into)", count(number, "process"))),
+    );
     for holder in model.in_use_by.iter().flatten() {
         fact("in use by", Some(format!("{} ({}, {})", holder.pid, holder.user, holder.command)));
     }

@@ -23,6 +23,8 @@ struct Listed<'a> {
     totals: Counted,
     /// Files of these models that are in several places of this host.
     duplicates: Vec<Duplicate>,
+    /// Processes that could not be looked into; null when nobody looked.
+    unreadable_processes: Option<usize>,
     /// What could not be looked at.
     notes: Vec<String>,
 }
@@ -62,6 +64,7 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
             stores: &scan.stores,
             totals: Counted { disk_bytes: totals.disk_bytes(), models: totals.models() },
             duplicates,
+            unreadable_processes: scan.unreadable_processes,
             notes: session.inventory.notes(),
         })?;
         return Ok(Exit::Done);

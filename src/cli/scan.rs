@@ -15,6 +15,8 @@ pub(super) struct Scan {
     /// Sorted by name.
     pub(super) rows: Vec<Row>,
     pub(super) stores: Vec<StoreSummary>,
+    /// Processes that could not be looked into; `None` until somebody looks.
+    pub(super) unreadable_processes: Option<usize>,
 }
 
 impl Scan {
@@ -42,7 +44,7 @@ pub(super) async fn run(session: &mut Session) -> Result<(Scan, Option<Exit>), S
     }
     look_at_models_dir(session, &mut stores)?;
     rows.sort_by(|a, b| SortKey::Name.compare(&a.model, &b.model));
-    Ok((Scan { rows, stores }, signal))
+    Ok((Scan { rows, stores, unreadable_processes: None }, signal))
 }
 
 /// A models folder that somebody named has to be a folder; one that is not there is empty, which is worth a word.
@@ -76,6 +78,7 @@ pub(super) async fn look_for_holders(session: &mut Session, scan: &mut Scan) -> 
         })
         .await?;
     scan.rows = rows;
+    scan.unreadable_processes = Some(unreadable);
     if unreadable > 0 && signal.is_none() {
         session.output.say(&format!(
             "llorch-models: {} of other users could not be looked into; what they hold is not known",

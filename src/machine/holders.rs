@@ -13,6 +13,8 @@ pub struct Holders {
     pub by_file: BTreeMap<Inode, Vec<Holder>>,
     /// Processes whose command line names one of the paths, or something below it, by that path.
     pub by_path: BTreeMap<PathBuf, Vec<Holder>>,
+    /// Processes whose command line names the file by a path below one of the paths.
+    pub by_name: BTreeMap<Inode, Vec<Holder>>,
     /// Processes of other users that could not be read: a file without holders may still be held by one of them.
     pub unreadable: usize,
     /// Whether this host does not even show other users' processes, or has no way to look at processes.
@@ -24,7 +26,8 @@ impl Holders {
     #[must_use]
     pub fn of<'a>(&self, files: impl IntoIterator<Item = &'a Inode>, path: &std::path::Path) -> Vec<Holder> {
         let mut found: BTreeMap<u32, &Holder> = BTreeMap::new();
-        let by_file = files.into_iter().filter_map(|file| self.by_file.get(file));
+        let by_file =
+            files.into_iter().flat_map(|file| self.by_file.get(file).into_iter().chain(self.by_name.get(file)));
         for holder in by_file.chain(self.by_path.get(path)).flatten() {
             found.entry(holder.pid).or_insert(holder);
         }
@@ -104,7 +107,8 @@ mod scan {
         }
         // With `hidepid`, the first process of the host is among those that do not show.
         scan.found.hidden = !init_seen;
-        for holders in scan.found.by_file.values_mut().chain(scan.found.by_path.values_mut()) {
+        let Holders { by_file, by_path, by_name, .. } = &mut scan.found;
+        for holders in by_file.values_mut().chain(by_path.values_mut()).chain(by_name.values_mut()) {
             holders.sort_by_key(|holder| holder.pid);
         }
         scan.found
@@ -134,13 +138,17 @@ mod scan {
                     self.found.unreadable += 1;
                 }
             }
-            let named = if self.ancestors.contains(&pid) { Vec::new() } else { self.named(pid, &arguments) };
+            let (named, files) =
+                if self.ancestors.contains(&pid) { Default::default() } else { self.named(pid, &arguments) };
             if held.is_empty() && named.is_empty() {
                 return;
             }
             let holder = process::holder(pid, &arguments);
             for file in held {
                 self.found.by_file.entry(file).or_default().push(holder.clone());
+            }
+            for file in files {
+                self.found.by_name.entry(file).or_default().push(holder.clone());
             }
             for path in named {
                 self.found.by_path.entry(path).or_default().push(holder.clone());
@@ -199,13 +207,13 @@ mod scan {
             read.map(drop)
         }
 
-        /// Those of the paths that an argument names.
-        fn named(&self, pid: u32, arguments: &[OsString]) -> Vec<PathBuf> {
+        /// Those of the paths that an argument names, and those of the files.
+        fn named(&self, pid: u32, arguments: &[OsString]) -> (Vec<PathBuf>, BTreeSet<Inode>) {
+            let (mut named, mut files) = (Vec::new(), BTreeSet::new());
             if self.paths.is_empty() || arguments.is_empty() {
-                return Vec::new();
+                return (named, files);
             }
             let mut folder = None;
-            let mut named = Vec::new();
             for argument in arguments {
                 for candidate in candidates(argument) {
                     let candidate = if candidate.is_absolute() {
@@ -219,12 +227,20 @@ mod scan {
                         folder.join(candidate)
                     };
                     let candidate = plain(&candidate);
+                    let before = named.len();
                     named.extend(self.paths.iter().filter(|path| candidate.starts_with(path)).cloned());
+                    // Only below what is looked at anyway: elsewhere may be a disk that does not answer.
+                    if named.len() > before
+                        && let Ok(file) = identity(CWD, candidate.as_os_str())
+                        && self.files.contains(&file)
+                    {
+                        files.insert(file);
+                    }
                 }
             }
             named.sort();
             named.dedup();
-            named
+            (named, files)
         }
     }
 
@@ -373,6 +389,8 @@ mod tests {
         assert!(!found.keeps_open(identity(&other)));
         assert_eq!(found.by_path[&folder].len(), 1, "a relative path is named from the process's folder");
         assert_eq!(found.of([&identity(&open)], &folder).len(), 1, "one process is one holder");
+        assert_eq!(found.by_name[&identity(&other)].len(), 1, "what an argument names is found by its number");
+        assert!(!found.by_name.contains_key(&identity(&open)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use holders::{Holders, find_holders};
 pub use homes::{Home, homes};
 pub use memory::{MemoryProbe, Roots};
-pub use mounts::{Mount, Mounts, device_number};
+pub use mounts::{AccessTimes, Mount, Mounts, device_number};
 pub use process::describe_process;
 pub use servers::{OllamaEnvironment, OllamaServer, ollama_servers};
 pub use users::{current_user, user_label, user_name};

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// More than any mount table holds.
 const MAX_BYTES: u64 = 16 << 20;
 
@@ -19,6 +21,32 @@ pub struct Mount {
     pub device: u64,
     /// Whether it is mounted read-only.
     pub read_only: bool,
+    /// What it notes of accesses.
+    pub access_times: AccessTimes,
+}
+
+/// What a file system notes of accesses to files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessTimes {
+    /// Every one (`strictatime`).
+    Exact,
+    /// The first one of a day, and the first one after a change (`relatime`, the usual).
+    Daily,
+    /// None (`noatime`, or mounted read-only).
+    Off,
+}
+
+impl AccessTimes {
+    /// What a time of last access can be trusted for, in words.
+    #[must_use]
+    pub fn trust(self) -> &'static str {
+        match self {
+            Self::Exact => "access times are exact on this file system",
+            Self::Daily => "access times are noted once a day on this file system (relatime)",
+            Self::Off => "access times are off on this file system; only what was seen open here counts",
+        }
+    }
 }
 
 /// The mount table, read once.
@@ -70,12 +98,19 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let kind = fields.get(separator + 1)?;
     let super_options = fields.get(separator + 3).copied().unwrap_or_default();
     let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
-    let read_only = |options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == b"ro");
+    let has = |wanted: &[u8], options: &[u8]| options.split(|byte| *byte == b',').any(|option| option == wanted);
+    let set = |wanted: &[u8]| has(wanted, options) || has(wanted, super_options);
+    let read_only = set(b"ro");
     Some(Mount {
         path: PathBuf::from(OsString::from_vec(unescape_octal(path))),
         kind: String::from_utf8_lossy(kind).into_owned(),
         device: device_number(major.parse().ok()?, minor.parse().ok()?),
-        read_only: read_only(options) || read_only(super_options),
+        read_only,
+        access_times: match () {
+            () if read_only || set(b"noatime") => AccessTimes::Off,
+            () if set(b"relatime") => AccessTimes::Daily,
+            () => AccessTimes::Exact,
+        },
     })
 }
 
@@ -126,6 +161,10 @@ mod tests {
         assert_eq!(of("/database").kind, "ext4");
         let escaped = of("/data/my models/y");
         assert_eq!((escaped.kind.as_str(), escaped.device), ("xfs", device_number(8, 17)));
+        assert_eq!(escaped.access_times, AccessTimes::Off);
+        assert_eq!(of("/home/alice").access_times, AccessTimes::Daily);
+        assert_eq!(of("/data/x").access_times, AccessTimes::Off, "read-only");
+        assert_eq!(of("/tmp/x").access_times, AccessTimes::Exact);
         assert!(!of("/tmp/x").read_only);
         assert_eq!(mounts.iter().count(), 5);
     }

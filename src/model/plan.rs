@@ -139,6 +139,9 @@ pub struct Plan {
     /// Processes that hold something that goes: its room returns when they end.
     #[serde(default)]
     pub in_use_by: Vec<Holder>,
+    /// Processes that could not be looked into: they may hold it too.
+    #[serde(default)]
+    pub unreadable_processes: usize,
     /// `st_blocks * 512` over the regular files whose last link goes, each inode once.
     pub expected_bytes: u64,
 }

@@ -15,7 +15,7 @@ pub mod tree;
 pub mod verify;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -26,6 +26,7 @@ pub use large::LargeFile;
 use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
+use crate::machine::AccessTimes;
 use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary};
 
 /// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
@@ -72,6 +73,9 @@ pub struct Details {
     pub files: Vec<ModelFile>,
     /// Its revisions, where the store keeps several.
     pub revisions: Vec<Revision>,
+    /// How far its use can be known.
+    #[serde(flatten)]
+    pub evidence: Evidence,
     /// What the header of its first weights file tells.
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -109,6 +113,24 @@ pub struct Target {
     pub part: Part,
 }
 
+/// A symbolic link in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreLink {
+    /// Id of its row.
+    pub id: String,
+    /// The link, absolute.
+    pub path: PathBuf,
+}
+
+/// How far it can be known whether and when a model is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    /// What its file system notes of accesses; `None` where that is not known.
+    pub access_times: Option<AccessTimes>,
+    /// Processes that could not be looked into: what they hold is not known. `None` when nobody looked.
+    pub unreadable_processes: Option<usize>,
+}
+
 /// One place where models are. Methods block on the disk: call them on a blocking thread.
 pub trait Store: fmt::Debug + Send + Sync {
     /// The kind.
@@ -138,6 +160,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::Ambiguous`] when several rows are equally meant, [`crate::Error::Io`] when the store cannot be read.
     fn find(&self, reference: &Reference) -> Result<Option<Target>>;
+
+    /// The links of its rows that may lead out of it, so that what they lead to is not deleted unseen. What cannot be read has
+    /// none.
+    fn links(&self) -> Vec<StoreLink> {
+        Vec::new()
+    }
 
     /// What [`verify::run`] is to check of a row or a part of it, missing files included.
     ///

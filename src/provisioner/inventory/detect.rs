@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::seen::Seen;
 use super::{Inventory, Known, Remark, everyone, shown};
 use crate::config::Settings;
 use crate::model::StoreKind;
@@ -37,6 +38,7 @@ impl Inventory {
         let mut inventory = Self::new(Vec::new(), settings.protect.clone());
         let host = Host::new(own, settings);
         inventory.set_known(host.known(settings.all_users));
+        inventory.seen = Seen::remembered_in(settings.paths.state.join("seen"));
         inventory.host = Some(Arc::new(host));
         inventory
     }

@@ -7,6 +7,7 @@ mod find;
 mod holders;
 mod plan;
 mod scan;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod totals;
@@ -59,6 +60,7 @@ pub struct Inventory {
     /// How to find the stores of this host; `None` for a fixed set.
     host: Option<Arc<Host>>,
     protect: Arc<[String]>,
+    seen: seen::Seen,
 }
 
 /// The stores, and what is to be said about them.
@@ -87,7 +89,12 @@ impl Inventory {
     #[must_use]
     pub fn new(stores: Vec<Arc<dyn Store>>, protect: Vec<String>) -> Self {
         let known = Known { stores: stores.into(), ..Known::default() };
-        Self { known: Arc::new(RwLock::new(Arc::new(known))), host: None, protect: protect.into() }
+        Self {
+            known: Arc::new(RwLock::new(Arc::new(known))),
+            host: None,
+            protect: protect.into(),
+            seen: seen::Seen::default(),
+        }
     }
 
     /// The stores, as they are now.
@@ -110,7 +117,7 @@ impl Inventory {
     /// [`Error::ModelNotFound`].
     pub fn details(&self, model: &ModelId) -> Result<Details> {
         let mut details = self.store(model)?.details(&model.id)?;
-        details.model.in_use_by = Some(holders::of_files(&details));
+        self.add_evidence(&mut details);
         details.model.protected = self.is_protected(&details.model);
         Ok(details)
     }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::{Inventory, PlanTarget, holders};
 use crate::error::Result;
-use crate::machine;
-use crate::model::{Blocked, Inode, Plan};
-use crate::store::Target;
+use crate::model::{Blocked, Broken, Inode, ModelId, Plan, Step};
+use crate::store::planning::way_of_link;
+use crate::store::{StoreLink, Target};
 
 impl Inventory {
     /// One plan for everything in `targets`, with the processes that hold what would go noted in it. A protected row
@@ -47,8 +47,49 @@ impl Inventory {
         if parts > 1 {
             count_shared(&mut plan);
         }
-        note_holders(&mut plan);
+        self.note_breaks(&mut plan);
+        self.note_holders(&mut plan);
         Ok(plan)
+    }
+
+    /// Names the rows of any store whose links would lead to nothing. Each store has noted its own already.
+    fn note_breaks(&self, plan: &mut Plan) {
+        let going: BTreeSet<PathBuf> = plan.steps.iter().map(Step::path).collect();
+        if going.is_empty() {
+            return;
+        }
+        let inside = |end: &PathBuf| going.range(end.clone()..).next().is_some_and(|path| path.starts_with(end));
+        for store in self.stores().iter() {
+            for StoreLink { id, path } in store.links() {
+                let known = plan.breaks.iter().any(|broken| broken.path == path)
+                    || plan.keep.iter().any(|kept| kept.path == path);
+                if known || going.contains(&path) {
+                    continue;
+                }
+                let way = way_of_link(&path);
+                if way.iter().skip(1).any(|stop| going.contains(stop)) || way.last().is_some_and(inside) {
+                    let model = ModelId { store: store.kind(), store_path: store.root().to_owned(), id };
+                    plan.breaks.push(Broken { model, path });
+                }
+            }
+        }
+    }
+
+    /// Names the processes that hold what goes, and counts those that could not be looked into.
+    fn note_holders(&self, plan: &mut Plan) {
+        let files = plan.steps.iter().filter(|step| step.operation.is_file());
+        let (inodes, paths): (BTreeSet<Inode>, Vec<PathBuf>) = files.map(|step| (step.target, step.path())).unzip();
+        if inodes.is_empty() {
+            return;
+        }
+        let found = self.look(&inodes, &paths);
+        for holder in holders::of(&found, inodes.into_iter()) {
+            if !plan.in_use_by.iter().any(|known| known.pid == holder.pid) {
+                plan.in_use_by.push(holder);
+            }
+        }
+        plan.in_use_by.sort_by_key(|holder| holder.pid);
+        plan.unreadable_processes = found.unreadable;
     }
 }
 
@@ -91,19 +132,4 @@ fn count_shared(plan: &mut Plan) {
             plan.expected_bytes = plan.expected_bytes.saturating_add(bytes);
         }
     }
-}
-
-fn note_holders(plan: &mut Plan) {
-    let files = plan.steps.iter().filter(|step| step.operation.is_file());
-    let (inodes, paths): (BTreeSet<Inode>, Vec<PathBuf>) = files.map(|step| (step.target, step.path())).unzip();
-    if inodes.is_empty() {
-        return;
-    }
-    let found = machine::find_holders(&inodes, &paths);
-    for holder in holders::of(&found, inodes.into_iter()) {
-        if !plan.in_use_by.iter().any(|known| known.pid == holder.pid) {
-            plan.in_use_by.push(holder);
-        }
-    }
-    plan.in_use_by.sort_by_key(|holder| holder.pid);
 }

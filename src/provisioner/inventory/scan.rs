@@ -2,6 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::holders::LastUse;
 use super::{Inventory, ScanEvent};
 use crate::model::StoreSummary;
 use crate::store::{Row, Store};
@@ -13,8 +14,10 @@ impl Inventory {
     /// `sink` is called from several threads at once.
     pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
         let known = self.known();
+        let last_use = LastUse::new(self);
         let scan = |store: &dyn Store| -> StoreSummary {
             let mut give = |mut row: Row| {
+                last_use.note(&mut row.model, row.usage.iter().map(|(inode, _)| *inode));
                 row.model.protected = self.is_protected(&row.model);
                 sink(ScanEvent::Row(Box::new(row)));
             };

@@ -15,7 +15,7 @@ use crate::model::{
     Inode, Model, ModelFile, ModelId, ModelKind, Operation, Plan, Reference, Role, Step, StoreKind, StoreSummary,
 };
 use crate::store::verify::Expected;
-use crate::store::{Details, Part, Row, Store, Target};
+use crate::store::{Details, Evidence, Part, Row, Store, Target};
 
 /// A folder of files, one row a file.
 #[derive(Debug)]
@@ -114,7 +114,13 @@ impl Store for Files {
             role: Role::Weights,
             sha256: None,
         };
-        Ok(Details { model: row.model, files: vec![file], revisions: Vec::new(), metadata: None })
+        Ok(Details {
+            model: row.model,
+            files: vec![file],
+            revisions: Vec::new(),
+            evidence: Evidence::default(),
+            metadata: None,
+        })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

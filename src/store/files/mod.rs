@@ -21,7 +21,7 @@ use super::planning::{Folders, lexical};
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
 use super::verify::Expected;
-use super::{Details, Part, Row, Store, Target};
+use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::{Folder, Status};
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
@@ -209,6 +209,25 @@ impl<L: Layout> Store for FileStore<L> {
         &self.root
     }
 
+    fn links(&self) -> Vec<StoreLink> {
+        let Ok(Some(listing)) = self.read(None) else { return Vec::new() };
+        let mut links = Vec::new();
+        for found in &listing.rows {
+            let mut add = |location: &Path| {
+                links.push(StoreLink { id: found.id.clone(), path: self.root.join(location) });
+            };
+            match &found.what {
+                What::Unit(unit) => {
+                    let entries = unit.folder.tree.entries.iter().enumerate();
+                    entries.filter(|(_, entry)| entry.link.is_some()).for_each(|(at, _)| add(&unit.location(at)));
+                }
+                What::Link(entry) => add(&entry.path),
+                What::Closed(..) => {}
+            }
+        }
+        links
+    }
+
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
         let mut summary =
             StoreSummary { store: L::KIND, path: self.root.clone(), disk_bytes: 0, models: 0, warnings: Vec::new() };
@@ -246,7 +265,13 @@ impl<L: Layout> Store for FileStore<L> {
             What::Unit(unit) => self.files(unit),
             _ => Vec::new(),
         };
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
+        Ok(Details {
+            model: row.model,
+            files,
+            revisions: Vec::new(),
+            evidence: Evidence::default(),
+            metadata: row.metadata,
+        })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

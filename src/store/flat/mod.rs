@@ -34,7 +34,7 @@ use super::planning::lexical;
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
 use super::verify::Expected;
-use super::{Details, Part, Row, Store, Target};
+use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::EntryType;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
@@ -253,6 +253,28 @@ pub(in crate::store) fn resolved_root(root: &Path) -> PathBuf {
 }
 
 impl Store for FlatStore {
+    fn links(&self) -> Vec<StoreLink> {
+        let Ok(Some(base)) = Base::open(&self.root) else { return Vec::new() };
+        let mut links = Vec::new();
+        for place in base.places() {
+            match base.read(&place) {
+                Some(Found::Model(folder)) => {
+                    let entries = folder.tree.entries.iter().filter(|entry| entry.link.is_some());
+                    links.extend(
+                        entries.map(|entry| StoreLink {
+                            id: folder.id_text(),
+                            path: self.root.join(folder.location(entry)),
+                        }),
+                    );
+                }
+                Some(Found::Link(entry)) => links
+                    .push(StoreLink { id: text::escape(entry.path.as_os_str()), path: self.root.join(&entry.path) }),
+                Some(Found::Closed(..)) | None => {}
+            }
+        }
+        links
+    }
+
     fn kind(&self) -> StoreKind {
         StoreKind::Flat
     }
@@ -319,7 +341,13 @@ impl Store for FlatStore {
             Found::Model(folder) => self.model_files(folder, |_| true),
             _ => Vec::new(),
         };
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
+        Ok(Details {
+            model: row.model,
+            files,
+            revisions: Vec::new(),
+            evidence: Evidence::default(),
+            metadata: row.metadata,
+        })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

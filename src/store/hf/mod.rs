@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::headers::Headers;
 use super::surroundings::{Surroundings, Warnings};
 use super::verify::Expected;
-use super::{Details, Part, Row, Store, Target};
+use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
@@ -164,6 +164,19 @@ impl Store for HfStore {
         &self.root
     }
 
+    fn links(&self) -> Vec<StoreLink> {
+        let Ok(Some(hub)) = self.open() else { return Vec::new() };
+        let repositories = scan::read_all(&hub, &self.root).unwrap_or_default();
+        let links = repositories.iter().flat_map(|repository| {
+            repository.foreign.iter().map(|(path, _)| {
+                let path =
+                    if path.as_os_str().is_empty() { repository.path.clone() } else { repository.path.join(path) };
+                StoreLink { id: repository.id.clone(), path }
+            })
+        });
+        links.collect()
+    }
+
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
         let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, row);
         let summary = scan::scan(&self.root, &add, sink, cancel);
@@ -187,6 +200,7 @@ impl Store for HfStore {
             model: row.model,
             files: details::files(&repository),
             revisions: details::revisions(&repository, &users_of),
+            evidence: Evidence::default(),
             metadata: row.metadata,
         })
     }

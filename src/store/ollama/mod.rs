@@ -22,7 +22,7 @@ use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
 use super::verify::Expected;
-use super::{Details, Part, Row, Store, Target};
+use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
@@ -75,6 +75,21 @@ impl Store for OllamaStore {
         &self.root
     }
 
+    fn links(&self) -> Vec<StoreLink> {
+        let Ok(Some(contents)) = self.read() else { return Vec::new() };
+        let mut links = Vec::new();
+        for (at, tag) in contents.rows() {
+            let blobs = contents.needs(at).into_iter().filter_map(|hex| contents.blobs.get(hex)).flatten();
+            let entries = tag.entries.iter().map(|name| &name.entry).chain(blobs);
+            links.extend(
+                entries
+                    .filter(|entry| entry.link.is_some())
+                    .map(|entry| StoreLink { id: tag.id.clone(), path: self.root.join(&entry.path) }),
+            );
+        }
+        links
+    }
+
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
         let mut summary = StoreSummary {
             store: StoreKind::Ollama,
@@ -116,7 +131,13 @@ impl Store for OllamaStore {
         let users = Users::of(&contents);
         let row = self.row(&contents, at, &users, &mut Surroundings::default());
         let files = self.files(&contents, &contents.tags[at]);
-        Ok(Details { model: row.model, files, revisions: Vec::new(), metadata: row.metadata })
+        Ok(Details {
+            model: row.model,
+            files,
+            revisions: Vec::new(),
+            evidence: Evidence::default(),
+            metadata: row.metadata,
+        })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

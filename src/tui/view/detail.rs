@@ -11,8 +11,7 @@ use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
 use crate::model::{Bytes, Holder, Model, ModelFile, Rate, Role as FileRole, size, text as clean};
-use crate::store::Details;
-use crate::store::fit;
+use crate::store::{Details, Evidence, fit};
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -116,7 +115,12 @@ fn model(page: &mut Page<'_>, state: &State) {
         page.say("protected by the configuration: no plan takes it", Role::Good);
     }
     holders(page, row.model.in_use_by.as_deref().or(model.in_use_by.as_deref()));
-    facts(page, state, model);
+    let evidence = loaded.map(|details| details.evidence).unwrap_or_default();
+    if let Some(unread) = evidence.unreadable_processes.filter(|unread| *unread > 0) {
+        let processes = counted(unread, "process", "processes");
+        page.field_as("", &format!("{processes} of other users could not be looked into"), Role::Dim);
+    }
+    facts(page, state, model, evidence);
     match (&state.detail.loaded, &state.detail.wait) {
         (Some(Err(error)), _) => {
             page.gap();
@@ -185,7 +189,7 @@ fn more(page: &mut Page<'_>, count: usize) {
 fn holders(page: &mut Page<'_>, holders: Option<&[Holder]>) {
     match holders {
         None => page.field("in use", ""),
-        Some([]) => page.field("in use", "no"),
+        Some([]) => page.field("in use", "not seen"),
         Some(holders) => {
             for holder in holders {
                 let line = format!("{} {} {}", holder.pid, clean::printable(&holder.user), holder.command);
@@ -195,7 +199,7 @@ fn holders(page: &mut Page<'_>, holders: Option<&[Holder]>) {
     }
 }
 
-fn facts(page: &mut Page<'_>, state: &State, model: &Model) {
+fn facts(page: &mut Page<'_>, state: &State, model: &Model, evidence: Evidence) {
     page.field("store", &format!("{} {}", model.identity.store, path(&model.identity.store_path, &state.facts.home)));
     page.field("reference", &model.reference.as_deref().map(clean::printable).unwrap_or_default());
     page.known("format", model.format.map(|format| format.name().to_owned()));
@@ -219,6 +223,9 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model) {
         age => format!("{age} ago"),
     };
     page.known("last used", last_use(model).map(ago));
+    if let Some(times) = evidence.access_times {
+        page.field_as("", times.trust(), Role::Dim);
+    }
     page.known("modified", model.modified.map(ago));
     page.known("owner", model.owner.as_deref().map(clean::printable));
     page.known("mount", model.mount.as_deref().map(clean::printable_path));

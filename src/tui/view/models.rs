@@ -161,7 +161,7 @@ impl Column {
             Self::Used => known(last_use(model).map(|used| age(used, wall))),
             Self::InUse => match model.in_use_by.as_deref() {
                 None => symbols.none.to_owned(),
-                Some([]) => "no".to_owned(),
+                Some([]) => "unseen".to_owned(),
                 Some([one]) => return (one.pid.to_string(), Role::Warn),
                 Some(many) => return (format!("{} pids", many.len()), Role::Warn),
             },

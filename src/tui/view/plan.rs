@@ -122,6 +122,12 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
         let line = format!("IN USE by process {} ({}): {}", holder.pid, holder.user, holder.command);
         say(&mut lines, &line, Role::Bad);
     }
+    if plan.unreadable_processes > 0 {
+        let processes = counted(plan.unreadable_processes, "process", "processes");
+        let seen = if plan.in_use_by.is_empty() { "not seen in use; " } else { "" };
+        let line = format!("{seen}{processes} of other users could not be looked into");
+        say(&mut lines, &line, Role::Dim);
+    }
     for broken in &plan.breaks {
         say(&mut lines, &format!("BREAKS {}: {}", broken.model, path(&broken.path, home)), Role::Bad);
     }
