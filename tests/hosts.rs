@@ -237,3 +237,191 @@ fn no_place_to_remember_is_no_reason_to_stop() {
     inventory.look_for_holders(&mut rows);
     assert_eq!(rows[0].model.in_use_by.as_ref().unwrap().len(), 1);
 }
+
+/// What a made-up server of Ollama does with a request for a deletion.
+#[derive(Clone, Copy, PartialEq)]
+enum Deletes {
+    Everything,
+    OnlyTheName,
+    Nothing,
+    Refuses,
+}
+
+/// A server of Ollama in this process, over a models folder; it answers on a port of its own.
+struct Fake {
+    port: u16,
+    asked: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn new(models: &Path, deletes: Deletes, loaded: bool) -> Self {
+        use std::io::{Read, Write};
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (models, told) = (models.to_owned(), std::sync::Arc::clone(&asked));
+        std::thread::spawn(move || {
+            for stream in socket.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                let text = loop {
+                    let read = stream.read(&mut buffer).unwrap_or(0);
+                    request.extend_from_slice(&buffer[..read]);
+                    let text = String::from_utf8_lossy(&request).into_owned();
+                    let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+                        let length = head.lines().find_map(|line| {
+                            let (name, value) = line.split_once(':')?;
+                            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
+                        });
+                        body.len() >= length.unwrap_or(0)
+                    });
+                    if whole || read == 0 {
+                        break text;
+                    }
+                };
+                let line = text.lines().next().unwrap_or_default().to_owned();
+                told.lock().unwrap().push(line.clone());
+                let (status, body) = answer(&models, &line, deletes, loaded);
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+            }
+        });
+        Self { port, asked }
+    }
+
+    fn deletions(&self) -> usize {
+        self.asked.lock().unwrap().iter().filter(|line| line.starts_with("DELETE /api/delete ")).count()
+    }
+}
+
+fn answer(models: &Path, line: &str, deletes: Deletes, loaded: bool) -> (&'static str, String) {
+    let manifest = models.join("manifests/registry.ollama.ai/library/tiny/latest");
+    let digest = support::hf_cache::sha256(&fs::read(&manifest).unwrap_or_default());
+    let listed = format!(r#"{{"models":[{{"name":"tiny:latest","model":"tiny:latest","digest":"{digest}"}}]}}"#);
+    match line.split(' ').nth(1).unwrap_or_default() {
+        "/api/tags" => ("200 OK", listed),
+        "/api/ps" if loaded => ("200 OK", listed),
+        "/api/ps" => ("200 OK", r#"{"models":[]}"#.to_owned()),
+        "/api/version" => ("200 OK", r#"{"version":"0.40.1"}"#.to_owned()),
+        "/api/delete" => match deletes {
+            Deletes::Refuses => ("500 Internal Server Error", "no".to_owned()),
+            Deletes::Nothing => ("200 OK", String::new()),
+            Deletes::OnlyTheName | Deletes::Everything => {
+                fs::remove_file(&manifest).unwrap();
+                if deletes == Deletes::Everything {
+                    fs::remove_dir_all(models.join("blobs")).unwrap();
+                }
+                ("200 OK", String::new())
+            }
+        },
+        _ => ("404 Not Found", String::new()),
+    }
+}
+
+/// A system whose `/proc` is this one's but for what the environment of this process says.
+fn proc_of(host: &Host, models: &Path) {
+    let own = PathBuf::from(format!("/proc/{}", std::process::id()));
+    let made_up = host.at("proc").join(std::process::id().to_string());
+    fs::create_dir_all(&made_up).unwrap();
+    for name in ["fd", "comm", "cmdline", "ns"] {
+        symlink(own.join(name), made_up.join(name)).unwrap();
+    }
+    fs::create_dir_all(host.at("proc/self")).unwrap();
+    symlink(own.join("ns"), host.at("proc/self/ns")).unwrap();
+    symlink(own.join("net"), host.at("proc/net")).unwrap();
+    fs::write(made_up.join("environ"), format!("PATH=/bin\0OLLAMA_MODELS={}\0", models.display())).unwrap();
+}
+
+fn delete(inventory: &Inventory, plan: &Plan) -> rbee_hive::model::DeletionReport {
+    let mut hook = rbee_hive::disk::deletion::NoHook;
+    inventory.run_deletion(plan, &mut hook, &|_| false, &mut |_, _| (), &CancellationToken::new())
+}
+
+fn served(deletes: Deletes) -> (Host, Inventory, Fake, PathBuf) {
+    let mut host = Host::new();
+    let blob = host.tag("home/me/.ollama/models", "tiny", &noise(50_000, 1));
+    let models = host.at("home/me/.ollama/models");
+    let fake = Fake::new(&models, deletes, false);
+    proc_of(&host, &models);
+    host.variables = vec![("OLLAMA_HOST", PathBuf::from(format!("127.0.0.1:{}", fake.port)))];
+    let inventory = host.inventory(false);
+    (host, inventory, fake, blob)
+}
+
+#[test]
+fn a_running_server_deletes_its_own_models_and_what_went_is_measured() {
+    let (_host, inventory, fake, blob) = served(Deletes::Everything);
+    let bytes = support::hf_cache::blocks(&blob);
+    let plan = plan(&inventory, StoreKind::Ollama, "tiny:latest");
+    assert_eq!(plan.asks.len(), 1, "{plan:?}");
+    assert_eq!((plan.asks[0].name.as_str(), fake.deletions()), ("tiny:latest", 0), "a plan asks for nothing");
+    let report = delete(&inventory, &plan);
+    assert_eq!(fake.deletions(), 1);
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert!(report.freed_bytes >= bytes && report.freed_bytes == plan.expected_bytes, "{report:?} {plan:?}");
+    assert!(ids(&inventory).is_empty());
+}
+
+#[test]
+fn what_a_server_leaves_or_refuses_is_told_or_done_on_the_files() {
+    let (_host, inventory, fake, blob) = served(Deletes::OnlyTheName);
+    let report = delete(&inventory, &plan(&inventory, StoreKind::Ollama, "tiny:latest"));
+    assert_eq!((fake.deletions(), report.failed.len()), (1, 1), "{report:?}");
+    assert!(blob.exists() && report.failed[0].path == blob && report.failed[0].error.contains("left this"));
+
+    for deletes in [Deletes::Nothing, Deletes::Refuses] {
+        let (_host, inventory, fake, blob) = served(deletes);
+        let plan = plan(&inventory, StoreKind::Ollama, "tiny:latest");
+        let report = delete(&inventory, &plan);
+        assert_eq!(fake.deletions(), 1);
+        assert!(report.failed.is_empty() && report.freed_bytes == plan.expected_bytes, "{report:?}");
+        assert!(!blob.exists());
+    }
+}
+
+#[test]
+fn a_server_of_another_folder_or_none_is_not_used() {
+    let (host, inventory, fake, _) = served(Deletes::Everything);
+    fs::write(host.at("proc").join(std::process::id().to_string()).join("environ"), "OLLAMA_MODELS=/elsewhere\0")
+        .unwrap();
+    let plan_elsewhere = plan(&inventory, StoreKind::Ollama, "tiny:latest");
+    assert!(plan_elsewhere.asks.is_empty());
+    assert!(delete(&inventory, &plan_elsewhere).failed.is_empty());
+    assert_eq!(fake.deletions(), 0);
+
+    // One that was there when the plan was made, and is another's by now.
+    let (host, inventory, fake, _) = served(Deletes::Everything);
+    let plan = plan(&inventory, StoreKind::Ollama, "tiny:latest");
+    assert_eq!(plan.asks.len(), 1);
+    fs::remove_dir_all(host.at("proc")).unwrap();
+    let report = delete(&inventory, &plan);
+    assert!(report.failed.is_empty() && report.freed_bytes == plan.expected_bytes, "{report:?}");
+    assert_eq!(fake.deletions(), 0);
+}
+
+#[test]
+fn a_model_that_the_server_has_loaded_is_in_use() {
+    let mut host = Host::new();
+    host.tag("home/me/.ollama/models", "tiny", &noise(5000, 1));
+    let models = host.at("home/me/.ollama/models");
+    let fake = Fake::new(&models, Deletes::Nothing, true);
+    proc_of(&host, &models);
+    host.variables = vec![("OLLAMA_HOST", PathBuf::from(format!("127.0.0.1:{}", fake.port)))];
+    let inventory = host.inventory(false);
+    let model = identity(&inventory, StoreKind::Ollama, "tiny:latest");
+    let plan = plan(&inventory, StoreKind::Ollama, "tiny:latest");
+    let details = inventory.details(&model).unwrap();
+    let mut rows = inventory.scan_all(&CancellationToken::new()).0;
+    inventory.look_for_holders(&mut rows);
+    for holders in
+        [&plan.in_use_by, details.model.in_use_by.as_ref().unwrap(), rows[0].model.in_use_by.as_ref().unwrap()]
+    {
+        assert_eq!(holders.len(), 1);
+        assert_eq!(holders[0].pid, std::process::id());
+        assert!(holders[0].command.contains("has it loaded"));
+    }
+}

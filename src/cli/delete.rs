@@ -11,7 +11,7 @@ use super::list::count;
 use super::session::{Found, Session};
 use crate::error::Error;
 use crate::jobs::{JobEvent, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
-use crate::model::{Blocked, Broken, Bytes, DeletionReport, Failure, Holder, Kept, ModelId, Plan, text};
+use crate::model::{Ask, Blocked, Broken, Bytes, DeletionReport, Failure, Holder, Kept, ModelId, Plan, text};
 use crate::transfer;
 
 /// `delete --json`.
@@ -20,6 +20,7 @@ struct Deleted<'a> {
     models: &'a [ModelId],
     #[serde(serialize_with = "paths")]
     remove: Vec<PathBuf>,
+    asks: &'a [Ask],
     keep: &'a [Kept],
     blocked: &'a [Blocked],
     breaks: &'a [Broken],
@@ -41,6 +42,7 @@ impl<'a> Deleted<'a> {
         Self {
             models: &plan.models,
             remove: plan.steps.iter().map(crate::model::Step::path).collect(),
+            asks: &plan.asks,
             keep: &plan.keep,
             blocked: &plan.blocked,
             breaks: &plan.breaks,
@@ -204,6 +206,13 @@ fn describe(plan: &Plan) -> String {
     for step in &plan.steps {
         let bytes = if step.bytes > 0 { format!("  {}", Bytes(step.bytes)) } else { String::new() };
         out.push_str(&format!("  remove  {}{bytes}\n", text::printable_path(&step.path())));
+    }
+    for ask in &plan.asks {
+        out.push_str(&format!(
+            "  ask     Ollama's server at {} to delete {}\n",
+            ask.server,
+            text::printable(&ask.name)
+        ));
     }
     let mut reason = |word: &str, path: &std::path::Path, because: &str| {
         out.push_str(&format!("  {word}  {}  {}\n", text::printable_path(path), text::printable(because)));

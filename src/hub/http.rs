@@ -409,6 +409,11 @@ fn build(proxies: bool, trust: Trust) -> Result<Client, String> {
     builder.build().map_err(|error| innermost(&error))
 }
 
+/// A client for servers of this host: no proxy, no trust in anybody, redirects are not followed.
+pub(crate) fn loopback_client() -> Result<Client, String> {
+    build(false, trusting_nobody())
+}
+
 fn build_remote(proxies: bool) -> Result<Remote, String> {
     let (trust, untrusting) = match trusting_the_system() {
         Ok(config) => (Ok(config), None),

@@ -13,6 +13,7 @@ mod token;
 pub use address::shown_endpoint;
 pub use catalog::{Catalog, CatalogEntry};
 pub use client::{Body, HubClient, HubOptions};
+pub(crate) use http::loopback_client;
 pub use listing::{Listing, Repository};
 pub use search::{SearchHit, SearchQuery};
 pub use token::Token;

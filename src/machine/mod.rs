@@ -7,6 +7,7 @@ mod memory;
 mod mounts;
 mod process;
 mod servers;
+mod sockets;
 mod users;
 
 pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
@@ -15,7 +16,8 @@ pub use homes::{Home, homes};
 pub use memory::{MemoryProbe, Roots};
 pub use mounts::{AccessTimes, Mount, Mounts, device_number};
 pub use process::describe_process;
-pub use servers::{OllamaEnvironment, OllamaServer, ollama_servers};
+pub use servers::{OllamaEnvironment, OllamaServer, ollama_environment, ollama_servers};
+pub use sockets::{Listener, listener};
 pub use users::{current_user, user_label, user_name};
 
 /// The host's name as the kernel knows it.

@@ -49,16 +49,28 @@ fn server(proc: &Path, pid: u32) -> Option<OllamaServer> {
     if !arguments.split(|byte| *byte == 0).any(|argument| argument == b"serve") {
         return None;
     }
-    let namespace = |folder: &Path| std::fs::read_link(folder.join("ns/mnt"));
-    match (namespace(&folder), namespace(&proc.join("self"))) {
-        (Ok(theirs), Ok(ours)) if theirs != ours => return None,
-        _ => {}
+    if !sees_what_we_see(proc, &folder) {
+        return None;
     }
     Some(OllamaServer { pid, environment: environment_of(&folder) })
 }
 
+/// What the environment of process `pid` below `proc` says of Ollama; `None` where it may not be read, or where the process sees
+/// another file system.
+#[must_use]
+pub fn ollama_environment(proc: &Path, pid: u32) -> Option<OllamaEnvironment> {
+    let folder = proc.join(pid.to_string());
+    sees_what_we_see(proc, &folder).then(|| environment_of(&folder)).flatten()
+}
+
+/// Whether a process is in no other mount namespace, as far as that can be told.
+fn sees_what_we_see(proc: &Path, process: &Path) -> bool {
+    let namespace = |folder: &Path| std::fs::read_link(folder.join("ns/mnt"));
+    !matches!((namespace(process), namespace(&proc.join("self"))), (Ok(theirs), Ok(ours)) if theirs != ours)
+}
+
 /// What the environment of a process says of Ollama; `None` where it cannot be read.
-pub(super) fn environment_of(process: &Path) -> Option<OllamaEnvironment> {
+fn environment_of(process: &Path) -> Option<OllamaEnvironment> {
     let content = read(&process.join("environ"))?;
     let value = |name: &str| {
         let mut values = content.split(|byte| *byte == 0).filter_map(|pair| {

@@ -23,7 +23,7 @@ pub use digest::{Algorithm, Digest};
 pub use file::{ModelFile, RemoteFile, Role, Validator};
 pub use file_name::{FileName, Shard};
 pub use identity::{ModelId, ModelKind, StoreKind};
-pub use plan::{Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Stamp, Step};
+pub use plan::{Ask, Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Stamp, Step};
 pub use quantization::Quantization;
 pub use reference::Reference;
 pub use repo_path::RepoPath;

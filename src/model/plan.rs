@@ -92,6 +92,20 @@ impl Step {
     }
 }
 
+/// A name that a running server deletes, with what it alone needs, so that the server knows of it. Where it does not answer by
+/// then, the steps do the same on the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Base address of the server.
+    pub server: String,
+    /// The model as the server names it.
+    pub name: String,
+    /// Steps (by index) that remove the name: when they have nothing to remove any more, the server has done it.
+    pub names: Vec<usize>,
+    /// Every step that the server takes over, those included.
+    pub steps: Vec<usize>,
+}
+
 /// Something that stays although it lies with what goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
@@ -130,6 +144,9 @@ pub struct Plan {
     pub models: Vec<ModelId>,
     /// Removals in the order in which they run.
     pub steps: Vec<Step>,
+    /// What a server is asked to delete before the steps run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asks: Vec<Ask>,
     /// What stays, with the reason.
     pub keep: Vec<Kept>,
     /// What cannot go. A plan with blocked paths runs only for the rest, and only with `--force`.

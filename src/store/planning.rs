@@ -41,6 +41,18 @@ impl PlanBuilder {
         &mut self.plan
     }
 
+    /// Number of the steps so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.plan.steps.len()
+    }
+
+    /// Whether there is no step yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.plan.steps.is_empty()
+    }
+
     /// The root of the store.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -121,6 +133,16 @@ impl PlanBuilder {
     pub fn finish(mut self, mut blocked: Vec<Blocked>) -> Plan {
         blocked.extend(self.refused());
         self.drop_blocked(blocked);
+        self.counted()
+    }
+
+    /// The plan with all of its steps, whatever the system would refuse to this user: somebody else will run them.
+    #[must_use]
+    pub fn finish_for_another(self) -> Plan {
+        self.counted()
+    }
+
+    fn counted(mut self) -> Plan {
         for names in self.inodes.values() {
             // Only the step that removes the last name frees anything.
             if let Some(&last) = names.steps.last().filter(|_| names.steps.len() as u64 >= names.links) {

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::ollama::OllamaApi;
 use super::seen::Seen;
 use super::{Inventory, Known, Remark, everyone, shown};
 use crate::config::Settings;
@@ -14,7 +15,7 @@ use crate::store::headers::Headers;
 use crate::store::hf::{HfStore, is_hub};
 use crate::store::llama_cpp::LlamaCppStore;
 use crate::store::lm_studio::{self, LmStudioStore};
-use crate::store::ollama::{OllamaStore, service};
+use crate::store::ollama::{OllamaStore, Server, service};
 
 /// How the stores of this host are found.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(super) struct Host {
     own: FlatStore,
     settings: Settings,
     headers: Headers,
+    ollama: Arc<dyn Server>,
 }
 
 /// Every store that the settings name: `own` first, then the other programs' default folders where they exist, then the
@@ -39,6 +41,7 @@ impl Inventory {
         let host = Host::new(own, settings);
         inventory.set_known(host.known(settings.all_users));
         inventory.seen = Seen::remembered_in(settings.paths.state.join("seen"));
+        inventory.ollama = Some(Arc::clone(&host.ollama));
         inventory.host = Some(Arc::new(host));
         inventory
     }
@@ -68,7 +71,8 @@ impl Inventory {
 impl Host {
     fn new(own: &FlatStore, settings: &Settings) -> Self {
         let headers = Headers::remembered_in(settings.paths.cache.join("headers"));
-        Self { own: own.clone(), settings: settings.clone(), headers }
+        let ollama = Arc::new(OllamaApi::new(settings.ollama_host.clone(), settings.paths.system.clone()));
+        Self { own: own.clone(), settings: settings.clone(), headers, ollama }
     }
 
     fn stores(&self) -> Collection {
@@ -101,7 +105,9 @@ impl Host {
         match kind {
             StoreKind::Flat => Arc::new(FlatStore::new(folder.to_owned(), Vec::new()).with_headers(headers)),
             StoreKind::Hf => Arc::new(HfStore::new(folder.to_owned()).with_headers(headers)),
-            StoreKind::Ollama => Arc::new(OllamaStore::new(folder).with_headers(headers)),
+            StoreKind::Ollama => {
+                Arc::new(OllamaStore::new(folder).with_headers(headers).with_server(Arc::clone(&self.ollama)))
+            }
             StoreKind::LmStudio => Arc::new(LmStudioStore::new(folder).with_headers(headers)),
             StoreKind::LlamaCpp => Arc::new(LlamaCppStore::new(folder).with_headers(headers)),
         }

@@ -1,6 +1,6 @@
 //! Which processes hold rows, and how far their use can be known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::Inventory;
 use crate::machine::{self, AccessTimes, Holders, Mounts};
-use crate::model::{Holder, Inode, Model};
+use crate::model::{Holder, Inode, Model, ModelId, StoreKind};
 use crate::store::{Details, Evidence, Row};
 
 impl Inventory {
@@ -21,8 +21,10 @@ impl Inventory {
         let paths: Vec<PathBuf> = roots.into_iter().map(Path::to_owned).collect();
         let found = self.look(&files, &paths);
         let now = Timestamp::now();
+        let mut loaded = self.loaded(rows.iter().map(|row| &row.model.identity));
         for row in rows.iter_mut() {
-            let holders = of(&found, row.usage.iter().map(|(inode, _)| *inode));
+            let mut holders = of(&found, row.usage.iter().map(|(inode, _)| *inode));
+            add_loaded(&mut holders, loaded.remove(&row.model.identity));
             if row.usage.iter().any(|(inode, _)| found.keeps_open(*inode)) {
                 row.model.accessed = row.model.accessed.max(Some(now));
             }
@@ -36,6 +38,23 @@ impl Inventory {
         let found = machine::find_holders(files, paths);
         self.seen.note(found.by_file.keys().copied(), Timestamp::now());
         found
+    }
+
+    /// Those of the rows that Ollama's server has loaded, with its process. A model can be loaded and no file of it open.
+    pub(super) fn loaded<'a>(&self, rows: impl Iterator<Item = &'a ModelId>) -> BTreeMap<ModelId, Holder> {
+        let mut by_root: BTreeMap<&Path, Vec<&ModelId>> = BTreeMap::new();
+        for row in rows.filter(|row| row.store == StoreKind::Ollama) {
+            by_root.entry(&row.store_path).or_default().push(row);
+        }
+        let Some(server) = &self.ollama else { return BTreeMap::new() };
+        let mut loaded = BTreeMap::new();
+        for (root, rows) in by_root {
+            for (name, holder) in server.loaded(root) {
+                let named = rows.iter().filter(|row| row.id.eq_ignore_ascii_case(&name));
+                loaded.extend(named.map(|row| ((*row).clone(), holder.clone())));
+            }
+        }
+        loaded
     }
 
     /// Notes in `details` who holds the model, when it was last used, and how far both can be known.
@@ -52,7 +71,10 @@ impl Inventory {
             .collect();
         let found = self.look(&inodes, &paths);
         let access_times = LastUse::new(self).note(&mut details.model, inodes.iter().copied());
-        details.model.in_use_by = Some(of(&found, inodes.into_iter()));
+        let mut holders = of(&found, inodes.into_iter());
+        let identity = details.model.identity.clone();
+        add_loaded(&mut holders, self.loaded(std::iter::once(&identity)).remove(&identity));
+        details.model.in_use_by = Some(holders);
         details.evidence = Evidence { access_times, unreadable_processes: Some(found.unreadable) };
     }
 }
@@ -83,6 +105,11 @@ impl LastUse {
         }
         access_times
     }
+}
+
+/// A process that is known already is not told twice.
+fn add_loaded(holders: &mut Vec<Holder>, loaded: Option<Holder>) {
+    holders.extend(loaded.filter(|holder| holders.iter().all(|known| known.pid != holder.pid)));
 }
 
 /// Each process once, in order of its number.

@@ -1,10 +1,12 @@
 //! Every store of this host at once: what the table, `list` and `disk-usage` show, and plans over them.
 
+mod delete;
 mod detect;
 mod duplicates;
 mod everyone;
 mod find;
 mod holders;
+mod ollama;
 mod plan;
 mod scan;
 mod seen;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreKind, StoreSummary, Verification, text};
+use crate::store::ollama::Server;
 use crate::store::{Details, Part, Row, Store, Target, verify};
 
 use detect::Host;
@@ -61,6 +64,8 @@ pub struct Inventory {
     host: Option<Arc<Host>>,
     protect: Arc<[String]>,
     seen: seen::Seen,
+    /// How Ollama's server is asked.
+    ollama: Option<Arc<dyn Server>>,
 }
 
 /// The stores, and what is to be said about them.
@@ -94,7 +99,14 @@ impl Inventory {
             host: None,
             protect: protect.into(),
             seen: seen::Seen::default(),
+            ollama: None,
         }
+    }
+
+    /// With another way to ask Ollama's server. The stores keep their own.
+    #[must_use]
+    pub fn with_ollama(self, server: Arc<dyn Server>) -> Self {
+        Self { ollama: Some(server), ..self }
     }
 
     /// The stores, as they are now.

@@ -88,6 +88,12 @@ impl Inventory {
                 plan.in_use_by.push(holder);
             }
         }
+        let loaded = self.loaded(plan.models.iter());
+        for holder in loaded.into_values() {
+            if !plan.in_use_by.iter().any(|known| known.pid == holder.pid) {
+                plan.in_use_by.push(holder);
+            }
+        }
         plan.in_use_by.sort_by_key(|holder| holder.pid);
         plan.unreadable_processes = found.unreadable;
     }
@@ -100,6 +106,10 @@ fn append(plan: &mut Plan, more: Plan) {
     plan.steps.extend(more.steps.into_iter().map(|mut step| {
         step.requires.iter_mut().for_each(|index| *index += offset);
         step
+    }));
+    plan.asks.extend(more.asks.into_iter().map(|mut ask| {
+        ask.names.iter_mut().chain(&mut ask.steps).for_each(|index| *index += offset);
+        ask
     }));
     plan.keep.extend(more.keep);
     plan.blocked.extend(more.blocked);

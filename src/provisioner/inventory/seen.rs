@@ -204,7 +204,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let seen = Seen::remembered_in(path.clone());
         assert_eq!(seen.times().len(), MAX);
-        seen.note([file(1 << 40)].into_iter(), at(1 << 40));
+        seen.note([file(1 << 40)].into_iter(), at(1 << 33));
         let again = Seen::remembered_in(path.clone());
         assert_eq!(again.times().len(), MAX);
         assert!(!again.times().contains_key(&file(0)) && again.times().contains_key(&file(1 << 40)));

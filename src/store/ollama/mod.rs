@@ -9,15 +9,18 @@ mod names;
 mod plan;
 mod read;
 mod row;
+mod server;
 pub mod service;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
 use self::read::Contents;
 use self::row::Users;
+pub use self::server::{Served, Server, Serving};
 use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
@@ -33,19 +36,27 @@ use crate::model::{Digest, Plan, Reference, StoreKind, StoreSummary, text};
 pub struct OllamaStore {
     root: PathBuf,
     headers: Headers,
+    /// How to ask the server that may work on it.
+    server: Option<Arc<dyn Server>>,
 }
 
 impl OllamaStore {
     /// The store at `root`, which need not exist. Links on the way to `root` are resolved once, here.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: resolved_root(root), headers: Headers::default() }
+        Self { root: resolved_root(root), headers: Headers::default(), server: None }
     }
 
     /// Uses `headers` as its memory of headers.
     #[must_use]
     pub fn with_headers(self, headers: Headers) -> Self {
         Self { headers, ..self }
+    }
+
+    /// Asks `server` for what its plans would have the server itself do.
+    #[must_use]
+    pub fn with_server(self, server: Arc<dyn Server>) -> Self {
+        Self { server: Some(server), ..self }
     }
 
     /// Everything that is there; `None` when there is no store.

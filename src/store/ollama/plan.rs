@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
+
 use super::OllamaStore;
-use super::read::{Contents, Tag, TagKind};
+use super::read::{self, Contents, Tag, TagKind};
+use crate::disk::folder::Folder;
 use crate::error::Result;
 use crate::machine::{current_user, user_label};
-use crate::model::{Broken, Kept, Plan, text};
+use crate::model::{Ask, Broken, Digest, Kept, Plan, text};
 use crate::store::planning::{PlanBuilder, lexical};
 use crate::store::tree::Entry;
 use crate::store::{Part, Target};
@@ -37,9 +40,58 @@ impl OllamaStore {
         builder.remove_emptied(&contents.folders);
         self.remove_blobs(&contents, &going, &names, &mut builder);
         self.note_aliases(&contents, &going, &mut builder);
-        let mut plan = builder.finish(Vec::new());
+        let asks = self.asks(&contents, &going, &names, &builder);
+        let mut plan = if asks.is_empty() { builder.finish(Vec::new()) } else { builder.finish_for_another() };
+        plan.asks = asks;
         self.name_the_command(&contents, &going, &mut plan);
         Ok(plan)
+    }
+
+    /// What the running server of this store does itself; all of it, or nothing. A server removes what no manifest that it can read
+    /// needs: where one cannot be read, or it does not know both trees, it might remove more than this plan.
+    fn asks(
+        &self,
+        contents: &Contents,
+        going: &BTreeSet<usize>,
+        names: &BTreeMap<usize, Vec<usize>>,
+        builder: &PlanBuilder,
+    ) -> Vec<Ask> {
+        let sound = contents.unknown().is_none()
+            && contents.tags.iter().all(|tag| tag.entries.iter().all(|entry| entry.alias_of.is_none()));
+        let Some(server) = self.server.as_ref().filter(|_| sound) else { return Vec::new() };
+        let Some(serving) = server.of(&self.root) else { return Vec::new() };
+        let newer = contents.tags.iter().flat_map(|tag| &tag.entries).any(|name| read::is_newer(&name.entry.path));
+        if newer && !serving.knows_both_trees {
+            return Vec::new();
+        }
+        let steps: Vec<usize> = (0..builder.len()).collect();
+        let ask = |(at, names): (&usize, &Vec<usize>)| {
+            let tag = &contents.tags[*at];
+            let served = serving.models.iter().find(|served| served.name.eq_ignore_ascii_case(&tag.id))?;
+            if !serving.certain && self.manifest_digest(tag).as_deref() != Some(&served.digest) {
+                return None;
+            }
+            Some(Ask {
+                server: serving.address.clone(),
+                name: served.name.clone(),
+                names: names.clone(),
+                steps: steps.clone(),
+            })
+        };
+        let asks: Option<Vec<Ask>> = names.iter().filter(|(at, _)| going.contains(at)).map(ask).collect();
+        asks.unwrap_or_default()
+    }
+
+    /// Digits of the SHA-256 of the manifest that counts.
+    fn manifest_digest(&self, tag: &Tag) -> Option<String> {
+        let path = self.root.join(&tag.entries.first()?.entry.path);
+        let folder = Folder::open(path.parent()?).ok()?;
+        let bytes = match tag.entries.first()?.entry.link {
+            // A link to the blob that holds it.
+            Some(_) => return tag.manifests.iter().next().filter(|_| tag.manifests.len() == 1).cloned(),
+            None => folder.read(path.file_name()?, super::manifest::MAX_JSON).ok()??,
+        };
+        Some(Digest::Sha256(Sha256::digest(&bytes).into()).to_string())
     }
 
     /// Removes the names of each tag, the one that counts first, then those of its shadows. Gives the steps by tag.

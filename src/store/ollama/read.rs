@@ -94,6 +94,11 @@ enum Leads {
     Outside,
 }
 
+/// Whether a name lies in the newer of the two trees.
+pub(super) fn is_newer(path: &Path) -> bool {
+    path.starts_with(TREES[0])
+}
+
 impl Contents {
     /// Reads the models folder at `root`, whose open folder is `folder`.
     pub(super) fn read(root: &Path, folder: &Folder) -> Result<Self, Errno> {

@@ -18,6 +18,13 @@ const MAX_UNIT: u64 = 1 << 20;
 /// and whose environment can be read. They need not exist.
 #[must_use]
 pub fn folders(system: &Path) -> Vec<PathBuf> {
+    let running = ollama_servers(&system.join("proc")).into_iter().filter_map(|server| server.environment?.models);
+    configured(system).into_iter().chain([system.join(DEFAULT)]).chain(running).collect()
+}
+
+/// The models folder that the unit of the service sets.
+#[must_use]
+pub fn configured(system: &Path) -> Option<PathBuf> {
     let units = system.join(UNITS);
     let mut files = vec![units.join("ollama.service")];
     let mut more: Vec<PathBuf> = std::fs::read_dir(units.join("ollama.service.d"))
@@ -31,9 +38,7 @@ pub fn folders(system: &Path) -> Vec<PathBuf> {
     more.sort();
     files.extend(more);
     let set = files.iter().filter_map(|file| read(file)).filter_map(|unit| models_of(&unit)).next_back();
-    let relocated = set.filter(|folder| folder.is_absolute());
-    let running = ollama_servers(&system.join("proc")).into_iter().filter_map(|server| server.environment?.models);
-    relocated.into_iter().chain([system.join(DEFAULT)]).chain(running).collect()
+    set.filter(|folder| folder.is_absolute())
 }
 
 fn read(file: &Path) -> Option<String> {

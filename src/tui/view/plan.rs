@@ -143,10 +143,17 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
         }
         lines.push(Spans::new());
     }
+    for ask in &plan.asks {
+        say(
+            &mut lines,
+            &format!("Ollama's server at {} deletes {}", ask.server, clean::printable(&ask.name)),
+            Role::Text,
+        );
+    }
     for kept in &plan.keep {
         say(&mut lines, &format!("stays: {}: {}", path(&kept.path, home), kept.because), Role::Good);
     }
-    if !plan.keep.is_empty() {
+    if !plan.keep.is_empty() || !plan.asks.is_empty() {
         lines.push(Spans::new());
     }
     for step in plan.steps.iter().filter(|step| step.operation.is_file()) {
