@@ -56,7 +56,8 @@ impl OllamaStore {
         names: &BTreeMap<usize, Vec<usize>>,
         builder: &PlanBuilder,
     ) -> Vec<Ask> {
-        let sound = contents.unknown().is_none()
+        let sound = contents.unknown_beside(going).is_none()
+            && going.iter().all(|&at| contents.tags[at].unknown.is_none())
             && contents.tags.iter().all(|tag| tag.entries.iter().all(|entry| entry.alias_of.is_none()));
         let Some(server) = self.server.as_ref().filter(|_| sound) else { return Vec::new() };
         let Some(serving) = server.of(&self.root) else { return Vec::new() };
