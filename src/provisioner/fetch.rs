@@ -64,17 +64,8 @@ impl ModelProvisioner {
             commit: plan.repository.commit.clone(),
             files: plan.files.clone(),
         };
-        let root = self.store().root();
-        let endpoint = hub.endpoint().to_owned();
         let source: Arc<dyn Source> = Arc::new(HubSource::new(hub, &plan.repository));
-        let cancelled = cancel.child_token();
-        let place: Arc<dyn Place> = match plan.request.to {
-            DestinationKind::Hf => {
-                let writer = self.hf_writer(&plan.repository.id)?;
-                Arc::new(HfDestination::new(writer, plan, events, cancelled))
-            }
-            DestinationKind::Flat => Arc::new(FlatDestination::new(root, &endpoint, plan, cancelled)),
-        };
+        let place = self.place(plan, events, cancel.child_token())?;
         let destination: Arc<dyn Destination> = Arc::<dyn Place>::clone(&place);
         let outcome = match transfer::run(&request, &source, &destination, options, events, cancel).await {
             Ok(outcome) => outcome,
@@ -89,6 +80,23 @@ impl ModelProvisioner {
             }
         };
         Ok(Downloaded { path: first_path(plan), paths: outcome.paths, fetched: outcome.fetched })
+    }
+
+    /// Where the files of `plan` go.
+    pub(super) fn place(
+        &self,
+        plan: &DownloadPlan,
+        events: &EventSink,
+        cancel: CancellationToken,
+    ) -> Result<Arc<dyn Place>> {
+        let endpoint = self.hub()?.endpoint().to_owned();
+        Ok(match plan.request.to {
+            DestinationKind::Hf => {
+                let writer = self.hf_writer(&plan.repository.id)?;
+                Arc::new(HfDestination::new(writer, &endpoint, plan, events, cancel))
+            }
+            DestinationKind::Flat => Arc::new(FlatDestination::new(self.store().root(), &endpoint, plan, cancel)),
+        })
     }
 
     /// Plans and fetches several models, at most `parallel` at once (at least one). The results are in the order of

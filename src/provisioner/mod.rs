@@ -52,6 +52,7 @@ mod find;
 mod info;
 mod inventory;
 mod list;
+mod outstanding;
 mod plan;
 mod source;
 mod updates;
@@ -62,6 +63,7 @@ pub use builder::{Builder, ModelProvisioner};
 pub use download::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded};
 pub use info::ModelInfo;
 pub use inventory::{
-    Duplicate, FileCopy, Inventory, PlanTarget, ScanEvent, Totals, duplicates, mark_duplicates, stores,
+    Duplicate, FileCopy, IdleModel, Inventory, PlanTarget, ScanEvent, Totals, duplicates, mark_duplicates, stores,
 };
+pub use outstanding::Outstanding;
 pub use updates::{ChangedFile, ModelUpdate};

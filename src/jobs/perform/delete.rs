@@ -30,7 +30,7 @@ impl Performer {
             report
         })
         .await?;
-        self.room.notify_waiters();
+        self.room.ring();
         if run.cancel.is_cancelled() && report.removed.is_empty() && report.failed.is_empty() {
             return Err(Error::Cancelled);
         }

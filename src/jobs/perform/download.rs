@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::{Done, Performer, Run};
+use super::room::{Admitted, Shortage};
+use super::{Done, Performer, Run, blocking};
 use crate::error::{Error, Result};
 use crate::jobs::tracker::{TICK, Tracker};
 use crate::jobs::{JobEventKind, JobOutcome};
-use crate::provisioner::DownloadRequest;
+use crate::provisioner::{DestinationKind, DownloadPlan, DownloadRequest, IdleModel};
 use crate::transfer::{EventSink, TransferEvent};
 
 /// How often a job that waits for room or for another process looks again.
@@ -17,13 +18,24 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// The pauses of a job that waits for the network.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long what was found to make room is told.
+const ADVICE_LASTS: Duration = Duration::from_secs(60);
+
+/// Models that would make room, as they were found.
+#[derive(Default)]
+struct Advice {
+    made: Option<Instant>,
+    idle: Vec<IdleModel>,
+}
 
 impl Performer {
     pub(super) async fn download(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
         let mut pause = FIRST_PAUSE;
+        let mut advice = Advice::default();
         loop {
             let before = Instant::now();
-            let error = match self.attempt(request, run).await {
+            let mut shortage = None;
+            let error = match self.attempt(request, run, &mut shortage).await {
                 Err(error) if self.waits() && !error.is_cancelled() => error,
                 result => return result,
             };
@@ -34,13 +46,14 @@ impl Performer {
             let after = match error {
                 Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
                 Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
-                Error::NoSpace { .. } | Error::Locked { .. } => {
-                    (run.tell)(JobEventKind::Waiting { file: None, error: error.to_string() });
-                    tokio::select! {
-                        () = run.cancel.cancelled() => return Err(Error::Cancelled),
-                        () = sleep(LOOK_AGAIN) => {}
-                        () = self.room.notified() => {}
-                    }
+                Error::NoSpace { path, needed, available } => {
+                    let shortage = shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
+                    let line = self.advice(shortage, &mut advice, run).await?;
+                    self.wait(line, run).await?;
+                    continue;
+                }
+                Error::Locked { .. } => {
+                    self.wait(error.to_string(), run).await?;
                     continue;
                 }
                 error => return Err(error),
@@ -54,12 +67,49 @@ impl Performer {
         }
     }
 
-    async fn attempt(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
+    /// Gives the download its room; what is whole needs none.
+    async fn admit(&self, plan: &DownloadPlan, shortage: &mut Option<Shortage>) -> Result<Option<Admitted>> {
+        if plan.whole {
+            return Ok(None);
+        }
+        let (room, outstanding) = (self.room.clone(), self.provisioner.outstanding(plan)?);
+        match blocking(move || room.admit(&outstanding)).await?? {
+            Ok(admitted) => Ok(Some(admitted)),
+            Err(short) => {
+                *shortage = Some(short.clone());
+                Err(short.into_error())
+            }
+        }
+    }
+
+    /// Says what the job waits for, and waits until it may be there.
+    async fn wait(&self, line: String, run: &Run) -> Result<()> {
+        (run.tell)(JobEventKind::Waiting { file: None, error: line });
+        tokio::select! {
+            () = run.cancel.cancelled() => Err(Error::Cancelled),
+            () = sleep(LOOK_AGAIN) => Ok(()),
+            () = self.room.changed() => Ok(()),
+        }
+    }
+
+    /// What is missing, and which models would make room. The stores are looked through once in a while, not at every look
+    /// at the disk.
+    async fn advice(&self, shortage: Shortage, advice: &mut Advice, run: &Run) -> Result<String> {
+        if advice.made.is_none_or(|made| made.elapsed() > ADVICE_LASTS) {
+            let (inventory, place, cancel) = (self.inventory.clone(), shortage.path.clone(), run.cancel.clone());
+            advice.idle = blocking(move || inventory.idle_models(&place, &cancel)).await?;
+            advice.made = Some(Instant::now());
+        }
+        Ok(shortage.text(&advice.idle))
+    }
+
+    async fn attempt(&self, request: &DownloadRequest, run: &Run, shortage: &mut Option<Shortage>) -> Result<Done> {
         let planning = self.provisioner.plan_download(request);
         let plan = tokio::select! {
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
             plan = in_time(self.transfer.first_byte, planning, || self.endpoint()) => plan?,
         };
+        let _admitted = self.admit(&plan, shortage).await?;
         let begin = Instant::now();
         let tracker = Arc::new(Mutex::new(Tracker::new()));
         let sink: EventSink = {
@@ -87,6 +137,10 @@ impl Performer {
             let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
             tracker.stop(begin.elapsed()).into_iter().for_each(&*run.tell);
         })?;
+        if request.to == DestinationKind::Hf {
+            let inventory = self.inventory.clone();
+            blocking(move || inventory.look_for_stores()).await?;
+        }
         Ok(Done { path: Some(downloaded.path), outcome: Some(JobOutcome::Fetched(downloaded.fetched)) })
     }
 

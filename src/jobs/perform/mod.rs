@@ -2,14 +2,14 @@
 
 mod delete;
 mod download;
+mod room;
 mod verify;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
 
+use self::room::Room;
 use super::JobSpec;
 use super::deletion_log::DeletionLog;
 use super::runner::{Done, Run, Runner};
@@ -24,8 +24,7 @@ pub(super) struct Performer {
     inventory: Inventory,
     transfer: Options,
     deletion_log: Option<DeletionLog>,
-    /// Rung when a deletion has made room.
-    room: Arc<Notify>,
+    room: Room,
 }
 
 impl Performer {
@@ -36,7 +35,7 @@ impl Performer {
         deletion_log: Option<PathBuf>,
     ) -> Self {
         let deletion_log = deletion_log.map(DeletionLog::new);
-        Self { provisioner, inventory, transfer, deletion_log, room: Arc::new(Notify::new()) }
+        Self { provisioner, inventory, transfer, deletion_log, room: Room::default() }
     }
 
     /// Whether downloads wait for what is missing instead of failing.

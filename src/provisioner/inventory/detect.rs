@@ -61,6 +61,17 @@ impl Inventory {
         }
     }
 
+    /// Looks again which stores there are: a download may have made the folder of one. Without effect on a fixed set.
+    pub fn look_for_stores(&self) {
+        if let Some(host) = &self.host {
+            let known = host.known(self.has_all_users());
+            let same = known.stores.len() == self.stores().len();
+            if !same {
+                self.set_known(known);
+            }
+        }
+    }
+
     /// What is to be said about the search for stores: homes that could not be looked into.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {

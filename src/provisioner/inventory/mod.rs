@@ -6,6 +6,7 @@ mod duplicates;
 mod everyone;
 mod find;
 mod holders;
+mod idle;
 mod ollama;
 mod plan;
 mod scan;
@@ -27,6 +28,7 @@ use crate::store::{Details, Part, Row, Store, Target, verify};
 use detect::Host;
 pub use detect::stores;
 pub use duplicates::{Duplicate, FileCopy, duplicates, mark_duplicates};
+pub use idle::IdleModel;
 pub use totals::Totals;
 
 /// What a scan gives, as it goes.
