@@ -441,6 +441,8 @@ fn keys_of_the_queue() {
         Effect::Control(JobId(9), Control::MoveTo(1)),
     ];
     assert_eq!(moves, wanted);
+    script.press("K");
+    assert_eq!(asked(&mut script), [Effect::Control(JobId(9), Control::RunNow)], "before the first are those that run");
     script.press("G k r");
     assert_eq!(asked(&mut script), [Effect::Control(JobId(2), Control::Retry)]);
     script.press("- + C");

@@ -302,7 +302,39 @@ mod tests {
         bench.until("it moved", |seen| seen.position(JobId(3)) == Some(0)).await;
         bench.until_state(ids[2], Paused).await;
         assert_eq!(bench.states(), [(1, Running), (3, Paused), (2, Queued)]);
-        assert!(bench.jobs.control(ids[0], Control::MoveTo(0)).is_err(), "what runs has no place");
+    }
+
+    #[tokio::test]
+    async fn a_running_download_that_moves_makes_way_for_the_next() {
+        let mut bench = Bench::new(1, None);
+        let a = bench.submit("a");
+        bench.until_state(a, Running).await;
+        assert!(bench.jobs.control(a, Control::MoveTo(0)).is_err(), "nothing could run instead");
+        let (b, c) = (bench.submit("b"), bench.submit("c"));
+        bench.jobs.control(b, Control::Pause).unwrap();
+        bench.jobs.control(a, Control::MoveTo(0)).unwrap();
+        bench.until_state(c, Running).await;
+        assert_eq!(bench.states(), [(3, Running), (2, Paused), (1, Queued)]);
+        assert_eq!(bench.log(), ["run a", "run c"], "its partial was kept");
+    }
+
+    #[tokio::test]
+    async fn what_is_to_run_now_takes_the_place_of_the_last() {
+        let mut bench = Bench::new(2, None);
+        let ids: Vec<JobId> = ["a", "b", "c", "d"].iter().map(|name| bench.submit(name)).collect();
+        bench.jobs.control(ids[3], Control::Pause).unwrap();
+        bench.until_state(ids[3], Paused).await;
+        bench.jobs.control(ids[3], Control::RunNow).unwrap();
+        bench.until_state(ids[3], Running).await;
+        bench.until_state(ids[1], Queued).await;
+        assert_eq!(bench.states(), [(1, Running), (4, Running), (2, Queued), (3, Queued)]);
+        assert!(bench.jobs.control(ids[3], Control::RunNow).is_err(), "it runs");
+        bench.order("a", Order::Finish);
+        bench.until_state(ids[1], Running).await;
+        // Where a place is free nobody has to make way.
+        bench.order("d", Order::Finish);
+        bench.until_state(ids[2], Running).await;
+        assert_eq!(bench.log(), ["run a", "run b", "run d", "run b", "run c"]);
     }
 
     #[tokio::test]
@@ -492,6 +524,7 @@ mod tests {
             Just(Control::Cancel),
             Just(Control::Discard),
             Just(Control::Retry),
+            Just(Control::RunNow),
             (0..5_usize).prop_map(Control::MoveTo),
         ];
         prop_oneof![

@@ -38,8 +38,12 @@ pub enum Control {
     Discard,
     /// Put a failed or cancelled job back into the queue.
     Retry,
-    /// Move among the jobs that wait: 0 is next.
+    /// Move among the jobs that wait: 0 is next. A download that runs goes back among them, its partial kept, and its place goes
+    /// to the next one.
     MoveTo(usize),
+    /// Run before every other: where all places are taken, the download that began last goes back to the front of those that
+    /// wait, its partial kept.
+    RunNow,
 }
 
 /// What the subscriber gets next.

@@ -100,6 +100,10 @@ enum Then {
     Pause,
     /// Resumed before the pause took effect.
     Resume,
+    /// Back among those that wait, at that place.
+    Queue(usize),
+    /// Back among those that wait, right after the job that it made way for.
+    After(JobId),
     Cancel,
     Discard,
 }
@@ -214,6 +218,27 @@ impl Worker {
                     ));
                 }
             },
+            Control::MoveTo(place) if is_download && running.is_some() && position.is_none() => {
+                let next = state.snapshot.jobs.iter().find(|job| job.state == JobState::Queued).map(|job| job.id);
+                let Some(next) = next.and_then(|next| state.snapshot.position(next)) else {
+                    return Err(refusal(id, "nothing waits that could run instead"));
+                };
+                let place = place.clamp(next + 1, state.snapshot.waiting().max(next + 1));
+                if let Some(run) = state.runs.get_mut(&id) {
+                    run.stop(Then::Queue(place));
+                }
+            }
+            Control::RunNow => {
+                if position.is_none() || running.is_some() {
+                    return Err(refusal(id, &format!("it is {}; only jobs that wait can be run now", now.name())));
+                }
+                self.emit(&mut state, id, requeue(0));
+                self.start_what_can(&mut state);
+                let waits = state.snapshot.job(id).is_some_and(|job| job.state == JobState::Queued);
+                if is_download && waits {
+                    self.make_way(&mut state, id);
+                }
+            }
             Control::MoveTo(place) => {
                 if position.is_none() {
                     return Err(refusal(id, &format!("it is {}; only jobs that wait can be moved", now.name())));
@@ -227,6 +252,19 @@ impl Worker {
         }
         self.start_what_can(&mut state);
         Ok(())
+    }
+
+    /// Stops the download that began last, so that its place goes to `id`, which is next. One that stops already will do.
+    fn make_way(&self, state: &mut State, id: JobId) {
+        let stops = |run: &Running| run.claim == Claim::Download && run.then != Then::Keep;
+        if state.runs.values().any(stops) {
+            return;
+        }
+        let running = state.snapshot.jobs.iter().rev().filter(|job| job.state.is_active()).map(|job| job.id);
+        let last = running.into_iter().find(|job| state.runs.get(job).is_some_and(|run| run.claim == Claim::Download));
+        if let Some(run) = last.and_then(|last| state.runs.get_mut(&last)) {
+            run.stop(Then::After(id));
+        }
     }
 
     pub(super) fn clear(&self) {
@@ -403,6 +441,11 @@ impl Worker {
                 Then::Keep => None,
                 Then::Pause => Some(JobEventKind::Paused),
                 Then::Resume => Some(JobEventKind::Queued { spec: Box::new(spec), position: 0 }),
+                Then::Queue(position) => Some(JobEventKind::Queued { spec: Box::new(spec), position }),
+                Then::After(other) => {
+                    let position = self.lock().snapshot.position(other).map_or(0, |position| position + 1);
+                    Some(JobEventKind::Queued { spec: Box::new(spec), position })
+                }
                 Then::Cancel => Some(JobEventKind::Cancelled),
                 Then::Discard => Some(match self.runner.discard(spec).await {
                     Ok(()) => JobEventKind::Cancelled,

@@ -91,8 +91,11 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
         Action::Discard => Control::Discard,
         Action::Retry => Control::Retry,
         Action::Earlier | Action::Later => match place {
+            // Before the first of those that wait are those that run.
+            Some(0) if action == Action::Earlier => Control::RunNow,
             Some(place) if action == Action::Earlier => Control::MoveTo(place.saturating_sub(1)),
             Some(place) => Control::MoveTo((place + 1).min(state.queue.snapshot.waiting().saturating_sub(1))),
+            None if partial && !job_state.has_ended() && action == Action::Later => Control::MoveTo(0),
             None => {
                 state.say(Level::Info, "only jobs that wait can be moved", now);
                 return Vec::new();
