@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::Request;
 use super::partial::write_error;
 use super::ranges::RangeSet;
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
-use crate::model::{Digest, Validator};
+use crate::model::{Digest, RemoteFile, Validator};
 
 /// Version of the record.
 const VERSION: u32 = 1;
@@ -46,6 +47,19 @@ pub(super) struct Identity {
     pub(super) path: String,
     pub(super) size: u64,
     pub(super) digest: Option<Digest>,
+}
+
+impl Identity {
+    pub(super) fn of(request: &Request, file: &RemoteFile) -> Self {
+        Self {
+            endpoint: request.endpoint.clone(),
+            repository: request.repository.clone(),
+            commit: request.commit.clone(),
+            path: file.path.as_str().to_owned(),
+            size: file.size,
+            digest: file.digest,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

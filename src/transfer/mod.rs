@@ -3,6 +3,7 @@
 //! This module owns the two traits that the others adapt to: [`Source`] (the hub does, in `provisioner`) and
 //! [`Destination`] (a store does). It knows neither.
 
+mod adopt;
 mod engine;
 mod event;
 mod file;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
+pub use adopt::adopt;
 pub use engine::{Options, Outcome, Request, run};
 pub use event::{EventSink, TransferEvent};
 pub use file::{discard, staged_path};

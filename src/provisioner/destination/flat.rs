@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,15 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest};
+use super::{Place, has_digest, partials};
 use crate::disk::{publish, safe};
 use crate::error::{Error, Result};
-use crate::model::{Digest, RemoteFile, RepoPath, StoreKind, text};
+use crate::format::LookAlike;
+use crate::model::{Digest, FileName, RemoteFile, RepoPath, StoreKind, text};
 use crate::provisioner::DownloadPlan;
 use crate::store::flat::staging::{StagingName, staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile, sidecar};
-use crate::transfer::{self, Destination, Staging};
+use crate::transfer::{self, Destination, Request, Staging};
 
 /// The folder of one download.
 ///
@@ -141,6 +142,13 @@ impl Place for FlatDestination {
     fn has_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)
     }
+
+    fn is_there(&self, file: &RemoteFile) -> bool {
+        // With `force` the new bytes lie beside the old ones until they are published.
+        let target = file.path.below(&self.folder);
+        fs::symlink_metadata(target)
+            .is_ok_and(|status| status.is_file() && status.len() == file.size && !self.is_to_be_replaced(file, &status))
+    }
 }
 
 impl Destination for FlatDestination {
@@ -189,11 +197,24 @@ impl Destination for FlatDestination {
         if !self.changed.swap(true, Ordering::Relaxed) {
             self.merge(&[])?;
         }
-        Ok(self.staging_of(&target, file))
+        let staging = self.staging_of(&target, file);
+        if let Some(digest) = &file.digest {
+            let request = Request {
+                endpoint: self.endpoint.clone(),
+                repository: self.repository.clone(),
+                commit: self.commit.clone(),
+                files: Vec::new(),
+            };
+            partials::adopt(&request, file, &staging, &self.folder, &partials::of_folder(&file.path, digest));
+        }
+        Ok(staging)
     }
 
     fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
         let target = file.path.below(&self.folder);
+        if file.digest.is_none() {
+            refuse_page(file, &staging.partial)?;
+        }
         publish::publish(&staging.partial, &target)?;
         self.note(file)?;
         discard_partials_of(&target);
@@ -251,6 +272,28 @@ impl FlatDestination {
         }
         Err(Error::Occupied { path: target.to_owned(), repository: self.repository.clone() })
     }
+}
+
+/// Refuses a web page of the right length in the place of weights or JSON, where no checksum tells. The page is removed:
+/// the next try begins anew.
+fn refuse_page(file: &RemoteFile, partial: &Path) -> Result<()> {
+    let name = file.path.file_name();
+    let lower = name.to_ascii_lowercase();
+    if !FileName::parse(name).is_weights() && !lower.ends_with(".json") && !lower.ends_with(".gguf") {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    fs::File::open(partial)
+        .and_then(|open| open.take(512).read_to_end(&mut head))
+        .map_err(Error::io("read", partial))?;
+    if LookAlike::of(&head, file.size) != LookAlike::Html {
+        return Ok(());
+    }
+    publish::remove_if_there(partial)?;
+    Err(Error::Damaged(format!(
+        "{}: the hub sent an HTML page instead of the file; log in to the network, or try again",
+        file.path
+    )))
 }
 
 fn is_absent(error: &io::Error) -> bool {

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest};
+use super::{Place, has_digest, partials};
 use crate::disk::lock::FileLock;
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath, StoreKind};
 use crate::provisioner::DownloadPlan;
 use crate::store::flat::staging::{staging_key, staging_paths};
 use crate::store::hf::{Found, RepositoryWriter};
-use crate::transfer::{Destination, EventSink, Staging, TransferEvent};
+use crate::transfer::{Destination, EventSink, Request, Staging, TransferEvent};
 
 /// How often a lock that another program holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(200);
@@ -29,6 +29,8 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(200);
 pub(in crate::provisioner) struct HfDestination {
     writer: RepositoryWriter,
     folder: PathBuf,
+    /// What a partial belongs to; without files.
+    request: Request,
     repository: String,
     revision: String,
     commit: String,
@@ -52,6 +54,7 @@ struct Held {
 impl HfDestination {
     pub(in crate::provisioner) fn new(
         writer: RepositoryWriter,
+        endpoint: &str,
         plan: &DownloadPlan,
         events: &EventSink,
         cancel: CancellationToken,
@@ -59,6 +62,12 @@ impl HfDestination {
         Self {
             folder: writer.folder(),
             writer,
+            request: Request {
+                endpoint: endpoint.to_owned(),
+                repository: plan.repository.id.clone(),
+                commit: plan.repository.commit.clone(),
+                files: Vec::new(),
+            },
             repository: plan.repository.id.clone(),
             revision: plan.revision.clone(),
             commit: plan.repository.commit.clone(),
@@ -187,6 +196,16 @@ impl Place for HfDestination {
     fn has_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)
     }
+
+    fn is_there(&self, file: &RemoteFile) -> bool {
+        let found = file.digest.map(|digest| self.writer.find(&self.commit, &file.path, file.size, &digest));
+        match found {
+            Some(Ok(Found::Linked { inode, .. } | Found::Unproven { inode, .. })) => {
+                !self.is_to_be_replaced(file, inode)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Destination for HfDestination {
@@ -220,7 +239,9 @@ impl Destination for HfDestination {
         self.changed.store(true, Ordering::Relaxed);
         self.writer.prepare(&self.commit, &file.path)?;
         self.claim(file, digest)?;
-        Ok(self.staging(file))
+        let staging = self.staging(file);
+        partials::adopt(&self.request, file, &staging, &self.folder.join("blobs"), &partials::of_blob(&digest));
+        Ok(staging)
     }
 
     fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {

@@ -2,6 +2,7 @@
 
 mod flat;
 mod hf;
+mod partials;
 
 use std::path::Path;
 
@@ -19,6 +20,9 @@ pub(super) use hf::HfDestination;
 pub(super) trait Place: Destination {
     /// Whether anything was written there.
     fn has_changed(&self) -> bool;
+
+    /// Whether something of the right length is there already, whatever its bytes are.
+    fn is_there(&self, file: &RemoteFile) -> bool;
 }
 
 /// Reads the whole file at `location` (relative to `root`) and compares.
