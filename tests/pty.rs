@@ -105,6 +105,44 @@ fn filtering_marking_and_deleting_removes_exactly_the_marked() {
 }
 
 #[test]
+fn a_model_in_use_is_deleted_only_after_a_second_yes() {
+    let bench = bench();
+    let weights = bench.model("alpha/alpha-F16.gguf");
+    let mut holder = std::process::Command::new("sh")
+        .args(["-c", "exec 9<\"$1\"; echo ready; read line", "sh"])
+        .arg(&weights)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    // Without a terminal it is refused, and says by whom.
+    let refused = bench.run("delete alpha --yes").expect(1);
+    let pid = holder.id().to_string();
+    assert!(refused.error().contains(&format!("in use by process {pid}")), "{}", refused.error());
+    assert!(weights.exists());
+
+    let mut terminal = screen(&bench);
+    terminal.shows("alpha");
+    terminal.send("gd");
+    terminal.shows(&format!("IN USE by process {pid}"));
+    terminal.press_until("y", "are you sure");
+    let question = terminal.shows(&pid);
+    assert!(question.contains("holds it"), "{question}");
+    terminal.send("\x1b");
+    terminal.hides("are you sure");
+    assert!(weights.exists(), "one yes is not enough");
+    terminal.press_until("y", "are you sure");
+    terminal.press_until("y", "only when th");
+    assert!(!weights.exists());
+    terminal.send("q");
+    assert!(terminal.end().success());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
+#[test]
 fn what_is_typed_ahead_confirms_nothing() {
     let bench = bench();
     let mut terminal = screen(&bench);

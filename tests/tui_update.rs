@@ -259,6 +259,91 @@ fn what_is_in_use_or_blocked_asks_a_second_time_and_names_it() {
     assert!(script.state.dialogs.is_empty());
 }
 
+/// A screen with a plan that was drawn, and then either grew old or was overtaken by a scan.
+fn stale(shown: rbee_hive::model::Plan, by_scan: bool) -> Script {
+    let mut script = Script::with(80, 24, five());
+    script.press("j d");
+    script.planned(shown);
+    script.soon(Msg::Drawn);
+    if by_scan {
+        script.state.models.scan_begins(rbee_hive::tui::msg::Generation(999), script.at);
+    } else {
+        script.at += Duration::from_secs(61);
+    }
+    script.taken();
+    script
+}
+
+#[test]
+fn a_stale_plan_is_made_anew_and_runs_only_if_it_says_the_same() {
+    for by_scan in [false, true] {
+        let mut script = stale(plan(&["beta"]), by_scan);
+        script.press("y");
+        assert!(submitted(&script.effects).is_empty());
+        assert!(script.picture().contains("looking again"), "{}", script.picture());
+        script.press("y");
+        assert!(submitted(&script.effects).is_empty(), "an impatient key changes nothing");
+        script.planned(plan(&["beta"]));
+        assert_eq!(submitted(&script.taken()), [&JobSpec::Delete { plan: plan(&["beta"]) }]);
+        assert!(script.state.dialogs.is_empty());
+    }
+    let mut script = stale(plan(&["beta"]), false);
+    script.press("y");
+    let mut other = plan(&["beta"]);
+    other.steps.pop();
+    script.planned(other.clone());
+    script.soon(Msg::Drawn);
+    assert!(submitted(&script.effects).is_empty());
+    assert!(notice(&script).contains("has changed since it was shown"), "{}", notice(&script));
+    script.press("y");
+    assert_eq!(submitted(&script.taken()), [&JobSpec::Delete { plan: other }], "what was shown again runs");
+}
+
+#[test]
+fn a_second_question_that_grew_old_is_about_the_plan_made_anew() {
+    let second = |fresh: rbee_hive::model::Plan| {
+        let mut script = stale(thorny_plan(), false);
+        script.press("y");
+        script.planned(thorny_plan());
+        script.soon(Msg::Drawn);
+        assert!(matches!(script.state.dialogs.last(), Some(Dialog::Sure(_))), "the same plan asks its question");
+        script.at += Duration::from_secs(61);
+        script.press("y");
+        assert!(submitted(&script.effects).is_empty());
+        script.planned(fresh);
+        script
+    };
+    assert_eq!(submitted(&second(thorny_plan()).taken()).len(), 1);
+    let mut other = thorny_plan();
+    other.in_use_by.clear();
+    let mut script = second(other);
+    assert!(submitted(&script.taken()).is_empty());
+    assert!(matches!(script.state.dialogs.last(), Some(Dialog::Plan(_))));
+}
+
+#[test]
+fn every_users_models_are_asked_for_with_a_key_and_said_to_be_shown() {
+    use rbee_hive::tui::msg::Stores;
+    let mut script = Script::with(120, 24, five());
+    script.taken();
+    script.press("u");
+    let asked = script.request(|effect| match effect {
+        Effect::AllUsers(generation, true) => Some(*generation),
+        _ => None,
+    });
+    let stores = Stores {
+        stores: vec![(StoreKind::Ollama, "/home/bob/.ollama/models".into())],
+        all_users: true,
+        notes: vec!["homes that cannot be read: /home/carol (carol)".to_owned()],
+    };
+    script.send(Msg::Stores(asked, stores));
+    assert!(script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))));
+    let picture = script.picture();
+    assert!(picture.contains("all users") && picture.contains("carol"), "{picture}");
+    script.press("u");
+    assert!(script.taken().iter().any(|effect| matches!(effect, Effect::AllUsers(_, false))));
+}
+
 #[test]
 fn a_plan_with_nothing_in_it_cannot_be_confirmed() {
     let mut script = Script::with(80, 24, five());

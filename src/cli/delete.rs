@@ -12,6 +12,7 @@ use super::session::{Found, Session};
 use crate::error::Error;
 use crate::jobs::{JobEvent, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Ask, Blocked, Broken, Bytes, DeletionReport, Failure, Holder, Kept, ModelId, Plan, text};
+use crate::provisioner::PlanTarget;
 use crate::transfer;
 
 /// `delete --json`.
@@ -68,12 +69,10 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         Found::Targets(targets) => targets,
         Found::Signal(exit) => return Ok(exit),
     };
-    let inventory = session.inventory.clone();
-    let (plan, signal) = session.blocking(move || inventory.plan_deletion(&targets)).await?;
-    if let Some(exit) = signal {
-        return Ok(exit);
-    }
-    let plan = plan?;
+    let mut plan = match plan_of(session, &targets).await? {
+        Planned::Plan(plan) => plan,
+        Planned::Signal(exit) => return Ok(exit),
+    };
     if dry_run {
         if json {
             session.output.json(&Deleted::new(&plan, None))?;
@@ -82,14 +81,17 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         }
         return Ok(Exit::Done);
     }
-    if let Err(refusal) = refuse(&plan, force) {
-        if json {
-            // What forbids it is for programs, too: nothing was freed.
-            session.output.json(&Deleted::new(&plan, Some(&DeletionReport::default())))?;
+    loop {
+        if let Err(refusal) = refuse(&plan, force) {
+            if json {
+                // What forbids it is for programs, too: nothing was freed.
+                session.output.json(&Deleted::new(&plan, Some(&DeletionReport::default())))?;
+            }
+            return Err(refusal.into());
         }
-        return Err(refusal.into());
-    }
-    if !yes {
+        if yes {
+            break;
+        }
         session.output.say(describe(&plan).trim_end());
         // Asked on a thread of its own: a signal must reach a program that waits for an answer.
         let output = session.output.clone();
@@ -102,6 +104,16 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
             session.output.say("nothing was deleted");
             return Ok(Exit::Failed);
         }
+        // Time has passed: what was shown may not be what would go by now.
+        let again = match plan_of(session, &targets).await? {
+            Planned::Plan(plan) => plan,
+            Planned::Signal(exit) => return Ok(exit),
+        };
+        if again.is_same(&plan) {
+            break;
+        }
+        session.output.say("what would go has changed since it was shown; nothing is deleted yet");
+        plan = again;
     }
     if yes && let Some(line) = unseen(&plan) {
         session.output.say(&format!("llorch-models: {}: {line}", names(&plan)));
@@ -119,6 +131,20 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         Some(exit) => exit,
         None if report.failed.is_empty() => Exit::Done,
         None => Exit::Failed,
+    })
+}
+
+enum Planned {
+    Plan(Plan),
+    Signal(Exit),
+}
+
+async fn plan_of(session: &mut Session, targets: &[PlanTarget]) -> Result<Planned, Stop> {
+    let (inventory, targets) = (session.inventory.clone(), targets.to_vec());
+    let (plan, signal) = session.blocking(move || inventory.plan_deletion(&targets)).await?;
+    Ok(match signal {
+        Some(exit) => Planned::Signal(exit),
+        None => Planned::Plan(plan?),
     })
 }
 

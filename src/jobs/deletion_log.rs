@@ -2,13 +2,14 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::disk::publish::{create_folders, open_or_create};
 use crate::error::{Error, Result};
 use crate::model::text::escape;
 use crate::model::{DeletionReport, Digest, ModelId};
@@ -52,7 +53,7 @@ impl Origin {
     pub(super) fn of(model: &ModelId, inventory: &Inventory) -> Self {
         let mut origin =
             Self { model: model.clone(), reference: None, endpoint: None, commits: Vec::new(), files: Vec::new() };
-        let Ok(details) = inventory.details(model) else { return origin };
+        let Ok(details) = inventory.contents(model) else { return origin };
         if let Ok(Some(record)) = Record::read(&details.model.path) {
             origin.endpoint = Some(record.endpoint);
             origin.commits.push(record.commit);
@@ -92,10 +93,15 @@ impl DeletionLog {
         let mut line = serde_json::to_vec(&entry).map_err(|error| Error::io("write", path)(error.into()))?;
         line.push(b'\n');
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+            create_folders(folder)?;
+        }
+        if !path.exists() {
+            // As root it takes the owner of its folder; nobody else needs to read it.
+            let mode = std::fs::Permissions::from_mode(0o600);
+            open_or_create(path)?.set_permissions(mode).map_err(Error::io("write", path))?;
         }
         // One write of a file that is only appended to: lines of two processes do not mix.
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        let file = OpenOptions::new().append(true).open(path);
         file.and_then(|mut file| file.write_all(&line)).map_err(Error::io("write", path))
     }
 }
@@ -129,6 +135,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
+        assert_eq!(std::fs::metadata(&log.0.as_path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(lines[0]["models"][0]["files"][0]["checksum"], "ab".repeat(32));
         assert_eq!(lines[0]["models"][0]["commits"][0], "c0ffee");
         assert_eq!(lines[0]["removed"][0], "/m/tinyllama/x.gguf");

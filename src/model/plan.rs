@@ -163,6 +163,22 @@ pub struct Plan {
     pub expected_bytes: u64,
 }
 
+impl Plan {
+    /// Whether `other` says the same to a person: the same goes, stays, breaks and is forbidden, and the same processes hold it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let pids = |plan: &Self| plan.in_use_by.iter().map(|holder| holder.pid).collect::<Vec<_>>();
+        self.models == other.models
+            && self.steps == other.steps
+            && self.asks == other.asks
+            && self.keep == other.keep
+            && self.blocked == other.blocked
+            && self.breaks == other.breaks
+            && self.expected_bytes == other.expected_bytes
+            && pids(self) == pids(other)
+    }
+}
+
 /// A step that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {

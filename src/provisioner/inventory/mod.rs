@@ -125,6 +125,14 @@ impl Inventory {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 
+    /// What the store itself says about one row; nobody looks at the processes.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`].
+    pub fn contents(&self, model: &ModelId) -> Result<Details> {
+        self.store(model)?.details(&model.id)
+    }
+
     /// Everything about one row, with the processes that hold it.
     ///
     /// # Errors

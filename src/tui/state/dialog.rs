@@ -6,7 +6,8 @@ use super::{Line, Wait};
 use crate::hub::SearchHit;
 use crate::model::{ModelId, Plan};
 use crate::tui::keymap::Pane;
-use crate::tui::msg::Offer;
+use crate::tui::msg::{Generation, Offer};
+use crate::tui::update::Agreed;
 
 /// A dialog.
 #[derive(Clone, Debug)]
@@ -55,6 +56,12 @@ pub struct PlanDialog {
     pub wait: Option<Wait>,
     /// The plan, or why there is none.
     pub plan: Option<Result<Box<Plan>, String>>,
+    /// When the plan came.
+    pub made: Duration,
+    /// The scan that was the last by then.
+    pub scan: Generation,
+    /// What a person has agreed to, while the plan is made anew.
+    pub agreed: Option<Agreed>,
     /// When the plan was written to the terminal; keys from before are no answer to it.
     pub drawn: Option<Duration>,
     /// Lines that are scrolled away.

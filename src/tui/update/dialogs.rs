@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::expiry::{self, Agreed};
 use super::{Effects, moved};
 use crate::jobs::JobSpec;
 use crate::model::{ModelId, Plan, text};
@@ -20,19 +21,39 @@ const READING: Duration = Duration::from_millis(300);
 pub(super) fn stage(state: &mut State, targets: Vec<ModelId>, now: Now) -> Effect {
     let wait = state.wait(now);
     let asked = targets.iter().map(|model| PlanTarget { model: model.clone(), part: Part::Whole }).collect();
-    let dialog = PlanDialog { targets, wait: Some(wait), plan: None, drawn: None, scroll: 0 };
+    let dialog = PlanDialog {
+        targets,
+        wait: Some(wait),
+        plan: None,
+        made: now.at,
+        scan: state.models.scan.generation,
+        agreed: None,
+        drawn: None,
+        scroll: 0,
+    };
     state.dialogs.push(Dialog::Plan(dialog));
     Effect::Plan(wait.generation, asked)
 }
 
-pub(super) fn planned(state: &mut State, generation: Generation, result: Result<Box<Plan>, String>) -> Effects {
+pub(super) fn planned(
+    state: &mut State,
+    generation: Generation,
+    result: Result<Box<Plan>, String>,
+    now: Now,
+) -> Effects {
+    let scan = state.models.scan.generation;
     for dialog in &mut state.dialogs {
         if let Dialog::Plan(dialog) = dialog
             && dialog.wait.is_some_and(|wait| wait.generation == generation)
         {
             dialog.wait = None;
-            dialog.plan = Some(result);
+            (dialog.made, dialog.scan) = (now.at, scan);
             dialog.drawn = None;
+            let before = dialog.plan.replace(result);
+            if let Some(agreed) = dialog.agreed.take() {
+                let before = before.and_then(Result::ok);
+                return expiry::remade(state, agreed, before.as_deref(), now);
+            }
             break;
         }
     }
@@ -69,9 +90,11 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
     let page = crate::tui::view::plan_rows(&state.layout());
     let length = crate::tui::view::plan_length(state);
     let readable = readable(state);
+    let stale = expiry::is_stale(state, now);
     match state.dialogs.last_mut() {
         Some(Dialog::Sure(sure)) => match action {
             Action::Confirm if !readable => too_small(state, now),
+            Action::Confirm if answers(sure.drawn, now) && stale => return expiry::remake(state, Agreed::All, now),
             Action::Confirm if answers(sure.drawn, now) => {
                 state.dialogs.pop();
                 return run(state);
@@ -93,16 +116,14 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
                     state.dialogs.pop();
                 }
                 (Action::Confirm, Some(Ok(_))) if !readable => too_small(state, now),
+                // It is being made anew.
+                (Action::Confirm, Some(Ok(_))) if dialog.wait.is_some() => {}
                 (Action::Confirm, Some(Ok(plan))) if answers(dialog.drawn, now) => {
                     if plan.steps.is_empty() {
                         state.say(Level::Warn, "there is nothing that could be deleted", now);
                         return Vec::new();
                     }
-                    let reasons = reasons(plan);
-                    if reasons.is_empty() {
-                        return run(state);
-                    }
-                    state.dialogs.push(Dialog::Sure(SureDialog { reasons, drawn: None }));
+                    return if stale { expiry::remake(state, Agreed::Plan, now) } else { agreed(state) };
                 }
                 (Action::Confirm, Some(Ok(_))) => early(state, now),
                 _ => {}
@@ -110,6 +131,17 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
         }
         _ => {}
     }
+    Vec::new()
+}
+
+/// A person said yes to the plan: it runs, or there is one more question.
+pub(super) fn agreed(state: &mut State) -> Effects {
+    let Some(Dialog::Plan(PlanDialog { plan: Some(Ok(plan)), .. })) = state.dialogs.last() else { return Vec::new() };
+    let reasons = reasons(plan);
+    if reasons.is_empty() {
+        return run(state);
+    }
+    state.dialogs.push(Dialog::Sure(SureDialog { reasons, drawn: None }));
     Vec::new()
 }
 
@@ -164,7 +196,7 @@ fn reasons(plan: &Plan) -> Vec<String> {
 }
 
 /// Hands the plan over, exactly as it was shown.
-fn run(state: &mut State) -> Effects {
+pub(super) fn run(state: &mut State) -> Effects {
     let Some(Dialog::Plan(dialog)) = state.dialogs.pop() else { return Vec::new() };
     let Some(Ok(plan)) = dialog.plan else { return Vec::new() };
     for model in &plan.models {

@@ -3,6 +3,7 @@
 mod detail;
 mod dialogs;
 mod everyone;
+mod expiry;
 mod jobs;
 mod memory;
 mod models;
@@ -18,6 +19,8 @@ use super::input::{Gesture, Mouse};
 use super::keymap::{Key, Pane};
 use super::msg::{Msg, Now};
 use super::state::{Dialog, Dirty, FRESH, Focus, Level, Line, PATIENCE, State, Subject};
+
+pub use expiry::Agreed;
 
 /// Work to start.
 pub type Effects = Vec<Effect>;
@@ -57,7 +60,7 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
         Msg::Holders(generation, holders) => models::held(state, generation, holders),
         Msg::Stores(generation, stores) => everyone::found(state, generation, stores, now),
         Msg::Details(generation, result) => detail::loaded(state, generation, result),
-        Msg::Planned(generation, result) => dialogs::planned(state, generation, result),
+        Msg::Planned(generation, result) => dialogs::planned(state, generation, result, now),
         Msg::Listed(generation, result) => pull::listed(state, generation, result),
         Msg::Found(generation, result) => pull::found(state, generation, result),
         Msg::Host(generation, file_systems) => {

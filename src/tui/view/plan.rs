@@ -84,6 +84,8 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
     let inside = inside.inner(ratatui::layout::Margin::new(1, 0));
     let room = usize::from(inside.width);
     let (heading, role) = match (&dialog.plan, &dialog.wait) {
+        (Some(Ok(_)), Some(wait)) if wait.slow => ("the store does not answer; Esc closes".to_owned(), Role::Warn),
+        (Some(Ok(_)), Some(_)) => ("looking again what would go".to_owned(), Role::Dim),
         (Some(Ok(plan)), _) if plan.steps.is_empty() => ("Nothing of it can be deleted.".to_owned(), Role::Warn),
         (Some(Ok(plan)), _) => (heading(plan), Role::Title),
         (Some(Err(error)), _) => (error.clone(), Role::Bad),
