@@ -1,6 +1,7 @@
 //! This host: its name, its memory and GPUs, its users, its file systems, the processes that hold files.
 
 mod deleted;
+mod disks;
 mod holders;
 mod homes;
 mod memory;
@@ -11,6 +12,7 @@ mod sockets;
 mod users;
 
 pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
+pub use disks::{is_network, is_rotating};
 pub use holders::{Holders, find_holders};
 pub use homes::{Home, homes};
 pub use memory::{MemoryProbe, Roots};
