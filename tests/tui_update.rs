@@ -826,13 +826,7 @@ fn a_verification_that_found_damage_does_not_look_finished() {
     let spec = Box::new(JobSpec::Verify { models: vec![id(StoreKind::Flat, "beta")], quick: false });
     script.send(event(2, JobEventKind::Queued { spec, position: 0 }));
     script.send(event(3, JobEventKind::Started { file: None, bytes: None, total: None }));
-    let file = FileCheck {
-        path: "beta-Q4_K_M.gguf".to_owned(),
-        status: FileStatus::Corrupt,
-        algorithm: None,
-        expected: None,
-        actual: None,
-    };
+    let file = FileCheck::new("beta-Q4_K_M.gguf", FileStatus::Corrupt);
     let verification = Verification { model: id(StoreKind::Flat, "beta"), ok: false, files: vec![file] };
     let outcome = Some(Box::new(JobOutcome::Verified(vec![verification])));
     script.send(event(4, JobEventKind::Finished { path: None, outcome }));

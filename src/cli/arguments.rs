@@ -207,6 +207,12 @@ pub struct Verify {
     /// Presence, sizes and headers only; read no weights
     #[arg(long)]
     pub quick: bool,
+    /// Do not read again what was found right and has not changed since
+    #[arg(long, conflicts_with = "quick")]
+    pub changed: bool,
+    /// Read at most so many bytes per second, like 200M
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub limit: Option<Bytes>,
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,
@@ -339,6 +345,7 @@ mod tests {
             "llorch-models sweep",
             "llorch-models verify",
             "llorch-models verify x --all",
+            "llorch-models verify x --quick --changed",
             "llorch-models delete",
             "llorch-models list --filter size>",
         ] {

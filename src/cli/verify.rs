@@ -12,10 +12,11 @@ use super::list::count;
 use super::output::progress::Bar;
 use super::scan;
 use super::session::{Found, Session};
+use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::{FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
-use crate::store::verify::{Depth, Progress};
+use crate::store::verify::{Depth, Event};
 
 /// `verify --json`.
 #[derive(Serialize)]
@@ -23,8 +24,14 @@ struct Verified<'a> {
     models: &'a [Verification],
 }
 
-/// Where the reading is: the file, bytes, all bytes.
-type Position = Arc<Mutex<(String, u64, u64)>>;
+/// Where the reading is, and what was found since the last look.
+#[derive(Default)]
+struct Position {
+    file: String,
+    bytes: u64,
+    total: u64,
+    lines: String,
+}
 
 pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     let targets = if arguments.all {
@@ -40,37 +47,70 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
             Found::Signal(exit) => return Ok(exit),
         }
     };
-    let depth = if arguments.quick { Depth::Quick } else { Depth::Full };
-    let position = Position::default();
+    let depth = match (arguments.quick, arguments.changed) {
+        (true, _) => Depth::Quick,
+        (false, true) => Depth::Changed,
+        (false, false) => Depth::Full,
+    };
+    let position = Arc::new(Mutex::new(Position::default()));
     let bar = Bar::new(session.output.bars && !arguments.quick);
+    let inventory = match arguments.limit {
+        Some(limit) => {
+            let pace = VerifySettings { limit: Some(limit.0), ..session.settings.verify };
+            session.inventory.clone().pacing(pace)
+        }
+        None => session.inventory.clone(),
+    };
     let reading = tokio::task::spawn_blocking({
-        let (inventory, cancel, position) = (session.inventory.clone(), session.cancel.clone(), Arc::clone(&position));
+        let (cancel, position) = (session.cancel.clone(), Arc::clone(&position));
         move || {
-            let check = |target: &PlanTarget| {
-                let mut note = |progress: Progress<'_>| {
-                    *position.lock().unwrap_or_else(PoisonError::into_inner) =
-                        (text::printable(progress.file), progress.bytes, progress.total);
-                };
-                inventory.verify(target, depth, &mut note, &cancel)
+            let mut note = |event: Event<'_>| {
+                let mut position = position.lock().unwrap_or_else(PoisonError::into_inner);
+                match event {
+                    Event::Started { file, .. } => position.file = text::printable(file),
+                    Event::Progress { bytes, total } => (position.bytes, position.total) = (bytes, total),
+                    Event::Finished { verification, .. } => position.lines.push_str(&lines(verification)),
+                    Event::Read { .. } | Event::Checked { .. } => {}
+                }
             };
-            targets.iter().map(check).collect::<Result<Vec<_>, Error>>()
+            inventory.verify_all(&targets, depth, &mut note, &cancel)
         }
     });
+    let output = session.output.clone();
+    let show = |bar: &Bar| -> Result<(), Stop> {
+        let (lines, file, bytes, total) = {
+            let mut position = position.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut position.lines), position.file.clone(), position.bytes, position.total)
+        };
+        let mut printed = Ok(());
+        if !lines.is_empty() && !arguments.json {
+            bar.aside(|| printed = output.print(&lines));
+        }
+        bar.show(&file, bytes, total);
+        printed
+    };
+    let cancel = session.cancel.clone();
     let watching = async {
         tokio::pin!(reading);
         let mut ticks = interval(Duration::from_millis(250));
+        let mut closed = Ok(());
         loop {
             tokio::select! {
-                result = &mut reading => break result,
-                _ = ticks.tick() => {
-                    let (file, bytes, total) = position.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    bar.show(&file, bytes, total);
+                result = &mut reading => break (result, closed),
+                _ = ticks.tick() => if closed.is_ok() {
+                    closed = show(&bar);
+                    if closed.is_err() {
+                        // Nobody reads what is found.
+                        cancel.cancel();
+                    }
                 }
             }
         }
     };
-    let (result, signal) = session.guard(watching).await;
+    let ((result, closed), signal) = session.guard(watching).await;
     bar.end();
+    closed?;
+    show(&Bar::new(false))?;
     if let Some(exit) = signal {
         return Ok(exit);
     }
@@ -83,9 +123,6 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     };
     if arguments.json {
         session.output.json(&Verified { models: &models })?;
-    } else {
-        let lines: String = models.iter().map(lines).collect();
-        session.output.print(&lines)?;
     }
     let bad = models.iter().filter(|model| !model.ok).count();
     if bad > 0 {
@@ -122,20 +159,18 @@ fn lines(model: &Verification) -> String {
         n => format!(" ({} without a known checksum)", count(n, "file")),
     };
     let mut out = format!("{}  {}{note}\n", if model.ok { "ok     " } else { "damaged" }, model.model);
-    for file in model.files.iter().filter(|file| !file.status.is_ok()) {
-        out.push_str(&format!(
-            "         {}: {}{}\n",
-            text::printable(&file.path),
-            file.status.name(),
-            difference(file)
-        ));
+    let told = |file: &&FileCheck| !file.status.is_ok() || file.note.is_some();
+    for file in model.files.iter().filter(told) {
+        let note = file.note.as_deref().map(|note| format!("; {}", text::printable(note))).unwrap_or_default();
+        let (path, status) = (text::printable(&file.path), file.status.name());
+        out.push_str(&format!("         {path}: {status}{}{note}\n", difference(file)));
     }
     out
 }
 
 fn difference(file: &FileCheck) -> String {
     match (&file.expected, &file.actual) {
-        (Some(expected), Some(actual)) => {
+        (Some(expected), Some(actual)) if expected != actual => {
             format!(" (expected {}, found {})", text::printable(expected), text::printable(actual))
         }
         _ => String::new(),

@@ -31,6 +31,8 @@ pub(super) struct File {
     pub(super) downloads: Option<Count>,
     pub(super) connections: Option<Count>,
     pub(super) limit: Option<Limit>,
+    pub(super) verify_limit: Option<Limit>,
+    pub(super) verify_reads: Option<Reads>,
     #[serde(default)]
     pub(super) protect: Vec<Name>,
     pub(super) color: Option<When>,
@@ -186,6 +188,20 @@ impl<'de> Deserialize<'de> for Count {
         match i64::deserialize(deserializer)? {
             count @ 1..=64 => Ok(Self(usize::try_from(count).map_err(de::Error::custom)?)),
             count => Err(de::Error::custom(format!("{count} is not possible; use a number from 1 to 64"))),
+        }
+    }
+}
+
+/// A number of at least one, or "auto".
+pub(super) struct Reads(pub(super) Option<usize>);
+
+impl<'de> Deserialize<'de> for Reads {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const WAY_OUT: &str = r#"use "auto" or a number from 1 to 64"#;
+        match toml::Value::deserialize(deserializer)? {
+            toml::Value::String(text) if text == "auto" => Ok(Self(None)),
+            toml::Value::Integer(count @ 1..=64) => Ok(Self(Some(usize::try_from(count).map_err(de::Error::custom)?))),
+            _ => Err(de::Error::custom(WAY_OUT)),
         }
     }
 }

@@ -96,6 +96,16 @@ impl StoreFolders {
     }
 }
 
+/// How much of a disk a verification takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifySettings {
+    /// Files that are read at once from one file system. `None` is one for each core, and few from rotating disks and over the
+    /// network.
+    pub reads: Option<usize>,
+    /// Bytes per second over all files.
+    pub limit: Option<u64>,
+}
+
 /// What the command line says; `None` leaves the matter to the environment, the file and the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -134,6 +144,8 @@ pub struct Settings {
     pub connections: usize,
     /// Bytes per second over all connections of the queue; `None` is no limit.
     pub limit: Option<u64>,
+    /// How much of a disk a verification takes.
+    pub verify: VerifySettings,
     /// Names that no plan may contain.
     pub protect: Vec<String>,
     /// More folders to look for models in.
@@ -244,6 +256,10 @@ impl Settings {
             downloads: file.downloads.as_ref().map_or(3, |count| count.0),
             connections: overrides.connections.or(file.connections.as_ref().map(|count| count.0)).unwrap_or(1).max(1),
             limit: overrides.limit.unwrap_or(file.limit.as_ref().and_then(|limit| limit.0)),
+            verify: VerifySettings {
+                reads: file.verify_reads.as_ref().and_then(|reads| reads.0),
+                limit: file.verify_limit.as_ref().and_then(|limit| limit.0),
+            },
             protect: file.protect.iter().map(|name| name.0.clone()).collect(),
             stores: file.stores.resolve(&paths.home),
             all_users: overrides.all_users,

@@ -362,6 +362,7 @@ mod tests {
             accessed: None,
             complete: true,
             in_use_by: None,
+            verified: None,
             warnings: Vec::new(),
             protected: false,
             duplicate: false,

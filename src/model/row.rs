@@ -88,6 +88,8 @@ pub struct Model {
     pub complete: bool,
     /// Processes that hold it; `None` when nobody looked.
     pub in_use_by: Option<Vec<Holder>>,
+    /// When its content was last found right by checksum; `None` when that is not known, or a file has changed since.
+    pub verified: Option<Timestamp>,
     /// What is wrong or worth knowing, one line each, made printable.
     pub warnings: Vec<String>,
     /// Whether the protect list of the configuration keeps it out of every plan.

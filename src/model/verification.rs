@@ -59,9 +59,27 @@ pub struct FileCheck {
     pub expected: Option<String>,
     /// What it is.
     pub actual: Option<String>,
+    /// What else there is to say: sources that do not agree, a header that asks for another length than the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl FileCheck {
+    /// A file of which nothing is known but its state.
+    #[must_use]
+    pub fn new(path: impl Into<String>, status: FileStatus) -> Self {
+        Self { path: path.into(), status, algorithm: None, expected: None, actual: None, note: None }
+    }
+
+    /// Adds to the note.
+    pub fn say(&mut self, line: &str) {
+        let note = self.note.get_or_insert_default();
+        if !note.is_empty() {
+            note.push_str("; ");
+        }
+        note.push_str(line);
+    }
+
     /// The name of the check that compares a digest.
     #[must_use]
     pub fn algorithm_name(algorithm: Algorithm) -> String {

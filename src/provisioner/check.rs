@@ -6,8 +6,8 @@ use super::ModelProvisioner;
 use super::info::{gguf_files, shown};
 use crate::error::{Error, Result};
 use crate::model::{ModelId, StoreKind, Verification};
-use crate::store::verify::{self, Depth, Progress};
-use crate::store::{Store, Target};
+use crate::store::verify::{self, Depth, Options, Progress, Task};
+use crate::store::{Part, Store, Target};
 
 impl ModelProvisioner {
     /// Checks that the model's folder exists, that it has GGUF files, and that none of them is empty. It reads no
@@ -42,7 +42,9 @@ impl ModelProvisioner {
         let resolved = self.resolve(reference)?;
         let store = self.store();
         let model = ModelId { store: StoreKind::Flat, store_path: store.root().to_owned(), id: resolved.id.clone() };
-        let expected = store.expected(&Target { id: resolved.id, part: resolved.part })?;
-        verify::run(&model, store.root(), &expected, Depth::Full, progress, cancel)
+        let whole = !matches!(resolved.part, Part::Files(_));
+        let files = store.expected(&Target { id: resolved.id, part: resolved.part })?;
+        let task = Task { model, root: store.root().to_owned(), files, whole };
+        verify::one(task, &Options::new(Depth::Full), progress, cancel)
     }
 }

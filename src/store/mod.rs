@@ -10,6 +10,7 @@ pub mod llama_cpp;
 pub mod lm_studio;
 pub mod ollama;
 pub mod planning;
+pub mod remembered;
 mod surroundings;
 pub mod tree;
 pub mod verify;

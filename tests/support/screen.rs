@@ -213,6 +213,7 @@ pub fn model(name: &str, gib: u64, days: i64) -> Model {
         accessed: Some(used),
         complete: true,
         in_use_by: None,
+        verified: None,
         warnings: Vec::new(),
         protected: false,
         duplicate: false,

@@ -1,5 +1,6 @@
 //! A download: planned, transferred, and tried again for as long as it is worth it.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::{Done, Performer, Run, blocking};
 use crate::error::{Error, Result};
 use crate::jobs::tracker::{TICK, Tracker};
 use crate::jobs::{JobEventKind, JobOutcome};
+use crate::model::RepoPath;
 use crate::provisioner::{DestinationKind, DownloadPlan, DownloadRequest, IdleModel};
 use crate::transfer::{EventSink, TransferEvent};
 
@@ -112,9 +114,15 @@ impl Performer {
         let _admitted = self.admit(&plan, shortage).await?;
         let begin = Instant::now();
         let tracker = Arc::new(Mutex::new(Tracker::new()));
+        let published: Arc<Mutex<Vec<(RepoPath, PathBuf)>>> = Arc::default();
         let sink: EventSink = {
             let (tracker, tell) = (Arc::clone(&tracker), Arc::clone(&run.tell));
+            let published = Arc::clone(&published);
             Arc::new(move |event: TransferEvent| {
+                if let TransferEvent::FileFinished { file, path, fetched: 1.. } = &event {
+                    let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
+                    published.push((file.clone(), path.clone()));
+                }
                 // Told under the lock, so that events keep their order.
                 let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
                 tracker.take(event, begin.elapsed()).into_iter().for_each(&*tell);
@@ -133,6 +141,7 @@ impl Performer {
                 }
             }
         };
+        self.note_published(&plan, &published).await;
         let downloaded = downloaded.inspect_err(|_| {
             let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
             tracker.stop(begin.elapsed()).into_iter().for_each(&*run.tell);
@@ -142,6 +151,21 @@ impl Performer {
             blocking(move || inventory.look_for_stores()).await?;
         }
         Ok(Done { path: Some(downloaded.path), outcome: Some(JobOutcome::Fetched(downloaded.fetched)) })
+    }
+
+    /// What was verified as it came needs no verification for now.
+    async fn note_published(&self, plan: &DownloadPlan, published: &Mutex<Vec<(RepoPath, PathBuf)>>) {
+        let published = std::mem::take(&mut *published.lock().unwrap_or_else(PoisonError::into_inner));
+        let digest = |path: &RepoPath| plan.files.iter().find(|file| file.path == *path).and_then(|file| file.digest);
+        let files: Vec<_> = published.into_iter().filter_map(|(file, path)| Some((path, digest(&file)?))).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (inventory, folder, repository) = (self.inventory.clone(), plan.folder.clone(), plan.repository.id.clone());
+        let noted = blocking(move || inventory.note_published(&files, &folder, &repository)).await;
+        if let Err(error) = noted {
+            tracing::warn!("the download is not remembered as verified: {error}");
+        }
     }
 
     fn endpoint(&self) -> String {

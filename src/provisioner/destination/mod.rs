@@ -40,6 +40,7 @@ fn has_digest(
         location: location.to_owned(),
         size: Some(file.size),
         digest: Some(digest),
+        ..Expected::default()
     };
     verify::run(&model, root, &[expected], Depth::Full, &mut |_| {}, cancel).map(|found| found.ok)
 }

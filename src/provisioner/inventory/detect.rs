@@ -16,6 +16,7 @@ use crate::store::hf::{HfStore, is_hub};
 use crate::store::llama_cpp::LlamaCppStore;
 use crate::store::lm_studio::{self, LmStudioStore};
 use crate::store::ollama::{OllamaStore, Server, service};
+use crate::store::remembered::Remembered;
 
 /// How the stores of this host are found.
 #[derive(Debug)]
@@ -37,7 +38,9 @@ impl Inventory {
     /// The stores that the settings name, as [`stores`] finds them; with those of every user if the settings say so.
     #[must_use]
     pub fn of_host(own: &FlatStore, settings: &Settings) -> Self {
-        let mut inventory = Self::new(Vec::new(), settings.protect.clone());
+        let mut inventory = Self::new(Vec::new(), settings.protect.clone())
+            .remembering(Remembered::in_file(settings.paths.state.join("verified.json")))
+            .pacing(settings.verify);
         let host = Host::new(own, settings);
         inventory.set_known(host.known(settings.all_users));
         inventory.seen = Seen::remembered_in(settings.paths.state.join("seen"));

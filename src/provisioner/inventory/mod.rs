@@ -14,16 +14,17 @@ mod seen;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio_util::sync::CancellationToken;
-
+use crate::config::VerifySettings;
 use crate::error::{Error, Result};
-use crate::model::{FileCheck, FileStatus, Model, ModelId, StoreKind, StoreSummary, Verification, text};
+use crate::model::{Model, ModelId, StoreKind, StoreSummary, text};
 use crate::store::ollama::Server;
-use crate::store::{Details, Part, Row, Store, Target, verify};
+use crate::store::remembered::Remembered;
+use crate::store::{Details, Part, Row, Store};
 
 use detect::Host;
 pub use detect::stores;
@@ -68,6 +69,8 @@ pub struct Inventory {
     seen: seen::Seen,
     /// How Ollama's server is asked.
     ollama: Option<Arc<dyn Server>>,
+    memory: Remembered,
+    pace: VerifySettings,
 }
 
 /// The stores, and what is to be said about them.
@@ -102,6 +105,8 @@ impl Inventory {
             protect: protect.into(),
             seen: seen::Seen::default(),
             ollama: None,
+            memory: Remembered::default(),
+            pace: VerifySettings::default(),
         }
     }
 
@@ -140,30 +145,9 @@ impl Inventory {
     pub fn details(&self, model: &ModelId) -> Result<Details> {
         let mut details = self.store(model)?.details(&model.id)?;
         self.add_evidence(&mut details);
+        self.memory.annotate(&mut details.model);
         details.model.protected = self.is_protected(&details.model);
         Ok(details)
-    }
-
-    /// Checks one row or a part of it.
-    ///
-    /// # Errors
-    /// [`Error::ModelNotFound`], [`Error::Cancelled`]. What is wrong with a file is its status, never an error.
-    pub fn verify(
-        &self,
-        target: &PlanTarget,
-        depth: verify::Depth,
-        progress: &mut dyn FnMut(verify::Progress<'_>),
-        cancel: &CancellationToken,
-    ) -> Result<Verification> {
-        let store = self.store(&target.model)?;
-        let wanted = Target { id: target.model.id.clone(), part: target.part.clone() };
-        let expected = match store.expected(&wanted) {
-            Ok(expected) => expected,
-            // What the model is made of cannot be read: that is damage of this one, and no reason to leave out the others.
-            Err(ref error @ Error::Io { ref path, .. }) => return Ok(unreadable(&target.model, path, error)),
-            Err(error) => return Err(error),
-        };
-        verify::run(&target.model, store.root(), &expected, depth, progress, cancel)
     }
 
     /// The store of a row.
@@ -186,17 +170,6 @@ impl Inventory {
             .iter()
             .any(|pattern| names.iter().flatten().any(|name| crate::model::matches_pattern(name, pattern)))
     }
-}
-
-fn unreadable(model: &ModelId, path: &Path, error: &Error) -> Verification {
-    let file = FileCheck {
-        path: text::escape(path.as_os_str()),
-        status: FileStatus::Unreadable,
-        algorithm: None,
-        expected: None,
-        actual: Some(error.to_string()),
-    };
-    Verification { model: model.clone(), ok: false, files: vec![file] }
 }
 
 fn shown(path: &Path) -> String {

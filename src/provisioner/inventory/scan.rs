@@ -13,12 +13,14 @@ impl Inventory {
     ///
     /// `sink` is called from several threads at once.
     pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
+        self.memory.refresh();
         let known = self.known();
         let last_use = LastUse::new(self);
         let scan = |store: &dyn Store| -> StoreSummary {
             let mut give = |mut row: Row| {
                 last_use.note(&mut row.model, row.usage.iter().map(|(inode, _)| *inode));
                 row.model.protected = self.is_protected(&row.model);
+                self.memory.annotate(&mut row.model);
                 sink(ScanEvent::Row(Box::new(row)));
             };
             let mut summary = store.scan(&mut give, cancel);

@@ -64,6 +64,7 @@ impl Files {
             accessed: None,
             complete: true,
             in_use_by: None,
+            verified: None,
             warnings: Vec::new(),
             protected: false,
             duplicate: false,

@@ -20,7 +20,7 @@ use super::headers::Headers;
 use super::planning::{Folders, lexical};
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
-use super::verify::Expected;
+use super::verify::{Expected, Promise, Source};
 use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::{Folder, Status};
 use crate::disk::usage::Usage;
@@ -102,6 +102,8 @@ pub(super) struct Unit {
     pub(super) reference: Option<String>,
     /// Recorded length and digest, by path relative to the root.
     pub(super) known: BTreeMap<PathBuf, (Option<u64>, Option<Digest>)>,
+    /// What other manifests promise instead.
+    pub(super) others: BTreeMap<PathBuf, Vec<Digest>>,
     /// Ids of the other rows that use an entry too, by path relative to the root.
     pub(super) shared: BTreeMap<PathBuf, Vec<String>>,
     /// What a person should know, a line each.
@@ -117,8 +119,8 @@ impl Unit {
         let (id, top, parent) = (first.name().to_owned(), first.status, first.parent);
         let tree = Tree { top, entries, unread: Vec::new() };
         let folder = ModelFolder::classified(id, PathBuf::new(), parent, tree, classes, RecordState::Missing);
-        let (known, shared) = (BTreeMap::new(), BTreeMap::new());
-        Some(Self { folder, top: None, reference: None, known, shared, notes })
+        let (known, others, shared) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Some(Self { folder, top: None, reference: None, known, others, shared, notes })
     }
 
     /// Where an entry lies, relative to the root.
@@ -188,7 +190,10 @@ impl<L: Layout> FileStore<L> {
     fn expect(&self, unit: &Unit, path: &Path) -> Expected {
         let location = unit.folder.below.join(path);
         let (size, digest) = unit.known.get(&location).copied().unwrap_or_default();
-        Expected { path: text::escape(path.as_os_str()), location, size, digest }
+        let others = unit.others.get(&location).into_iter().flatten().copied();
+        let promises = digest.into_iter().chain(others).map(|digest| Promise { source: Source::Manifest, digest });
+        let promises: Vec<Promise> = promises.collect();
+        Expected { path: text::escape(path.as_os_str()), location, size, ..Expected::default() }.promised(promises)
     }
 
     /// Whether a link is a second name of a file that is here.
@@ -304,7 +309,7 @@ impl<L: Layout> Store for FileStore<L> {
             What::Unit(unit) => unit,
             What::Link(entry) => {
                 let path = text::escape(entry.path.as_os_str());
-                return Ok(vec![Expected { path, location: entry.path.clone(), size: None, digest: None }]);
+                return Ok(vec![Expected { path, location: entry.path.clone(), ..Expected::default() }]);
             }
             What::Closed(entry, why) => {
                 let source = std::io::Error::other(why.clone());

@@ -49,6 +49,7 @@ impl<L: Layout> FileStore<L> {
             // Nothing is known to be missing from a link; a closed folder may lack anything.
             complete: entry.link.is_some(),
             in_use_by: None,
+            verified: None,
             warnings: vec![warning],
             protected: false,
             duplicate: false,
@@ -129,6 +130,7 @@ impl<L: Layout> FileStore<L> {
             accessed,
             complete: weights.complete && folder.tree.unread.is_empty(),
             in_use_by: None,
+            verified: None,
             warnings: warnings.finish(),
             protected: false,
             duplicate: false,

@@ -5,6 +5,7 @@
 
 pub(in crate::store) mod deletion;
 pub(in crate::store) mod folder;
+mod promises;
 pub mod record;
 mod resolve;
 mod row;
@@ -28,12 +29,13 @@ pub use record::{Record, RecordedFile};
 pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;
 
 use self::folder::ModelFolder;
+use self::promises::Listings;
 use self::rows::{Base, Found, is_hidden};
 use super::headers::Headers;
 use super::planning::lexical;
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
-use super::verify::Expected;
+use super::verify::{Expected, Promise, Source};
 use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::EntryType;
 use crate::disk::usage::Usage;
@@ -124,21 +126,20 @@ impl FlatStore {
                 return Ok(vec![Expected {
                     path: text::escape(entry.path.as_os_str()),
                     location: entry.path,
-                    size: None,
-                    digest: None,
+                    ..Expected::default()
                 }]);
             }
             Found::Closed(entry, reason) => return Err(self.closed(&entry.path, reason)),
         };
         let part = self.part(&folder, &target.id, &target.part)?;
         let mut expected: Vec<Expected> = Vec::new();
+        let mut listings = Listings::default();
         for (index, entry, _) in folder.content().filter(|(index, ..)| part.contains(index)) {
             // A link to another file of the store is a second name for it; one that leads out is told as unreadable.
             if entry.link.as_deref().is_some_and(|target| self.leads_inside(&folder, index, target)) {
                 continue;
             }
-            let (size, digest) = self.known(&folder, entry);
-            expected.push(self.expect(&folder, &entry.path, size, digest));
+            expected.push(self.promised(&folder, entry, &mut listings));
         }
         let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
         let mut missing: BTreeSet<PathBuf> = BTreeSet::new();
@@ -167,7 +168,9 @@ impl FlatStore {
         size: Option<u64>,
         digest: Option<crate::model::Digest>,
     ) -> Expected {
-        Expected { path: text::escape(path.as_os_str()), location: folder.below.join(path), size, digest }
+        let path_text = text::escape(path.as_os_str());
+        let expected = Expected { path: path_text, location: folder.below.join(path), size, ..Expected::default() };
+        expected.promised(digest.map(|digest| Promise { source: Source::Record, digest }))
     }
 
     fn leads_inside(&self, folder: &ModelFolder, index: usize, target: &Path) -> bool {

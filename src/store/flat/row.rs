@@ -59,6 +59,7 @@ impl FlatStore {
             // Nothing is known to be missing from a link; a closed folder may lack anything.
             complete: entry.link.is_some(),
             in_use_by: None,
+            verified: None,
             warnings: vec![warning],
             protected: false,
             duplicate: false,
@@ -142,6 +143,7 @@ impl FlatStore {
             accessed,
             complete: weights.complete && whole_record && !weights_gone && folder.tree.unread.is_empty(),
             in_use_by: None,
+            verified: None,
             warnings: warnings.finish(),
             protected: false,
             duplicate: false,

@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath};
 
 const FOLDER: &str = ".cache/huggingface";
+
+/// Where release 0.23 of the official client kept the same.
+const OLD_FOLDER: &str = ".huggingface";
+
 const MAX_BYTES: u64 = 4096;
 
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -33,6 +37,16 @@ pub struct Metadata {
     pub time: f64,
 }
 
+/// What looking for a sidecar finds.
+pub(super) enum Found {
+    /// None, or none that can be read.
+    Nothing,
+    /// One, and the file was changed since.
+    Outdated,
+    /// One that speaks of the file as it is.
+    Trusted(Metadata),
+}
+
 impl Metadata {
     /// The sidecar of `file` in `folder`, if there is one, it can be read, and the file was not changed since: its
     /// modification time is at most one second later, the rule of the official client.
@@ -43,18 +57,29 @@ impl Metadata {
 
     /// The same for a file below `below`, both relative to the root of a store.
     pub(super) fn read_below(root: &Path, below: &Path, file: &Path) -> Option<Self> {
-        let mut name = file.file_name()?.to_owned();
-        name.push(".metadata");
-        let location = below.join(FOLDER).join("download").join(file.with_file_name(name));
-        let mut text = String::new();
-        safe::open_below(root, &location).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
-        let metadata = Self::parse(&text)?;
-        let modified = root.join(below).join(file).symlink_metadata().ok()?.modified().ok()?;
+        match Self::look_below(root, below, file) {
+            Found::Trusted(metadata) => Some(metadata),
+            Found::Nothing | Found::Outdated => None,
+        }
+    }
+
+    /// [`Self::read_below`], and whether there is one that the file has outlived.
+    pub(super) fn look_below(root: &Path, below: &Path, file: &Path) -> Found {
+        let found = [FOLDER, OLD_FOLDER].into_iter().find_map(|folder| {
+            let mut name = file.file_name()?.to_owned();
+            name.push(".metadata");
+            let location = below.join(folder).join("download").join(file.with_file_name(name));
+            let mut text = String::new();
+            safe::open_below(root, &location).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+            Self::parse(&text)
+        });
+        let modified = root.join(below).join(file).symlink_metadata().and_then(|status| status.modified());
+        let (Some(metadata), Ok(modified)) = (found, modified) else { return Found::Nothing };
         let modified = match modified.duration_since(UNIX_EPOCH) {
             Ok(after) => after.as_secs_f64(),
             Err(before) => -before.duration().as_secs_f64(),
         };
-        (modified - 1.0 <= metadata.time).then_some(metadata)
+        if modified - 1.0 <= metadata.time { Found::Trusted(metadata) } else { Found::Outdated }
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -10,7 +10,7 @@ use super::layout::{self, Target as Link};
 use super::read::{Blob, Content, Entry, Repository};
 use crate::disk::folder::Folder;
 use crate::model::{Digest, RemoteFile, RepoPath, text};
-use crate::store::verify::Expected;
+use crate::store::verify::{Expected, Promise, Source};
 
 /// Longest listing that is read.
 const MAX_TREE: u64 = 64 << 20;
@@ -46,13 +46,15 @@ pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&O
             }
             let listed = entry.path.to_str().and_then(|path| listing.as_ref()?.files.get(path));
             let size = listed.and_then(|listed| listed.lfs_size.or(listed.size));
-            let digest = digest.or_else(|| {
-                let listed = listed?;
-                Digest::parse(
-                    listed.lfs_sha256.as_ref().or(listed.blob_id.as_ref().filter(|_| listed.lfs_size.is_none()))?,
-                )
+            let listed = listed.and_then(|listed| {
+                let own_blob = listed.blob_id.as_ref().filter(|_| listed.lfs_size.is_none());
+                Digest::parse(listed.lfs_sha256.as_ref().or(own_blob)?)
             });
-            files.push(Expected { path: text::escape(entry.path.as_os_str()), location, size, digest });
+            let promises = [(Source::BlobName, digest), (Source::Listing, listed)]
+                .into_iter()
+                .filter_map(|(source, digest)| Some(Promise { source, digest: digest? }));
+            let file = Expected { path: text::escape(entry.path.as_os_str()), location, size, ..Expected::default() };
+            files.push(file.promised(promises));
         }
     }
     files

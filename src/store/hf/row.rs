@@ -83,6 +83,7 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
         accessed,
         complete: weights.missing.is_empty() && weights.unfinished.is_empty() && repository.unreadable.is_empty(),
         in_use_by: None,
+        verified: None,
         warnings: warnings(repository, &weights.missing, &weights.unfinished),
         protected: false,
         duplicate: false,

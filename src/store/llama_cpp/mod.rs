@@ -195,10 +195,13 @@ impl Reader {
             for file in named.iter().flat_map(|(_, m)| std::iter::once(&m.weights).chain(&m.companion)) {
                 let path = PathBuf::from(text::unescape(&file.name));
                 let now = (file.size, file.digest);
-                // Two manifests that do not agree tell nothing.
-                let known = unit.known.entry(path).or_insert(now);
+                let known = unit.known.entry(path.clone()).or_insert(now);
                 if *known != now {
-                    *known = (None, None);
+                    // Two manifests that do not agree say nothing of the length, and either may be right about the content.
+                    known.0 = known.0.filter(|size| Some(*size) == file.size);
+                    let other = file.digest.filter(|digest| known.1.is_some_and(|first| first != *digest));
+                    known.1 = known.1.or(file.digest);
+                    unit.others.entry(path).or_default().extend(other);
                 }
             }
             listing.rows.push(Found { id: ids[key].clone(), what: What::Unit(Box::new(unit)) });

@@ -121,6 +121,7 @@ fn repository(publisher: &Folder, entry: &Entry, listing: &mut Listing) {
         // Publisher and repository are those of the hub, except for what was imported.
         reference: (!entry.path.starts_with("imported-models")).then(|| text::printable(&id)),
         known: BTreeMap::new(),
+        others: BTreeMap::new(),
         shared: BTreeMap::new(),
         notes: Vec::new(),
     };

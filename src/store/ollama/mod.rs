@@ -24,7 +24,7 @@ pub use self::server::{Served, Server, Serving};
 use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
-use super::verify::Expected;
+use super::verify::{Expected, Source};
 use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::disk::usage::Usage;
@@ -198,6 +198,8 @@ impl Store for OllamaStore {
             ),
             size,
             digest: Digest::parse(hex),
+            source: Some(Source::BlobName),
+            ..Expected::default()
         };
         let mut expected: Vec<Expected> =
             tag.content.iter().map(|(hex, layer)| expect(&layer.kind, hex, layer.size)).collect();
@@ -206,7 +208,8 @@ impl Store for OllamaStore {
         expected.extend(manifests.map(|hex| expect("manifest", hex, None)));
         if expected.is_empty() {
             let path = tag.entries.first().map_or_else(PathBuf::new, |entry| entry.entry.path.clone());
-            expected.push(Expected { path: text::escape(path.as_os_str()), location: path, size: None, digest: None });
+            let path_text = text::escape(path.as_os_str());
+            expected.push(Expected { path: path_text, location: path, ..Expected::default() });
         }
         Ok(expected)
     }

@@ -147,6 +147,7 @@ impl OllamaStore {
             accessed,
             complete,
             in_use_by: None,
+            verified: None,
             warnings: warnings.finish(),
             protected: false,
             duplicate: false,

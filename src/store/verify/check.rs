@@ -1,0 +1,197 @@
+//! One file against what is promised of it.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::hash::{self, HashError, Reading};
+use super::sets::Split;
+use super::{Depth, Expected, Options};
+use crate::disk::safe;
+use crate::error::{Error, Result};
+use crate::format::{Metadata, Structure, read_metadata};
+use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, text};
+use crate::store::remembered::Fingerprint;
+
+const STRUCTURE: &str = "structure";
+
+/// What was found.
+pub(super) struct Checked {
+    pub(super) check: FileCheck,
+    /// What its header says of its set.
+    pub(super) split: Option<Split>,
+}
+
+/// Checks one file.
+pub(super) fn check(root: &Path, expected: &Expected, options: &Options, reading: &Reading<'_>) -> Result<Checked> {
+    if reading.cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let mut checked = Checked { check: FileCheck::new(expected.path.clone(), FileStatus::Unreadable), split: None };
+    match safe::open_below(root, &expected.location) {
+        Ok(file) => match Fingerprint::of(&file) {
+            Ok(fingerprint) => opened(&file, fingerprint, expected, options, reading, &mut checked)?,
+            Err(error) => checked.check.actual = Some(text::printable(&error.to_string())),
+        },
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            let known = expected.digest.map(|digest| digest.to_string());
+            checked.check.status = FileStatus::Missing;
+            checked.check.expected = known.or_else(|| expected.size.map(|size| size.to_string()));
+        }
+        Err(error) => checked.check.actual = Some(text::printable(&error.to_string())),
+    }
+    if let Some(note) = &expected.note {
+        checked.check.say(note);
+    }
+    Ok(checked)
+}
+
+fn opened(
+    file: &File,
+    fingerprint: Fingerprint,
+    expected: &Expected,
+    options: &Options,
+    reading: &Reading<'_>,
+    checked: &mut Checked,
+) -> Result<()> {
+    let name = expected.path.rsplit('/').next().unwrap_or(&expected.path);
+    let parsed = FileName::parse(name);
+    let is_weights = parsed.is_gguf() || parsed.is_safetensors();
+    let size = fingerprint.size_bytes;
+    if let Some(wanted) = expected.size.filter(|wanted| *wanted != size) {
+        options.memory.forget(&fingerprint);
+        checked.check.status = if size < wanted { FileStatus::Truncated } else { FileStatus::Extra };
+        compared(&mut checked.check, STRUCTURE, Some(wanted.to_string()), size.to_string());
+        return Ok(());
+    }
+    let digest = expected.digest.filter(|_| options.depth != Depth::Quick);
+    // With a digest the header matters only for what it says of its set.
+    let header = (is_weights && (digest.is_none() || parsed.shard().is_some())).then(|| read_metadata(file, name));
+    checked.split = header.as_ref().and_then(|header| header.as_ref().ok()).map(Split::of);
+    if let Some(digest) = digest {
+        return content(file, fingerprint, digest, expected, options, reading, &mut checked.check);
+    }
+    if !is_weights && expected.size.is_none() && expected.digest.is_none() {
+        checked.check.status = FileStatus::NoChecksum;
+        return Ok(());
+    }
+    structure(size, header, expected, options, &mut checked.check);
+    if !checked.check.status.is_ok() {
+        options.memory.forget(&fingerprint);
+    }
+    Ok(())
+}
+
+fn compared(check: &mut FileCheck, algorithm: &str, expected: Option<String>, actual: String) {
+    (check.algorithm, check.expected, check.actual) = (Some(algorithm.to_owned()), expected, Some(actual));
+}
+
+/// Compares the length with what the header asks for.
+fn structure(
+    size: u64,
+    header: Option<Result<Metadata, String>>,
+    expected: &Expected,
+    options: &Options,
+    check: &mut FileCheck,
+) {
+    let mut wrong = |status, wanted: Option<u64>, actual: String| {
+        check.status = status;
+        compared(check, STRUCTURE, wanted.map(|wanted| wanted.to_string()), actual);
+    };
+    if size == 0 && header.is_some() {
+        return wrong(FileStatus::Truncated, None, "0".to_owned());
+    }
+    let structure = match header.transpose() {
+        Err(reason) => return wrong(FileStatus::Corrupt, None, text::printable(&reason)),
+        Ok(header) => header.map_or(Structure::Whole, |metadata| metadata.structure),
+    };
+    match structure {
+        // A recorded length that is right outranks what a header implies: the publisher may have appended something.
+        Structure::Truncated { missing } if expected.size.is_some() => {
+            let missing = missing.map_or_else(String::new, |bytes| format!(" by {bytes} bytes"));
+            check.say(&format!("it has its recorded length, which is too short for its header{missing}"));
+        }
+        Structure::Truncated { missing } => {
+            let wanted = missing.map(|missing| size.saturating_add(missing));
+            return wrong(FileStatus::Truncated, wanted, size.to_string());
+        }
+        Structure::Extra { bytes } if expected.size.is_none() => {
+            return wrong(FileStatus::Extra, Some(size.saturating_sub(bytes)), size.to_string());
+        }
+        Structure::Extra { .. } | Structure::Whole | Structure::Partial => {}
+    }
+    // Nothing was hashed. That is the whole answer to a quick question if a record said what to compare with.
+    let known = options.depth == Depth::Quick && (expected.size.is_some() || expected.digest.is_some());
+    check.status = if known { FileStatus::Ok } else { FileStatus::NoChecksum };
+    compared(check, STRUCTURE, expected.size.map(|size| size.to_string()), size.to_string());
+}
+
+/// Compares the content with what is promised.
+fn content(
+    file: &File,
+    before: Fingerprint,
+    digest: Digest,
+    expected: &Expected,
+    options: &Options,
+    reading: &Reading<'_>,
+    check: &mut FileCheck,
+) -> Result<()> {
+    if options.depth == Depth::Changed
+        && let Some(when) = options.memory.good(&before, digest)
+    {
+        check.status = FileStatus::Ok;
+        compared(check, digest.algorithm().name(), Some(digest.to_string()), digest.to_string());
+        check.say(&format!("unchanged since it was verified on {}", when.strftime("%Y-%m-%d %H:%M UTC")));
+        return Ok(());
+    }
+    let mut algorithms: Vec<Algorithm> = vec![digest.algorithm()];
+    for promise in &expected.others {
+        if !algorithms.contains(&promise.digest.algorithm()) {
+            algorithms.push(promise.digest.algorithm());
+        }
+    }
+    let found = match hash::hash(file, &algorithms, before.size_bytes, reading) {
+        Ok(found) => found,
+        Err(HashError::Cancelled) => return Err(Error::Cancelled),
+        Err(HashError::Io(error)) => {
+            options.memory.forget(&before);
+            check.actual = Some(text::printable(&error.to_string()));
+            return Ok(());
+        }
+    };
+    let is_found = |digest: &Digest| found.contains(digest);
+    let equals = expected.others.iter().filter(|promise| expected.source == Some(promise.source));
+    let counts = std::iter::once(digest).chain(equals.map(|promise| promise.digest)).find(is_found);
+    let actual = found.iter().find(|found| found.algorithm() == digest.algorithm()).copied();
+    let shown = counts.or(actual).map_or_else(String::new, |digest| digest.to_string());
+    check.status = if counts.is_some() { FileStatus::Ok } else { FileStatus::Corrupt };
+    compared(check, digest.algorithm().name(), Some(counts.unwrap_or(digest).to_string()), shown);
+    disagreements(expected, digest, &is_found, check);
+    let after = Fingerprint::of(file).ok();
+    match counts {
+        Some(good) if after == Some(before) => options.memory.remember(&before, good),
+        _ => options.memory.forget(&before),
+    }
+    if after != Some(before) {
+        check.say("it was written to while it was read; verify it again");
+    }
+    Ok(())
+}
+
+/// Says which sources promise something else, and whether the file is what they promise.
+fn disagreements(expected: &Expected, digest: Digest, is_found: &dyn Fn(&Digest) -> bool, check: &mut FileCheck) {
+    let counts = expected.source.map_or("what is known", super::Source::name);
+    for promise in &expected.others {
+        let comparable = promise.digest.algorithm() == digest.algorithm();
+        match (is_found(&promise.digest), comparable) {
+            // Two algorithms that are both right do not disagree.
+            (true, false) if check.status == FileStatus::Ok => {}
+            (true, _) => check.say(&format!(
+                "{} and {counts} do not agree; it is what {} says",
+                promise.source.name(),
+                promise.source.name()
+            )),
+            (false, _) => check.say(&format!("{} says {}, which it is not", promise.source.name(), promise.digest)),
+        }
+    }
+}

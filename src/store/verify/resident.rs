@@ -1,0 +1,200 @@
+//! The page cache: what was in it before a file was read stays, what the reading brought in goes again.
+//!
+//! Reading half a terabyte would otherwise take the place of the models that servers on this host work with. A read with
+//! `RWF_NOWAIT` answers only from the cache, so a byte of it tells what is there. The kernel's own read-ahead would be there,
+//! too, so it is turned off, and the next megabytes are asked for here, after it is known which of them were there. Where
+//! the file system does not answer that question (most network file systems), the kernel reads ahead and nothing is dropped.
+
+use std::collections::VecDeque;
+use std::fs::File;
+
+/// Files below this length disturb nobody.
+const SMALLEST: u64 = 8 << 20;
+
+/// What is asked for, kept or dropped together.
+const GRANULE: u64 = 1 << 20;
+
+/// How much is on its way before it is read.
+const AHEAD: u64 = 4 << 20;
+
+/// Bytes that are dropped with one call.
+const BATCH: u64 = 8 << 20;
+
+/// Reads ahead in a file and knows what was there before.
+pub(super) struct Cache<'a> {
+    file: &'a File,
+    size: u64,
+    /// Whether this is done here and not by the kernel.
+    active: bool,
+    /// Whether each granule between what has been read and what was asked for was in the cache before.
+    asked: VecDeque<bool>,
+    /// Where the first of them begins.
+    read: u64,
+    /// The bytes to be dropped next.
+    pending: Option<(u64, u64)>,
+}
+
+impl<'a> Cache<'a> {
+    /// Prepares an open file of `size` bytes for being read from its beginning to its end.
+    pub(super) fn new(file: &'a File, size: u64) -> Self {
+        let active = size >= SMALLEST && probe(file, 0).is_some();
+        // Only hints: a file system that does not take them reads as well.
+        advise(file, 0, 0, if active { Hint::Random } else { Hint::Sequential });
+        Self { file, size, active, asked: VecDeque::new(), read: 0, pending: None }
+    }
+
+    /// What begins at `at` is read next.
+    pub(super) fn reads(&mut self, at: u64) {
+        if !self.active {
+            return;
+        }
+        loop {
+            let next = self.read + self.asked.len() as u64 * GRANULE;
+            if next >= self.size || next >= at + AHEAD {
+                return;
+            }
+            let last = (next + GRANULE).min(self.size) - 1;
+            let there = [next, next + (last - next) / 2, last].map(|at| probe(self.file, at));
+            if there.contains(&Some(false)) {
+                advise(self.file, next, GRANULE, Hint::Need);
+            }
+            // What is not known is treated as somebody else's.
+            self.asked.push_back(there.iter().any(|there| *there != Some(false)));
+        }
+    }
+
+    /// Everything before `end` was read.
+    pub(super) fn has_read(&mut self, end: u64) {
+        while self.read + GRANULE <= end && !self.asked.is_empty() {
+            self.pass();
+        }
+    }
+
+    /// The next granule is done with.
+    fn pass(&mut self) {
+        let from = self.read;
+        self.read += GRANULE;
+        if self.asked.pop_front().unwrap_or(true) {
+            return self.drop_pending();
+        }
+        let start = self.pending.map_or(from, |(start, _)| start);
+        self.pending = Some((start, self.read));
+        if self.read - start >= BATCH {
+            self.drop_pending();
+        }
+    }
+
+    fn drop_pending(&mut self) {
+        if let Some((start, end)) = self.pending.take() {
+            // Pages that are mapped, written to or used elsewhere stay whatever is said here.
+            advise(self.file, start, end - start, Hint::Drop);
+        }
+    }
+}
+
+impl Drop for Cache<'_> {
+    fn drop(&mut self) {
+        // What was asked for and, after a cancellation or at the end of the file, not passed yet.
+        while !self.asked.is_empty() {
+            self.pass();
+        }
+        self.drop_pending();
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Hint {
+    Sequential,
+    Random,
+    Need,
+    Drop,
+}
+
+/// Whether the byte at `at` is in the cache; `None` where that cannot be told.
+#[cfg(all(target_os = "linux", not(target_os = "android")))]
+fn probe(file: &File, at: u64) -> Option<bool> {
+    use std::io::IoSliceMut;
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    let mut byte = [0];
+    match preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) {
+        Ok(_) => Some(true),
+        Err(Errno::AGAIN) => Some(false),
+        Err(_) => None,
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(target_os = "android"))))]
+fn probe(_file: &File, _at: u64) -> Option<bool> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn advise(file: &File, start: u64, length: u64, hint: Hint) {
+    use rustix::fs::Advice;
+    let advice = match hint {
+        Hint::Sequential => Advice::Sequential,
+        Hint::Random => Advice::Random,
+        Hint::Need => Advice::WillNeed,
+        Hint::Drop => Advice::DontNeed,
+    };
+    // No more than a hint.
+    let _ = rustix::fs::fadvise(file, start, std::num::NonZeroU64::new(length), advice);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_file: &File, _start: u64, _length: u64, _hint: Hint) {}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    const GRANULES: u64 = 17;
+
+    /// The granules that are in the cache, as a handle of its own sees it: asking for a page brings it in.
+    fn there(path: &std::path::Path) -> Vec<u64> {
+        let file = File::open(path).unwrap();
+        advise(&file, 0, 0, Hint::Random);
+        (0..GRANULES).filter(|at| probe(&file, at * GRANULE + 7 * 4096) != Some(false)).collect()
+    }
+
+    #[test]
+    fn what_was_cached_stays_and_the_rest_goes() {
+        // The temporary folder may be in memory, where nothing ever leaves the cache.
+        let scratch = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = scratch.path().join("f");
+        let size = (GRANULES - 1) * GRANULE + 50_000;
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut file, &vec![1; usize::try_from(size).unwrap()]).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let empty = || {
+            let file = File::open(&path).unwrap();
+            advise(&file, 0, 0, Hint::Drop);
+        };
+        empty();
+        if !there(&path).is_empty() {
+            // This file system keeps everything, or does not tell.
+            return;
+        }
+        empty();
+        // Somebody works with one part of it.
+        let mut part = vec![0; usize::try_from(2 * GRANULE).unwrap()];
+        let file = File::open(&path).unwrap();
+        advise(&file, 0, 0, Hint::Random);
+        file.read_exact_at(&mut part, 4 * GRANULE).unwrap();
+        let file = File::open(&path).unwrap();
+        let mut cache = Cache::new(&file, size);
+        let mut at = 0;
+        while at < size {
+            cache.reads(at);
+            at += file.read_at(&mut part[..100_000], at).unwrap() as u64;
+            cache.has_read(at);
+        }
+        drop(cache);
+        assert_eq!(there(&path), [4, 5]);
+    }
+}
