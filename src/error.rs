@@ -49,13 +49,23 @@ pub enum Error {
     /// The model is there but a check failed: no weights, an empty file, a wrong checksum.
     #[error("{0}")]
     Damaged(String),
-    /// The model has to be converted before it can be used, and nothing here converts.
-    #[error("'{alias}' needs a conversion ({detail}), which is not available yet")]
+    /// The model has to be converted before it can be used, and nothing here converts. What was fetched stays.
+    #[error("'{alias}' needs a conversion ({detail}): {reason}")]
     ConversionUnavailable {
         /// The catalog alias.
         alias: String,
         /// From what to what.
         detail: String,
+        /// What is missing, and how it is installed and configured.
+        reason: String,
+    },
+    /// A conversion failed; nothing was published, and what it was to be made from stays.
+    #[error("converting {what} failed: {reason}")]
+    Conversion {
+        /// The model.
+        what: String,
+        /// What the converter said, or what is wrong with what it wrote.
+        reason: String,
     },
     /// The hub wants a token and none was sent, or it refused the one that was.
     #[error("{repository}: {reason}; {}", sign_in_hint(*token_sent))]

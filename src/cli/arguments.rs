@@ -13,6 +13,7 @@ use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
 use crate::model::memory::CacheType;
 use crate::model::{Bytes, DestinationKind, StoreKind, text};
+use crate::provisioner::OUTPUT_TYPES;
 
 const AFTER_HELP: &str = "\
 Without a command the models of this host are shown on the whole terminal.
@@ -113,6 +114,8 @@ pub enum Command {
     List(List),
     /// Fetch a model, or the rest of it
     Download(Download),
+    /// Convert a safetensors model that is here to GGUF, with llama.cpp's converter
+    Convert(Convert),
     /// Show everything about a model
     Info(Info),
     /// Check models against their checksums
@@ -174,6 +177,22 @@ pub struct Download {
     /// Bytes per second, like 50M
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit: Option<Bytes>,
+    /// One line of JSON for every event
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `convert`.
+#[derive(Args, Debug)]
+pub struct Convert {
+    /// The model
+    pub reference: String,
+    /// What the weights become; f16 if nothing is said
+    #[arg(long = "outtype", value_name = "TYPE", value_parser = clap::builder::PossibleValuesParser::new(OUTPUT_TYPES))]
+    pub output_type: Option<String>,
+    /// Convert also what was converted already
+    #[arg(long)]
+    pub force: bool,
     /// One line of JSON for every event
     #[arg(long)]
     pub json: bool,

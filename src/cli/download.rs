@@ -1,6 +1,6 @@
-//! `download`: a queue of one, watched until it ends.
+//! `download` and `convert`: a queue of one, watched until it ends.
 
-use super::arguments::Download;
+use super::arguments::{Convert, Download};
 use super::exit::{Exit, Outcome, Stop};
 use super::follow;
 use super::output::Output;
@@ -8,12 +8,24 @@ use super::output::progress::Bar;
 use super::session::Session;
 use crate::jobs::{JobEvent, JobEventKind, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Bytes, text};
-use crate::provisioner::DownloadRequest;
+use crate::provisioner::{ConvertRequest, DownloadRequest};
 use crate::transfer;
 
 pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
     let Download { reference, file, to, force, limit, json } = arguments;
     let to = to.unwrap_or(session.settings.destination);
+    let request = DownloadRequest { reference, files: file, to, force };
+    work(session, JobSpec::Download(request), limit, json).await
+}
+
+/// `convert`: a conversion of a model that is here, watched in the same way.
+pub(super) async fn convert(session: &mut Session, arguments: Convert) -> Outcome {
+    let Convert { reference, output_type, force, json } = arguments;
+    let request = ConvertRequest { reference, output_type, force };
+    work(session, JobSpec::Convert(request), None, json).await
+}
+
+async fn work(session: &mut Session, spec: JobSpec, limit: Option<Bytes>, json: bool) -> Outcome {
     let options = LocalJobsOptions {
         downloads: 1,
         limit: limit.map(|rate| rate.0).or(session.settings.limit),
@@ -23,30 +35,25 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
     };
     let jobs = LocalJobs::start(session.provisioner.clone(), session.inventory.clone(), options);
     let mut updates = jobs.subscribe();
-    let request = DownloadRequest { reference, files: file, to, force };
-    let job = jobs.submit(JobSpec::Download(request))?;
+    let job = jobs.submit(spec)?;
     let mut watch = Watch { bar: Bar::new(session.output.bars && !json), json, output: session.output.clone() };
     let cancel = session.cancel.clone();
-    let work = async {
+    let running = async {
         let status = follow::to_end(&jobs, &mut updates, job, &cancel, &mut |event| watch.take(event)).await;
         jobs.shut_down().await;
         status
     };
-    let (status, signal) = session.guard(work).await;
+    let (status, signal) = session.guard(running).await;
     watch.bar.end();
     let Some(status) = status? else { return Ok(signal.unwrap_or(Exit::Failed)) };
     match status.state {
         JobState::Finished => {
             let path = status.path.as_deref().map(text::printable_path).unwrap_or_default();
-            let fetched = match status.outcome.as_deref() {
-                Some(JobOutcome::Fetched(bytes)) => *bytes,
-                _ => 0,
-            };
             if !json {
-                let done = if fetched == 0 {
-                    "it was there already".to_owned()
-                } else {
-                    format!("{} fetched", Bytes(fetched))
+                let done = match status.outcome.as_deref() {
+                    Some(JobOutcome::Fetched(bytes @ 1..)) => format!("{} fetched", Bytes(*bytes)),
+                    Some(JobOutcome::Converted(bytes @ 1..)) => format!("converted: {}", Bytes(*bytes)),
+                    _ => "it was there already".to_owned(),
                 };
                 session.output.say(&done);
                 session.output.print(&format!("{path}\n"))?;
@@ -61,7 +68,7 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
             Ok(signal.unwrap_or(Exit::Failed))
         }
         _ => {
-            let why = status.why.clone().unwrap_or_else(|| "the download did not end".to_owned());
+            let why = status.why.clone().unwrap_or_else(|| "the work did not end".to_owned());
             Err(Stop::Error(anyhow::anyhow!(why)))
         }
     }
@@ -98,6 +105,7 @@ impl Watch {
             JobEventKind::Verifying { file: Some(file) } => {
                 self.bar.label(&format!("checking {}", text::printable(file)));
             }
+            JobEventKind::Output { line } => self.note(line),
             JobEventKind::Waiting { error, .. } => self.note(&format!("waiting: {error}")),
             JobEventKind::Retrying { error, after_s, .. } => {
                 self.note(&format!("{error}; trying again in {after_s} s"));

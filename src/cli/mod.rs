@@ -59,6 +59,7 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
         match command {
             Command::List(arguments) => list::run(&mut session, arguments).await,
             Command::Download(arguments) => download::run(&mut session, arguments).await,
+            Command::Convert(arguments) => download::convert(&mut session, arguments).await,
             Command::Info(arguments) => info::run(&mut session, arguments).await,
             Command::Verify(arguments) => verify::run(&mut session, arguments).await,
             Command::Delete(arguments) => delete::run(&mut session, arguments).await,

@@ -128,6 +128,7 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
         .hub_settings(&settings.hub)
         .hf_cache(&settings.paths.hf_hub_cache)
         .symlinks(settings.symlinks)
+        .converter(settings.converter.clone())
         .catalog_file(&settings.paths.config.join("catalog.toml"))?
         .build();
     let inventory = inventory(&provisioner, settings);

@@ -26,6 +26,7 @@ impl Environment {
     /// Every variable that this program reads.
     pub const TABLE: &'static [Variable] = &[
         variable("LLORCH_MODEL_BASE_DIR", "base folder of the flat store"),
+        variable("LLORCH_CONVERTER", "convert_hf_to_gguf.py of llama.cpp, or the folder that holds it"),
         variable("HF_ENDPOINT", "base address of the hub (https://huggingface.co)"),
         variable("HF_TOKEN", "token for the public hub, or for HF_ENDPOINT if that is set"),
         variable("HUGGING_FACE_HUB_TOKEN", "older name of HF_TOKEN"),
@@ -62,6 +63,7 @@ impl Environment {
         variable("XDG_CACHE_HOME", "caches (~/.cache)"),
         variable("XDG_DATA_HOME", "data, the default models folder among it (~/.local/share)"),
         variable("XDG_RUNTIME_DIR", "sockets of this login"),
+        variable("PATH", "where convert_hf_to_gguf.py and python3 are looked for"),
         variable("HOME", "home folder"),
         variable("USER", "user name, for paths that mention it"),
     ];

@@ -33,6 +33,9 @@ pub(super) struct File {
     pub(super) limit: Option<Limit>,
     pub(super) verify_limit: Option<Limit>,
     pub(super) verify_reads: Option<Reads>,
+    pub(super) converter: Option<OptionalPath>,
+    pub(super) converter_python: Option<OptionalPath>,
+    pub(super) converter_patience: Option<Seconds>,
     #[serde(default)]
     pub(super) protect: Vec<Name>,
     pub(super) color: Option<When>,
@@ -188,6 +191,18 @@ impl<'de> Deserialize<'de> for Count {
         match i64::deserialize(deserializer)? {
             count @ 1..=64 => Ok(Self(usize::try_from(count).map_err(de::Error::custom)?)),
             count => Err(de::Error::custom(format!("{count} is not possible; use a number from 1 to 64"))),
+        }
+    }
+}
+
+/// A number of seconds, at least one.
+pub(super) struct Seconds(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match i64::deserialize(deserializer)? {
+            seconds @ 1..=604_800 => Ok(Self(seconds.unsigned_abs())),
+            seconds => Err(de::Error::custom(format!("{seconds} is not possible; use seconds from 1 to 604800"))),
         }
     }
 }

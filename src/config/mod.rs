@@ -12,4 +12,6 @@ mod token;
 pub use environment::{Environment, Variable};
 pub use file::SAMPLE;
 pub use paths::Paths;
-pub use settings::{HubSettings, Overrides, ScreenSettings, Settings, StoreFolders, VerifySettings, When};
+pub use settings::{
+    ConverterSettings, HubSettings, Overrides, ScreenSettings, Settings, StoreFolders, VerifySettings, When,
+};

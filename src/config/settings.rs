@@ -1,7 +1,9 @@
 //! What the configuration file, the environment and the command line say together.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use url::Url;
@@ -96,6 +98,39 @@ impl StoreFolders {
     }
 }
 
+/// How long a converter may do nothing where nothing else is said.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How models are converted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConverterSettings {
+    /// `convert_hf_to_gguf.py`, or a folder that holds it; `None` looks for it on the search path.
+    pub converter: Option<PathBuf>,
+    /// The Python that runs it; `None` is the one of the environment beside it, else its own choice.
+    pub python: Option<PathBuf>,
+    /// How long it may neither print nor write anything.
+    pub patience: Duration,
+    /// Where programs are looked for, as `PATH` has it.
+    pub search: Option<OsString>,
+    /// The home folder that it sees.
+    pub home: PathBuf,
+    /// Where its temporary files go.
+    pub scratch: PathBuf,
+}
+
+impl Default for ConverterSettings {
+    fn default() -> Self {
+        Self {
+            converter: None,
+            python: None,
+            patience: PATIENCE,
+            search: None,
+            home: PathBuf::from("/"),
+            scratch: PathBuf::from("/tmp"),
+        }
+    }
+}
+
 /// How much of a disk a verification takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VerifySettings {
@@ -146,6 +181,8 @@ pub struct Settings {
     pub limit: Option<u64>,
     /// How much of a disk a verification takes.
     pub verify: VerifySettings,
+    /// How models are converted.
+    pub converter: ConverterSettings,
     /// Names that no plan may contain.
     pub protect: Vec<String>,
     /// More folders to look for models in.
@@ -259,6 +296,16 @@ impl Settings {
             verify: VerifySettings {
                 reads: file.verify_reads.as_ref().and_then(|reads| reads.0),
                 limit: file.verify_limit.as_ref().and_then(|limit| limit.0),
+            },
+            converter: ConverterSettings {
+                converter: environment
+                    .path("LLORCH_CONVERTER")
+                    .or_else(|| file.converter.as_ref().and_then(|path| path.resolve(&paths.home))),
+                python: file.converter_python.as_ref().and_then(|path| path.resolve(&paths.home)),
+                patience: file.converter_patience.as_ref().map_or(PATIENCE, |patience| Duration::from_secs(patience.0)),
+                search: environment.raw("PATH").map(ToOwned::to_owned),
+                home: paths.home.clone(),
+                scratch: paths.cache.clone(),
             },
             protect: file.protect.iter().map(|name| name.0.clone()).collect(),
             stores: file.stores.resolve(&paths.home),

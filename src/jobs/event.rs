@@ -69,6 +69,11 @@ pub enum JobEventKind {
         /// The file, else the job.
         file: Option<String>,
     },
+    /// A program that works for it has printed this, made printable.
+    Output {
+        /// The line.
+        line: String,
+    },
     /// Nothing happens until something else does.
     Waiting {
         /// The file, else the job.
@@ -123,6 +128,8 @@ pub enum JobOutcome {
     Verified(Vec<Verification>),
     /// Of a download: bytes that came over the network.
     Fetched(u64),
+    /// Of a conversion: length of the result; 0 if it was there already.
+    Converted(u64),
 }
 
 /// The serialised form: flat, with the keys that a script may rely on in every line.
@@ -145,6 +152,8 @@ struct Line {
     #[serde(default)]
     error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    line: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     after_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
@@ -163,6 +172,7 @@ enum Name {
     Started,
     Progress,
     Verifying,
+    Output,
     Waiting,
     Retrying,
     Paused,
@@ -184,6 +194,7 @@ impl From<JobEvent> for Line {
             eta_s: None,
             path: None,
             error: None,
+            line: None,
             after_s: None,
             position: None,
             spec: None,
@@ -208,6 +219,10 @@ impl From<JobEvent> for Line {
             JobEventKind::Verifying { file } => {
                 line.file = file;
                 Name::Verifying
+            }
+            JobEventKind::Output { line: printed } => {
+                line.line = Some(printed);
+                Name::Output
             }
             JobEventKind::Waiting { file, error } => {
                 (line.file, line.error) = (file, Some(error));
@@ -253,6 +268,7 @@ impl TryFrom<Line> for JobEvent {
                 path: line.path,
             },
             Name::Verifying => JobEventKind::Verifying { file: line.file },
+            Name::Output => JobEventKind::Output { line: line.line.ok_or_else(|| missing("line"))? },
             Name::Waiting => {
                 JobEventKind::Waiting { file: line.file, error: line.error.ok_or_else(|| missing("error"))? }
             }
@@ -310,6 +326,7 @@ mod tests {
                 path: Some("/m/a".into()),
             },
             JobEventKind::Verifying { file: None },
+            JobEventKind::Output { line: "writing tensors".into() },
             JobEventKind::Waiting { file: None, error: "no room".into() },
             JobEventKind::Retrying { file: None, error: "no answer".into(), after_s: 5 },
             JobEventKind::Paused,

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{JobEvent, JobEventKind, JobId, JobOutcome, JobSpec};
 use crate::model::text;
 
+/// Lines of output that are kept.
+const OUTPUT: usize = 12;
+
 /// What a job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -89,6 +92,9 @@ pub struct JobStatus {
     /// Files, in the order in which they began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileProgress>,
+    /// What a program that works for it printed last, a few lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
 }
 
 /// One file of a job.
@@ -216,6 +222,7 @@ impl JobStatus {
             path: None,
             outcome: None,
             files: Vec::new(),
+            output: Vec::new(),
         }
     }
 
@@ -223,6 +230,7 @@ impl JobStatus {
     fn begin_again(&mut self, spec: &JobSpec) {
         self.spec = spec.clone();
         (self.path, self.outcome) = (None, None);
+        self.output.clear();
         self.rest(JobState::Queued, None);
     }
 
@@ -257,6 +265,12 @@ impl JobStatus {
                 self.why = None;
             }
             JobEventKind::Verifying { .. } => self.rest(JobState::Verifying, None),
+            JobEventKind::Output { line } => {
+                if self.output.len() >= OUTPUT {
+                    self.output.remove(0);
+                }
+                self.output.push(line.clone());
+            }
             JobEventKind::Waiting { error, .. } => self.rest(JobState::Waiting, Some(error)),
             JobEventKind::Retrying { error, .. } => self.rest(JobState::Retrying, Some(error)),
             JobEventKind::Paused => self.rest(JobState::Paused, None),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{ModelId, Plan};
-use crate::provisioner::DownloadRequest;
+use crate::provisioner::{ConvertRequest, DownloadRequest};
 
 /// The number of a job; never used twice in one queue file.
 ///
@@ -54,6 +54,8 @@ pub enum JobSpec {
         /// Presence, sizes and structure only.
         quick: bool,
     },
+    /// Convert a model that is here.
+    Convert(ConvertRequest),
     /// Run a deletion plan that a person has seen.
     Delete {
         /// The plan, exactly as shown.
@@ -68,6 +70,7 @@ impl JobSpec {
         match self {
             Self::Download(_) => "download",
             Self::Verify { .. } => "verify",
+            Self::Convert(_) => "convert",
             Self::Delete { .. } => "delete",
         }
     }
@@ -82,6 +85,7 @@ impl JobSpec {
         match self {
             Self::Download(request) => crate::model::text::printable(&request.reference),
             Self::Verify { models, .. } => names(models),
+            Self::Convert(request) => crate::model::text::printable(&request.reference),
             Self::Delete { plan } => names(&plan.models),
         }
     }

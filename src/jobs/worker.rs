@@ -75,6 +75,8 @@ enum Claim {
     Download,
     /// The reading of checksums: two at a time would only slow each other down.
     Verify,
+    /// The disk and a core for a long time: one at a time.
+    Convert,
     /// Stores that something is deleted from.
     Delete(Vec<PathBuf>),
     /// Nothing: the removal of a partial.
@@ -86,6 +88,7 @@ impl Claim {
         match spec {
             JobSpec::Download(_) => Self::Download,
             JobSpec::Verify { .. } => Self::Verify,
+            JobSpec::Convert(_) => Self::Convert,
             JobSpec::Delete { plan } => {
                 Self::Delete(plan.models.iter().map(|model| model.store_path.clone()).collect())
             }
@@ -332,7 +335,10 @@ impl Worker {
 
     /// The only place where the queue changes: the event is numbered, folded in and told.
     fn emit(&self, state: &mut State, job: JobId, kind: JobEventKind) {
-        let lasting = !matches!(kind, JobEventKind::Progress { .. } | JobEventKind::Verifying { .. });
+        let lasting = !matches!(
+            kind,
+            JobEventKind::Progress { .. } | JobEventKind::Verifying { .. } | JobEventKind::Output { .. }
+        );
         let event = JobEvent { version: EVENT_VERSION, number: state.snapshot.number + 1, job, kind };
         state.snapshot.apply(&event);
         self.deliver(state, &Update::Event(event));
@@ -391,7 +397,7 @@ impl Worker {
         let mut running = state.runs.values().map(|run| &run.claim);
         match claim {
             Claim::Download => running.filter(|other| *other == claim).count() < self.downloads,
-            Claim::Verify => !running.any(|other| other == claim),
+            Claim::Verify | Claim::Convert => !running.any(|other| other == claim),
             Claim::Nothing => true,
             Claim::Delete(stores) => {
                 let taken = |store: &PathBuf| {

@@ -19,6 +19,8 @@ pub struct RemoteModel {
     pub marked: Vec<RepoPath>,
     /// Why nothing is marked.
     pub why_unmarked: Option<String>,
+    /// The file that a download of the reference converts them into, if the catalog says so.
+    pub converted: Option<String>,
 }
 
 impl ModelProvisioner {
@@ -45,6 +47,8 @@ impl ModelProvisioner {
             Ok(selection) => (selection.files.into_iter().map(|file| file.path).collect(), None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
-        Ok(RemoteModel { files: listing.files, refused: listing.refused, repository, marked, why_unmarked })
+        let entry = self.conversion_of(&DownloadRequest::new(reference));
+        let converted = entry.map(|entry| entry.file.clone());
+        Ok(RemoteModel { converted, files: listing.files, refused: listing.refused, repository, marked, why_unmarked })
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use crate::config::{Environment, HubSettings, Settings};
+use crate::config::{ConverterSettings, Environment, HubSettings, Settings};
 use crate::error::{Error, Result, io_reason};
 use crate::hub::{Catalog, HubClient, HubOptions, Token};
 use crate::machine;
@@ -25,6 +25,7 @@ pub struct Builder {
     hub: HubOptions,
     catalog: Catalog,
     options: Options,
+    converter: ConverterSettings,
     fault: Option<Fault>,
 }
 
@@ -60,6 +61,7 @@ impl Builder {
             hub: HubOptions { endpoint: PUBLIC_HUB.to_owned(), token: None, offline: false, proxies: false },
             catalog: Catalog::embedded(),
             options: Options::default(),
+            converter: ConverterSettings::default(),
             fault: None,
         }
     }
@@ -130,6 +132,13 @@ impl Builder {
         Ok(self.catalog(Catalog::with_user_file(file)?))
     }
 
+    /// How models are converted; without it nothing is.
+    #[must_use]
+    pub fn converter(mut self, converter: ConverterSettings) -> Self {
+        self.converter = converter;
+        self
+    }
+
     /// How `download_model` fetches: speed limit, patience.
     #[must_use]
     pub fn transfer(mut self, options: Options) -> Self {
@@ -163,6 +172,7 @@ impl Builder {
                 hub: self.hub,
                 client: OnceLock::new(),
                 options: self.options,
+                converter: self.converter,
                 fault: self.fault,
             }),
         }
@@ -188,6 +198,7 @@ struct Inner {
     hub: HubOptions,
     client: OnceLock<HubClient>,
     options: Options,
+    converter: ConverterSettings,
     fault: Option<Fault>,
 }
 
@@ -203,7 +214,8 @@ impl ModelProvisioner {
                 builder = builder
                     .hub_settings(&settings.hub)
                     .hf_cache(&settings.paths.hf_hub_cache)
-                    .symlinks(settings.symlinks);
+                    .symlinks(settings.symlinks)
+                    .converter(settings.converter);
                 match Catalog::with_user_file(&settings.paths.config.join("catalog.toml")) {
                     Ok(catalog) => builder.catalog = catalog,
                     Err(error) => builder.fault = Some(Fault::of(error)),
@@ -279,6 +291,10 @@ impl ModelProvisioner {
     #[must_use]
     pub fn transfer_options(&self) -> &Options {
         &self.inner.options
+    }
+
+    pub(super) fn converter_settings(&self) -> &ConverterSettings {
+        &self.inner.converter
     }
 
     /// Runs disk work on a blocking thread.

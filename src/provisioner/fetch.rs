@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::join;
+use super::convert::OutputSink;
 use super::destination::{FlatDestination, HfDestination, Place, discard_partials_of};
 use super::source::HubSource;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded, ModelProvisioner};
@@ -27,10 +28,23 @@ impl ModelProvisioner {
         if provider != "hf" {
             return Err(Error::UnknownProvider { provider: crate::model::text::printable(provider) });
         }
-        let plan = self.plan_download(&DownloadRequest::new(reference)).await?;
+        let request = DownloadRequest::new(reference);
+        let entry = self.conversion_of(&request).cloned();
+        if let Some(entry) = &entry {
+            // Nobody waits for gigabytes to hear that they cannot be used.
+            self.converter_of(entry)?;
+        }
+        let plan = self.plan_download(&request).await?;
         let silent: EventSink = Arc::new(|_| {});
-        let done = self.download(&plan, self.transfer_options(), &silent, &CancellationToken::new()).await?;
-        Ok(done.path)
+        let cancel = CancellationToken::new();
+        let done = self.download(&plan, self.transfer_options(), &silent, &cancel).await?;
+        let Some(entry) = entry else { return Ok(done.path) };
+        let conversion = self.conversion_of_download(&entry, &plan)?;
+        self.blocking(move |this| {
+            let silent: OutputSink = Arc::new(|_| {});
+            this.convert(&conversion, &silent, &cancel).map(|converted| converted.path)
+        })
+        .await
     }
 
     /// Fetches what `plan` says. Each file appears under its name only when it is whole and its checksum is right;

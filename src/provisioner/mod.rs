@@ -43,6 +43,7 @@
 mod browse;
 mod builder;
 mod check;
+mod convert;
 mod delete;
 mod destination;
 mod discard;
@@ -60,6 +61,7 @@ mod whole;
 
 pub use browse::RemoteModel;
 pub use builder::{Builder, ModelProvisioner};
+pub use convert::{Conversion, ConvertRequest, Converted, Converter, OUTPUT_TYPES, Origin, OutputSink};
 pub use download::{DestinationKind, DownloadPlan, DownloadRequest, Downloaded};
 pub use info::ModelInfo;
 pub use inventory::{

@@ -3,7 +3,7 @@
 use super::whole::Cached;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
-use crate::hub::{CatalogEntry, HubClient, Repository};
+use crate::hub::{HubClient, Repository};
 use crate::model::selection::{Candidates, Selection, Wanted, select};
 use crate::model::{Reference, RemoteFile, RepoPath, text};
 use crate::store::{flat, hf};
@@ -111,12 +111,6 @@ impl ModelProvisioner {
             self.hf_store()?;
         }
         let entry = self.catalog().get(reference.name());
-        if let Some(CatalogEntry { alias, repository, file, conversion: Some(output), .. }) = entry {
-            return Err(Error::ConversionUnavailable {
-                alias: alias.clone(),
-                detail: format!("{repository} to {file}, {output}"),
-            });
-        }
         let repository = match (reference.repository(), entry) {
             (Some(repository), _) => repository.to_owned(),
             (None, Some(entry)) => entry.repository.clone(),
@@ -128,7 +122,7 @@ impl ModelProvisioner {
             Wanted::File(file.clone())
         } else if let Some(quantization) = reference.quantization() {
             Wanted::Quantization(quantization.to_owned())
-        } else if let Some(entry) = entry {
+        } else if let Some(entry) = entry.filter(|entry| entry.conversion.is_none()) {
             Wanted::File(RepoPath::parse(&entry.file)?)
         } else {
             Wanted::Default
@@ -144,13 +138,7 @@ impl ModelProvisioner {
     }
 
     fn unknown_name(&self, reference: &Reference) -> Error {
-        let aliases: Vec<&str> = self
-            .catalog()
-            .entries()
-            .iter()
-            .filter(|entry| entry.conversion.is_none())
-            .map(|entry| entry.alias.as_str())
-            .collect();
+        let aliases: Vec<&str> = self.catalog().entries().iter().map(|entry| entry.alias.as_str()).collect();
         Error::ModelNotFound {
             reference: text::printable(reference.name()),
             place: format!("the catalog; give org/name, or one of: {}", aliases.join(", ")),

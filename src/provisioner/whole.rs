@@ -8,7 +8,7 @@ use super::{DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::Result;
 use crate::hub::Repository;
 use crate::model::selection::{Candidates, Selection, Wanted, missing_shards, select};
-use crate::model::{Quantization, RemoteFile};
+use crate::model::{Quantization, Reference, RemoteFile};
 use crate::store::flat::{Record, RecordedFile, tree};
 use crate::store::hf::Found;
 
@@ -28,7 +28,13 @@ impl ModelProvisioner {
     /// What was selected at the recorded commit is known from the complete listing of that commit, or needs none: a
     /// file or a quantization is what it is. A revision that was asked for has to be the recorded commit itself.
     pub(super) fn whole_already(&self, request: &DownloadRequest, meaning: &Meaning) -> Result<Option<DownloadPlan>> {
-        let Some(resolved) = self.store().resolve(&meaning.reference)? else { return Ok(None) };
+        let mut resolved = self.store().resolve(&meaning.reference)?;
+        let entry = self.catalog().get(meaning.reference.name());
+        if resolved.is_none() && entry.is_some_and(|entry| entry.conversion.is_some()) {
+            // The source is here under its own name before the result is under the alias's.
+            resolved = self.store().resolve(&Reference::parse(&meaning.repository)?)?;
+        }
+        let Some(resolved) = resolved else { return Ok(None) };
         let Some(record) = resolved.record else { return Ok(None) };
         let other_hub = self.hub().is_ok_and(|hub| hub.endpoint() != record.endpoint);
         let other_revision = meaning.reference.revision().is_some_and(|revision| revision != record.commit);

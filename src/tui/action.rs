@@ -72,6 +72,8 @@ actions! {
     Pull = "pull",
     /// Verifies the marks or the row.
     Verify = "verify",
+    /// Converts the row.
+    Convert = "convert",
     /// Scans the stores again.
     Rescan = "rescan",
     /// Shows the stores of every user, or hides them again.

@@ -23,6 +23,8 @@ pub(crate) fn told(job: &JobStatus) -> (Level, String) {
             (level, format!("verified {subject}: {line}"))
         }
         (_, Some(JobOutcome::Fetched(0))) => (Level::Done, format!("{subject} was here already")),
+        (_, Some(JobOutcome::Converted(0))) => (Level::Done, format!("{subject} was converted already")),
+        (_, Some(JobOutcome::Converted(bytes))) => (Level::Done, format!("{subject} is converted: {}", Bytes(*bytes))),
         (_, Some(JobOutcome::Fetched(bytes))) => {
             (Level::Done, format!("{subject} is here: {} fetched and verified", Bytes(*bytes)))
         }
@@ -35,7 +37,7 @@ pub(crate) fn summary(job: &JobStatus) -> Option<(Level, String)> {
     match job.outcome.as_deref()? {
         JobOutcome::Deleted(report) => Some(deleted(report)),
         JobOutcome::Verified(models) => Some(verified(models)),
-        JobOutcome::Fetched(_) => None,
+        JobOutcome::Fetched(_) | JobOutcome::Converted(_) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The work of each kind of job, done by the provisioner and the inventory.
 
+mod convert;
 mod delete;
 mod download;
 mod room;
@@ -49,7 +50,8 @@ impl Runner for Performer {
         let this = self.clone();
         Box::pin(async move {
             match &run.spec {
-                JobSpec::Download(request) => this.download(request, &run).await,
+                JobSpec::Download(request) => this.fetch(request, &run).await,
+                JobSpec::Convert(request) => this.convert(request.clone(), &run).await,
                 JobSpec::Verify { models, quick } => this.verify(models.clone(), *quick, &run).await,
                 JobSpec::Delete { plan } => this.delete(plan.clone(), &run).await,
             }
@@ -61,7 +63,7 @@ impl Runner for Performer {
         Box::pin(async move {
             match spec {
                 JobSpec::Download(request) => provisioner.discard(&request).await,
-                JobSpec::Verify { .. } | JobSpec::Delete { .. } => Ok(()),
+                JobSpec::Verify { .. } | JobSpec::Delete { .. } | JobSpec::Convert(_) => Ok(()),
             }
         })
     }

@@ -145,6 +145,7 @@ impl Inventory {
     pub fn details(&self, model: &ModelId) -> Result<Details> {
         let mut details = self.store(model)?.details(&model.id)?;
         self.add_evidence(&mut details);
+        self.memory.refresh();
         self.memory.annotate(&mut details.model);
         details.model.protected = self.is_protected(&details.model);
         Ok(details)

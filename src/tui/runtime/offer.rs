@@ -47,7 +47,9 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
         choices.insert(0, choice(label.to_owned(), typed.to_owned(), &selection));
         default = Some(0);
     }
-    let note = remote.why_unmarked.clone().or_else(|| {
+    let converted = remote.converted.as_deref().map(text::printable);
+    let converted = converted.map(|file| format!("converted to {file} after it was fetched"));
+    let note = remote.why_unmarked.clone().or(converted).or_else(|| {
         choices.is_empty().then(|| format!("{} has no weights that could be fetched", text::printable(&repository.id)))
     });
     Offer {
@@ -107,6 +109,7 @@ mod tests {
             refused: Vec::new(),
             marked: marked.iter().map(|name| path(name)).collect(),
             why_unmarked: None,
+            converted: None,
         }
     }
 

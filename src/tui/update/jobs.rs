@@ -44,7 +44,8 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
     for job in &ended {
         let (level, line) = result::told(job);
         state.say(level, line, now);
-        changed |= !matches!(job.spec, JobSpec::Verify { .. });
+        // What was found is shown in the row.
+        changed |= !matches!(job.spec, JobSpec::Verify { .. }) || job.state == JobState::Finished;
     }
     let mut effects = Vec::new();
     if changed {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{Effects, dialogs, focus, moved, read_host};
 use crate::jobs::JobSpec;
-use crate::model::{Holder, ModelId, text};
-use crate::provisioner::ScanEvent;
+use crate::model::{Format, Holder, ModelId, text};
+use crate::provisioner::{ConvertRequest, ScanEvent};
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{Generation, Now};
@@ -117,7 +117,7 @@ fn arranged(state: &mut State, now: Now) {
 
 /// What is done to rows, wherever it is asked for.
 pub(super) fn on_targets(state: &mut State, action: Action, targets: Vec<ModelId>, now: Now) -> Effects {
-    let wanted = matches!(action, Action::Delete | Action::Verify | Action::Copy);
+    let wanted = matches!(action, Action::Delete | Action::Verify | Action::Convert | Action::Copy);
     if wanted && targets.is_empty() {
         state.say(Level::Info, "there is no model here", now);
         return Vec::new();
@@ -125,6 +125,7 @@ pub(super) fn on_targets(state: &mut State, action: Action, targets: Vec<ModelId
     match action {
         Action::Delete => vec![dialogs::stage(state, targets, now)],
         Action::Verify => vec![Effect::Submit(Box::new(JobSpec::Verify { models: targets, quick: false }))],
+        Action::Convert => convert(state, &targets, now),
         Action::Copy => {
             let path =
                 state.models.cursor.as_ref().and_then(|id| state.models.get(id)).map(|row| row.model.path.clone());
@@ -132,6 +133,21 @@ pub(super) fn on_targets(state: &mut State, action: Action, targets: Vec<ModelId
         }
         _ => Vec::new(),
     }
+}
+
+/// Converts one row, if it is one that can be.
+fn convert(state: &mut State, targets: &[ModelId], now: Now) -> Effects {
+    let [target] = targets else {
+        state.say(Level::Info, "models are converted one at a time; clear the marks", now);
+        return Vec::new();
+    };
+    let format = state.models.get(target).and_then(|row| row.model.format);
+    if format != Some(Format::Safetensors) {
+        state.say(Level::Info, "only safetensors can be converted to GGUF", now);
+        return Vec::new();
+    }
+    let request = ConvertRequest { reference: target.to_string(), output_type: None, force: false };
+    vec![Effect::Submit(Box::new(JobSpec::Convert(request)))]
 }
 
 /// Copies a path, and shows it for terminals that do not take it.

@@ -227,6 +227,7 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model, evidence: Evidence) 
         page.field_as("", times.trust(), Role::Dim);
     }
     page.known("modified", model.modified.map(ago));
+    page.known("verified", model.verified.map(ago));
     page.known("owner", model.owner.as_deref().map(clean::printable));
     page.known("mount", model.mount.as_deref().map(clean::printable_path));
 }
@@ -314,6 +315,13 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
     if let Some(outcome) = job.outcome.as_deref() {
         result(page, outcome);
     }
+    if !job.output.is_empty() {
+        page.gap();
+        page.say("output", Role::Title);
+        for line in &job.output {
+            page.say(line, Role::Dim);
+        }
+    }
     if job.files.is_empty() {
         return;
     }
@@ -334,6 +342,7 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
 fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
     match outcome {
         JobOutcome::Fetched(bytes) => page.field("fetched", &Bytes(*bytes).to_string()),
+        JobOutcome::Converted(bytes) => page.field("converted", &Bytes(*bytes).to_string()),
         JobOutcome::Deleted(report) => {
             page.field("freed", &Bytes(report.freed_bytes).to_string());
             if report.held_bytes > 0 {
@@ -356,6 +365,9 @@ fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
                     let role = if file.status.is_ok() { Role::Good } else { Role::Bad };
                     let name = text::cut_middle(&file.path, page.width.saturating_sub(12), page.ellipsis);
                     page.lines.push(vec![(text::pad(file.status.name(), 12), role), (name, Role::Text)]);
+                    if let Some(note) = &file.note {
+                        page.say(&clean::printable(note), Role::Dim);
+                    }
                 }
             }
         }
