@@ -78,6 +78,21 @@ fn the_first_frame_comes_before_the_models() {
 }
 
 #[test]
+fn what_another_program_does_is_shown_without_a_key() {
+    let bench = bench();
+    let mut terminal = screen(&bench);
+    terminal.shows("gamma");
+    let folder = bench.model("delta");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("delta-F16.gguf"), gguf(64, "delta")).unwrap();
+    std::fs::remove_dir_all(bench.model("alpha")).unwrap();
+    let text = terminal.shows("delta");
+    assert!(text.contains("3 models") && !text.contains("alpha"), "{text}");
+    terminal.send("q");
+    assert!(terminal.end().success());
+}
+
+#[test]
 fn filtering_marking_and_deleting_removes_exactly_the_marked() {
     let bench = bench();
     let mut terminal = screen(&bench);

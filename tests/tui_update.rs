@@ -13,7 +13,9 @@ use proptest::prelude::*;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
 use rbee_hive::model::{DeletionReport, Failure, FileCheck, FileStatus, StoreKind, Verification};
-use rbee_hive::store::Details;
+use rbee_hive::store::fingerprint::Fingerprint;
+use rbee_hive::store::flat::FlatStore;
+use rbee_hive::store::{Details, Store};
 use rbee_hive::tui::Exit;
 use rbee_hive::tui::effect::Effect;
 use rbee_hive::tui::input::{Gesture, Mouse};
@@ -913,4 +915,69 @@ proptest! {
             prop_assert!(!deletes || (stood && *name == "y"), "{name} deleted");
         }
     }
+}
+
+/// What the folders of a store tell; two kinds of it differ.
+fn seen(folders: usize) -> Fingerprint {
+    let scratch = tempfile::tempdir().unwrap();
+    (0..folders).for_each(|index| std::fs::create_dir(scratch.path().join(index.to_string())).unwrap());
+    FlatStore::new(scratch.path().to_owned(), Vec::new()).fingerprint()
+}
+
+/// The look at the stores that has been asked for since the last call.
+fn look(effects: &[Effect]) -> Option<Generation> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Look(generation) => Some(*generation),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_another_program_does_to_a_store_is_scanned_and_nothing_moves() {
+    let mut script = Script::with(80, 24, five());
+    script.press("j j Space a j");
+    let (cursor, marks) = (script.cursor(), script.state.models.marks.clone());
+    let (before, after) = (seen(1), seen(2));
+    let generation = script.state.models.scan.generation;
+    script.send(Msg::Looked(generation, before));
+    script.taken();
+    script.state.host_asked = script.at + Duration::from_secs(3600);
+    assert_eq!(script.state.look_due(), Some(script.at + Duration::from_secs(10)));
+    // Nothing new: nothing is scanned, nothing is drawn, and the next look is planned.
+    script.at = script.state.look_due().unwrap();
+    script.state.dirty = Dirty::Clean;
+    script.soon(Msg::Tick);
+    let asked = look(&script.taken()).expect("a look is asked for");
+    assert_eq!(script.state.look_due(), None);
+    script.soon(Msg::Looked(asked, before));
+    assert_eq!(script.state.dirty, Dirty::Clean);
+    assert!(!script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))));
+    // Something new.
+    script.at = script.state.look_due().expect("the next look is planned");
+    script.soon(Msg::Tick);
+    let asked = look(&script.taken()).unwrap();
+    script.send(Msg::Looked(asked, after));
+    assert!(script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))));
+    assert_eq!(script.state.look_due(), None, "a scan runs");
+    let mut models = five();
+    models.push(model("zeta", 1, 1));
+    script.scanned(models);
+    script.store_done(StoreKind::Flat, "/data/models", &[]);
+    assert_eq!((script.cursor(), &script.state.models.marks), (cursor, &marks));
+    // The answer to a look from before the scan is old.
+    script.send(Msg::Looked(asked, before));
+    assert!(!script.taken().iter().any(|effect| matches!(effect, Effect::Scan(_))));
+}
+
+#[test]
+fn nobody_looks_while_this_program_changes_the_stores() {
+    let mut script = Script::with(80, 24, five());
+    let generation = script.state.models.scan.generation;
+    script.send(Msg::Looked(generation, seen(1)));
+    assert!(script.state.look_due().is_some());
+    script.press("?");
+    assert_eq!(script.state.look_due(), None, "a dialog is open");
+    script.press("Esc");
+    script.state.queue.snapshot.jobs.push(download(1, "x", JobState::Running));
+    assert_eq!(script.state.look_due(), None, "a job runs");
 }

@@ -60,9 +60,21 @@ impl Folder {
     /// # Errors
     /// `EINVAL` if it is none.
     pub fn read_link(&self, name: &OsStr) -> Result<OsString, Errno> {
-        // One call and one allocation: link texts of stores are about a hundred bytes.
-        let text = rustix::fs::readlinkat(&self.0, name, Vec::with_capacity(256))?;
-        Ok(OsString::from_vec(text.into_bytes()))
+        self.with_link(name, OsStr::to_owned)
+    }
+
+    /// Calls `with` with the text of a link. Allocates nothing for texts as short as those of stores.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is none.
+    pub fn with_link<T>(&self, name: &OsStr, with: impl FnOnce(&OsStr) -> T) -> Result<T, Errno> {
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 512];
+        let (text, rest) = rustix::fs::readlinkat_raw(&self.0, name, &mut buffer)?;
+        if !rest.is_empty() {
+            return Ok(with(OsStr::from_bytes(text)));
+        }
+        let text = rustix::fs::readlinkat(&self.0, name, Vec::with_capacity(4096))?;
+        Ok(with(OsStr::from_bytes(text.to_bytes())))
     }
 
     /// The first `limit` bytes of a regular file; `None` if it is longer. Neither follows a link nor waits on a pipe.
@@ -70,17 +82,31 @@ impl Folder {
     /// # Errors
     /// `EINVAL` if it is no regular file, else the system's.
     pub fn read(&self, name: &OsStr, limit: u64) -> Result<Option<Vec<u8>>, Errno> {
+        self.read_with_status(name, limit).map(|(_, bytes)| bytes)
+    }
+
+    /// [`Self::read`] with the metadata of the file that was read.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_with_status(&self, name: &OsStr, limit: u64) -> Result<(Status, Option<Vec<u8>>), Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.0, name, flags, Mode::empty())?;
-        if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        let status = Status::new(&rustix::fs::fstat(&file)?);
+        if !status.is_file() {
             return Err(Errno::INVAL);
         }
-        let mut bytes = Vec::new();
+        if status.size_bytes > limit {
+            return Ok((status, None));
+        }
+        // With room for more than there is, the first read mostly tells the end as well.
+        let mut bytes = Vec::with_capacity(usize::try_from(status.size_bytes).unwrap_or(0) + 64);
         File::from(file)
             .take(limit + 1)
             .read_to_end(&mut bytes)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        Ok((bytes.len() as u64 <= limit).then_some(bytes))
+        let whole = bytes.len() as u64 <= limit;
+        Ok((status, whole.then_some(bytes)))
     }
 
     /// Calls `each` with the name and, where the file system tells it at once, the type of every entry.

@@ -1,8 +1,7 @@
 //! Bytes on disk, an inode once.
 
-use std::collections::BTreeMap;
-
 use super::FileInfo;
+use super::fast_map::FastMap;
 use crate::model::Inode;
 
 /// What is known of one inode of a set of files.
@@ -20,7 +19,7 @@ pub struct Links {
 
 /// The regular files of a row, a store or everything, by inode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage(BTreeMap<Inode, Links>);
+pub struct Usage(FastMap<Inode, Links>);
 
 impl Usage {
     /// Adds one name of a regular file.
@@ -39,6 +38,10 @@ impl Usage {
 
     /// Adds every name of `other`.
     pub fn merge(&mut self, other: &Self) {
+        if self.0.is_empty() {
+            self.0.clone_from(&other.0);
+            return;
+        }
         for (inode, links) in &other.0 {
             let entry = self.0.entry(*inode).or_insert(Links { seen: 0, ..*links });
             // A store may know of more that holds it than the file system does.
@@ -53,7 +56,7 @@ impl Usage {
         self.0.get(&inode)
     }
 
-    /// The inodes.
+    /// The inodes, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&Inode, &Links)> {
         self.0.iter()
     }

@@ -57,6 +57,12 @@ impl<'a> FileName<'a> {
         self.shard.as_ref()
     }
 
+    /// [`Self::shard`] to keep.
+    #[must_use]
+    pub fn into_shard(self) -> Option<Shard> {
+        self.shard
+    }
+
     /// Whether a model loads it beside its weights: a projector, an importance matrix, a draft head.
     /// Adapters and vocabularies are no models either.
     #[must_use]
@@ -78,13 +84,17 @@ impl<'a> FileName<'a> {
 }
 
 fn parse_shard(stem: &str) -> Option<Shard> {
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let digits = |text: &str| {
-        (text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse::<u32>().ok()).flatten()
+    // Every name of every store comes by here: the end is looked at, and nothing is searched for.
+    let at = stem.len().checked_sub("-00001-of-00003".len()).filter(|at| *at > 0)?;
+    let digits = |from: usize| {
+        let text = stem.get(from..from + 5).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
+        text.parse::<u32>().ok()
     };
-    let (number, count) = (digits(number)?, digits(count)?);
-    (number >= 1 && number <= count && !stem.is_empty()).then(|| Shard { stem: stem.to_owned(), number, count })
+    if stem.as_bytes().get(at) != Some(&b'-') || stem.get(at + 6..at + 10) != Some("-of-") {
+        return None;
+    }
+    let (number, count) = (digits(at + 1)?, digits(at + 10)?);
+    (number >= 1 && number <= count).then(|| Shard { stem: stem[..at].to_owned(), number, count })
 }
 
 #[cfg(test)]

@@ -301,10 +301,16 @@ impl SortKey {
             Self::Quantization => a.quantization_label().cmp(&b.quantization_label()),
             Self::Owner => unknown_last(a.owner.as_deref(), b.owner.as_deref(), Ord::cmp),
         };
-        by_key
-            .then_with(|| a.identity.id.to_lowercase().cmp(&b.identity.id.to_lowercase()))
-            .then_with(|| a.identity.cmp(&b.identity))
+        by_key.then_with(|| compare_folded(&a.identity.id, &b.identity.id)).then_with(|| a.identity.cmp(&b.identity))
     }
+}
+
+/// As the lower-case forms compare, without making them where there is nothing but ASCII: tables sort thousands of rows.
+fn compare_folded(a: &str, b: &str) -> Ordering {
+    if a.is_ascii() && b.is_ascii() {
+        return a.bytes().map(|byte| byte.to_ascii_lowercase()).cmp(b.bytes().map(|byte| byte.to_ascii_lowercase()));
+    }
+    a.to_lowercase().cmp(&b.to_lowercase())
 }
 
 fn unknown_last<T>(a: Option<T>, b: Option<T>, compare: impl Fn(&T, &T) -> Ordering) -> Ordering {

@@ -1,6 +1,7 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
 pub mod files;
+pub mod fingerprint;
 pub mod fit;
 pub mod flat;
 pub mod headers;
@@ -8,6 +9,7 @@ pub mod hf;
 pub mod large;
 pub mod llama_cpp;
 pub mod lm_studio;
+mod memory;
 pub mod ollama;
 pub mod planning;
 pub mod remembered;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use large::LargeFile;
 
+use self::fingerprint::Fingerprint;
 use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
@@ -143,6 +146,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Gives each row to `sink` as soon as it is known, in no promised order. A broken entry is a row with its damage
     /// in `warnings`; a store that is missing has no rows. What could not be read is said in the summary's warnings.
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary;
+
+    /// What changes when a row comes, goes or gets other files, cheap enough to be asked for now and then: a few
+    /// microseconds a folder. A change deep in a folder may go unnoticed.
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.root(), 0)
+    }
 
     /// Everything about one row.
     ///

@@ -16,6 +16,8 @@ pub enum Effect {
     Scan(Generation),
     /// Look at the stores of every user too, or no longer.
     AllUsers(Generation, bool),
+    /// Look whether another program changed a store.
+    Look(Generation),
     /// Find out who holds these rows.
     FindHolders(Generation, Vec<Arc<Row>>),
     /// Read everything about a row.

@@ -14,6 +14,7 @@ use crate::model::memory::HostMemory;
 use crate::model::{Holder, ModelId, Plan, StoreKind};
 use crate::provisioner::ScanEvent;
 use crate::store::Details;
+use crate::store::fingerprint::Fingerprint;
 
 /// The time of a message: when a key was read, not when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub enum Msg {
     Scanned(Generation, Vec<ScanEvent>),
     /// A scan is over.
     ScanDone(Generation),
+    /// What the folders of the stores told when the scan of that number began, or when they were looked at.
+    Looked(Generation, Fingerprint),
     /// Who holds each row that was looked at.
     Holders(Generation, BTreeMap<ModelId, Vec<Holder>>),
     /// Which stores a scan asks from now on.

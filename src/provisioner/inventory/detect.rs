@@ -118,7 +118,9 @@ impl Host {
         let headers = self.headers.clone();
         match kind {
             StoreKind::Flat => Arc::new(FlatStore::new(folder.to_owned(), Vec::new()).with_headers(headers)),
-            StoreKind::Hf => Arc::new(HfStore::new(folder.to_owned()).with_headers(headers)),
+            StoreKind::Hf => Arc::new(
+                HfStore::new(folder.to_owned()).with_headers(headers).remembering_in(&self.settings.paths.cache),
+            ),
             StoreKind::Ollama => {
                 Arc::new(OllamaStore::new(folder).with_headers(headers).with_server(Arc::clone(&self.ollama)))
             }

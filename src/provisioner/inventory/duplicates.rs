@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::disk::fast_map::{Fast, FastMap};
 use crate::model::{Digest, Inode, ModelId, StoreKind, text};
 use crate::store::Row;
+use crate::store::large::LargeFile;
 
 /// One content that lies in several places.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -77,11 +79,16 @@ struct Gathered<'a> {
 /// the disk is not asked.
 #[must_use]
 pub fn duplicates<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Duplicate> {
+    let rows: Vec<&Row> = rows.into_iter().collect();
+    let several = Several::of(&rows);
     let mut places: BTreeMap<Place<'_>, Gathered<'_>> = BTreeMap::new();
     let mut digests: BTreeMap<Inode, Digest> = BTreeMap::new();
     for row in rows {
         let identity = &row.model.identity;
         for file in &row.large {
+            if !several.may_have(file) {
+                continue;
+            }
             let Some(links) = row.usage.get(file.inode) else { continue };
             if let Some(digest) = file.digest {
                 digests.entry(file.inode).or_insert(digest);
@@ -121,6 +128,46 @@ pub fn duplicates<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Duplicate>
         b.reclaimable_bytes.cmp(&a.reclaimable_bytes).then_with(|| a.copies[0].path.cmp(&b.copies[0].path))
     });
     found
+}
+
+/// Digests and inodes that occur more than once: nearly all files occur once, and a host has very many of them.
+struct Several {
+    digests: FastMap<[u8; 8], u32>,
+    inodes: FastMap<Inode, u32>,
+}
+
+impl Several {
+    fn of(rows: &[&Row]) -> Self {
+        let count = rows.iter().map(|row| row.large.len()).sum();
+        let mut several = Self {
+            digests: FastMap::with_capacity_and_hasher(count, Fast::default()),
+            inodes: FastMap::with_capacity_and_hasher(count, Fast::default()),
+        };
+        for file in rows.iter().flat_map(|row| &row.large) {
+            if let Some(digest) = file.digest {
+                *several.digests.entry(start(digest)).or_default() += 1;
+            }
+            *several.inodes.entry(file.inode).or_default() += 1;
+        }
+        several
+    }
+
+    /// Whether there may be another place of the file's content. The digest of a file may be known at another of its names only.
+    fn may_have(&self, file: &LargeFile) -> bool {
+        let of_digest = file.digest.and_then(|digest| self.digests.get(&start(digest)));
+        of_digest.is_some_and(|count| *count > 1) || self.inodes.get(&file.inode).is_some_and(|count| *count > 1)
+    }
+}
+
+/// Enough of a digest to tell most from each other.
+fn start(digest: Digest) -> [u8; 8] {
+    let mut start = [0; 8];
+    let bytes: &[u8] = match &digest {
+        Digest::Sha256(bytes) => bytes,
+        Digest::GitSha1(bytes) => bytes,
+    };
+    start.copy_from_slice(&bytes[..8]);
+    start
 }
 
 fn duplicate(gathered: Vec<Gathered<'_>>) -> Duplicate {

@@ -1,15 +1,23 @@
 //! One deletion plan over several stores.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Inventory, PlanTarget, holders};
 use crate::error::Result;
-use crate::model::{Blocked, Broken, Inode, ModelId, Plan, Step};
+use crate::model::{Blocked, Broken, Inode, Model, ModelId, Plan, Step, StoreKind};
 use crate::store::planning::way_of_link;
-use crate::store::{StoreLink, Target};
+use crate::store::{Row, StoreLink, Target};
+
+/// Targets of a store from which on one look at all of it is cheaper than one at each.
+const MANY: usize = 4;
+
+/// Targets with the paths of their rows.
+type Protected<'a> = Vec<(&'a PlanTarget, PathBuf)>;
 
 impl Inventory {
     /// One plan for everything in `targets`, with the processes that hold what would go noted in it. A protected row
@@ -19,18 +27,15 @@ impl Inventory {
     /// [`crate::Error::ModelNotFound`] when one is gone.
     pub fn plan_deletion(&self, targets: &[PlanTarget]) -> Result<Plan> {
         let mut plan = Plan::default();
-        let mut allowed: Vec<&PlanTarget> = Vec::new();
-        for target in targets {
-            let details = self.store(&target.model)?.details(&target.model.id)?;
-            if self.is_protected(&details.model) {
-                plan.blocked.push(Blocked {
-                    path: details.model.path,
-                    because: "it is on the protect list of the configuration; take it off there first".to_owned(),
-                });
-                plan.models.push(target.model.clone());
-            } else if !allowed.contains(&target) {
-                allowed.push(target);
-            }
+        let mut seen: HashSet<&PlanTarget> = HashSet::new();
+        let wanted: Vec<&PlanTarget> = targets.iter().filter(|target| seen.insert(target)).collect();
+        let (protected, allowed) = self.protected(&wanted)?;
+        for (target, path) in protected {
+            plan.blocked.push(Blocked {
+                path,
+                because: "it is on the protect list of the configuration; take it off there first".to_owned(),
+            });
+            plan.models.push(target.model.clone());
         }
         let mut parts = 0;
         for store in self.stores().iter() {
@@ -96,6 +101,49 @@ impl Inventory {
         }
         plan.in_use_by.sort_by_key(|holder| holder.pid);
         plan.unreadable_processes = found.unreadable;
+    }
+}
+
+impl Inventory {
+    /// Those of `targets` that may not go, with their paths, and the others.
+    fn protected<'a>(&self, targets: &[&'a PlanTarget]) -> Result<(Protected<'a>, Vec<&'a PlanTarget>)> {
+        let (mut protected, mut allowed) = (Vec::new(), Vec::new());
+        let mut by_store: BTreeMap<(StoreKind, &Path), Vec<&'a PlanTarget>> = BTreeMap::new();
+        for target in targets {
+            by_store.entry((target.model.store, &target.model.store_path)).or_default().push(target);
+        }
+        for targets in by_store.into_values() {
+            let Some(first) = targets.first() else { continue };
+            let store = self.store(&first.model)?;
+            // Without a list nothing is protected; the store itself says which targets are not there.
+            if self.protect.is_empty() {
+                allowed.extend(targets);
+                continue;
+            }
+            let mut known: HashMap<String, Model> = HashMap::new();
+            if targets.len() >= MANY {
+                let ids: HashSet<&str> = targets.iter().map(|target| target.model.id.as_str()).collect();
+                let mut keep = |row: Row| {
+                    if ids.contains(row.model.identity.id.as_str()) {
+                        known.insert(row.model.identity.id.clone(), row.model);
+                    }
+                };
+                store.scan(&mut keep, &CancellationToken::new());
+            }
+            for target in targets {
+                let id = &target.model.id;
+                if !known.contains_key(id) {
+                    known.insert(id.clone(), store.details(id)?.model);
+                }
+                let Some(model) = known.get(id) else { continue };
+                if self.is_protected(model) {
+                    protected.push((target, model.path.clone()));
+                } else {
+                    allowed.push(target);
+                }
+            }
+        }
+        Ok((protected, allowed))
     }
 }
 

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::holders::LastUse;
 use super::{Inventory, ScanEvent};
 use crate::model::StoreSummary;
+use crate::store::fingerprint::Fingerprint;
 use crate::store::{Row, Store};
 
 impl Inventory {
@@ -37,6 +38,16 @@ impl Inventory {
                 }
             }),
         }
+    }
+
+    /// What changes when another program changes one of the stores. See [`Store::fingerprint`].
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut all = Fingerprint::default();
+        for store in self.stores().iter() {
+            all.merge(&store.fingerprint());
+        }
+        all
     }
 
     /// Every row and every store's summary, in the order of the stores and of the ids.

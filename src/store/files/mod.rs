@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
+use super::fingerprint::Fingerprint;
 use super::flat::folder::{Class, ModelFolder, RecordState, all_of};
 use super::flat::resolved_root;
 use super::headers::Headers;
@@ -34,6 +35,8 @@ const MAX_MISSING: u32 = 1000;
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
     /// The kind of store.
     const KIND: StoreKind;
+    /// How many levels of folders its rows are made of.
+    const DEPTH: usize;
 
     /// Sorts what lies below the open folder at the root into rows. With `only`, an id as a path, no more than that row needs to be
     /// read.
@@ -260,6 +263,10 @@ impl<L: Layout> Store for FileStore<L> {
         summary.disk_bytes = usage.disk_bytes();
         summary.warnings = listing.warnings;
         summary
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.root, L::DEPTH)
     }
 
     fn details(&self, id: &str) -> Result<Details> {

@@ -40,11 +40,11 @@ impl<L: Layout> FileStore<L> {
         let mut builder = PlanBuilder::new(&self.root);
         let mut asked: BTreeMap<&str, Vec<&Part>> = BTreeMap::new();
         for target in targets {
-            let identity = self.identity(&target.id);
-            if !builder.plan().models.contains(&identity) {
-                builder.plan().models.push(identity);
+            let parts = asked.entry(&target.id).or_default();
+            if parts.is_empty() {
+                builder.plan().models.push(self.identity(&target.id));
             }
-            asked.entry(&target.id).or_default().push(&target.part);
+            parts.push(&target.part);
         }
         let mut selected: Vec<(&str, Selected<'_>)> = Vec::new();
         for (id, parts) in &asked {

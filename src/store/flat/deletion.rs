@@ -44,11 +44,11 @@ impl FlatStore {
         let mut builder = PlanBuilder::new(&self.root);
         let mut asked: BTreeMap<&str, Vec<&Part>> = BTreeMap::new();
         for target in targets {
-            let identity = self.identity(&target.id);
-            if !builder.plan().models.contains(&identity) {
-                builder.plan().models.push(identity);
+            let parts = asked.entry(&target.id).or_default();
+            if parts.is_empty() {
+                builder.plan().models.push(self.identity(&target.id));
             }
-            asked.entry(&target.id).or_default().push(&target.part);
+            parts.push(&target.part);
         }
         let mut selected: Vec<Selected> = Vec::new();
         let mut links: Vec<Entry> = Vec::new();

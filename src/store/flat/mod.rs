@@ -31,6 +31,7 @@ pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;
 use self::folder::ModelFolder;
 use self::promises::Listings;
 use self::rows::{Base, Found, is_hidden};
+use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::planning::lexical;
 use super::surroundings::Surroundings;
@@ -334,6 +335,10 @@ impl Store for FlatStore {
         }
         summary.disk_bytes = usage.disk_bytes();
         summary
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.root, 1)
     }
 
     fn details(&self, id: &str) -> Result<Details> {

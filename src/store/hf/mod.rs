@@ -3,10 +3,12 @@
 //! A row is a repository. Links are resolved one hop at a time; a link that leaves its repository counts nothing and only
 //! it is ever removed. What cannot be read is unknown, not empty: nothing that it may use is deleted.
 
+mod blobs;
 mod details;
 mod expected;
 mod large;
 mod layout;
+mod links;
 mod pinned;
 mod plan;
 mod read;
@@ -14,12 +16,13 @@ mod row;
 mod scan;
 mod write;
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::surroundings::{Surroundings, Warnings};
 use super::verify::Expected;
@@ -28,6 +31,7 @@ use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
 use crate::model::{Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, text};
+use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
 pub use write::{Found, MAX_DEPTH, RepositoryWriter};
@@ -37,6 +41,7 @@ pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 pub struct HfStore {
     root: PathBuf,
     headers: Headers,
+    links: Links,
 }
 
 /// Whether `folder` holds a repository of the hub form. llama.cpp's cache can hold that form, its own flat one, or both.
@@ -53,13 +58,20 @@ impl HfStore {
     #[must_use]
     pub fn new(root: PathBuf) -> Self {
         let root = root.canonicalize().unwrap_or(root);
-        Self { root, headers: Headers::default() }
+        Self { root, headers: Headers::default(), links: Links::default() }
     }
 
     /// Uses `headers` as its memory of headers.
     #[must_use]
     pub fn with_headers(self, headers: Headers) -> Self {
         Self { headers, ..self }
+    }
+
+    /// Remembers in a file of `folder` what scans find, so that the next one need not read every link again.
+    #[must_use]
+    pub fn remembering_in(self, folder: &Path) -> Self {
+        let links = Links::remembered_in(folder.join(links::file_name(&self.root)));
+        Self { links, ..self }
     }
 
     fn open(&self) -> Result<Option<Folder>> {
@@ -88,8 +100,10 @@ impl HfStore {
         warnings: &mut Warnings,
     ) -> Arc<Metadata> {
         let mut metadata = Arc::clone(header);
-        if let (Format::Safetensors, Some((location, status))) = (metadata.format, &file.config) {
-            match &self.headers.config(&self.root, location, status) {
+        if metadata.format == Format::Safetensors
+            && let Some((location, status)) = file.config()
+        {
+            match &self.headers.config(&self.root, &location, &status) {
                 Ok(config) => Arc::make_mut(&mut metadata).complete(config),
                 Err(why) => warnings.add(&format!("config.json: {why}")),
             }
@@ -109,9 +123,9 @@ impl HfStore {
         let mut quantizations = Vec::new();
         let mut warnings = Warnings::default();
         for file in details::weights(repository) {
-            let own_name = || text::escape(file.path.file_name().unwrap_or_default());
-            let name = || text::printable_path(file.path);
-            match &self.headers.get_named(&self.root, &file.status, || file.location.clone(), own_name) {
+            let own_name = || text::escape(file.path().file_name().unwrap_or_default());
+            let name = || text::printable_path(file.path());
+            match &self.headers.get_named(&self.root, &file.status, || file.location(), own_name) {
                 Ok(metadata) => {
                     match metadata.structure {
                         Structure::Truncated { .. } => {
@@ -179,9 +193,30 @@ impl Store for HfStore {
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
         let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, row);
-        let summary = scan::scan(&self.root, &add, sink, cancel);
+        let summary = scan::scan(&self.root, &self.links, &add, sink, cancel);
         self.headers.keep();
+        if !cancel.is_cancelled() {
+            self.links.keep();
+        }
         summary
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
+        if let Some(hub) = fingerprint.top(&self.root) {
+            let mut path = Vec::new();
+            fingerprint.each_folder(&hub, |fingerprint, hub, name| {
+                for part in [&b"/blobs\0"[..], b"/snapshots\0", b"/refs\0"] {
+                    path.clear();
+                    path.extend_from_slice(name.to_bytes());
+                    path.extend_from_slice(part);
+                    if let Ok(path) = CStr::from_bytes_with_nul(&path) {
+                        fingerprint.entry(hub, path);
+                    }
+                }
+            });
+        }
+        fingerprint
     }
 
     fn details(&self, id: &str) -> Result<Details> {

@@ -44,14 +44,15 @@ pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
     let repositories = scan::read_all(&hub, root).map_err(io)?;
     let mut builder = PlanBuilder::new(root);
     let mut selections: BTreeMap<usize, Selection> = BTreeMap::new();
+    let by_id: HashMap<&str, usize> =
+        repositories.iter().enumerate().map(|(at, repository)| (repository.id.as_str(), at)).collect();
     for target in targets {
-        let at = repositories.iter().position(|repository| repository.id == target.id);
-        let at = at.ok_or_else(|| missing(&target.id))?;
-        select(&repositories[at], &target.part, selections.entry(at).or_default())?;
-        let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: target.id.clone() };
-        if !builder.plan().models.contains(&model) {
+        let at = *by_id.get(target.id.as_str()).ok_or_else(|| missing(&target.id))?;
+        if !selections.contains_key(&at) {
+            let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: target.id.clone() };
             builder.plan().models.push(model);
         }
+        select(&repositories[at], &target.part, selections.entry(at).or_default())?;
     }
     let mut blocked = Vec::new();
     let mut released: BTreeMap<(OsString, OsString), Vec<usize>> = BTreeMap::new();
@@ -428,22 +429,28 @@ fn release_shared(
     let unknown = repositories.iter().find(|repository| repository.has_unknown_blobs());
     let going: BTreeSet<PathBuf> = builder.plan().steps.iter().map(Step::path).collect();
     let root = builder.root().to_path_buf();
+    // Who keeps each payload, and which of them have a list of their users: one pass over everything.
+    let mut users_of: HashMap<&OsStr, Vec<&Repository>> = HashMap::new();
+    let mut listed_ones: BTreeSet<&OsStr> = BTreeSet::new();
+    for repository in repositories {
+        for (name, blob) in repository.blobs.iter() {
+            let Blob::Shared { hash, users: list, .. } = blob else { continue };
+            if list.is_some() {
+                listed_ones.insert(hash);
+            }
+            if !going.contains(&repository.path.join("blobs").join(name)) {
+                let users = users_of.entry(hash).or_default();
+                if users.last().is_none_or(|last| last.folder != repository.folder) {
+                    users.push(repository);
+                }
+            }
+        }
+    }
     for ((digits, hash), steps) in released {
         let folder = Path::new(layout::SHARED).join(digits);
         let path = folder.join(hash);
-        let users: Vec<&Repository> = repositories
-            .iter()
-            .filter(|repository| {
-                repository.blobs.iter().any(|(name, blob)| {
-                    matches!(blob, Blob::Shared { hash: other, .. } if other == hash)
-                        && !going.contains(&repository.path.join("blobs").join(name))
-                })
-            })
-            .collect();
-        let listed = repositories
-            .iter()
-            .flat_map(|repository| repository.blobs.values())
-            .any(|blob| matches!(blob, Blob::Shared { hash: other, users: Some(_), .. } if other == hash));
+        let users = users_of.get(hash.as_os_str()).map_or(&[][..], Vec::as_slice);
+        let listed = listed_ones.contains(hash.as_os_str());
         let keep = if !marked {
             Some("the shared blob store has a layout that this program does not know".to_owned())
         } else if !listed {

@@ -1,13 +1,15 @@
 //! One repository of the cache, read from disk once: what scans, details, plans and sweeps are made of.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use rustix::io::Errno;
 
+use super::blobs::Blobs;
 use super::layout::{self, BlobName, Target};
+use super::links::{Links, Listing};
 use crate::disk::folder::{EntryType, Folder, Status, os_str};
 use crate::model::ModelKind;
 use crate::store::planning::lexical;
@@ -29,7 +31,7 @@ pub(super) struct Repository {
     /// The folder itself; of the link, if it is one.
     pub(super) status: Status,
     /// Entries of `blobs/`.
-    pub(super) blobs: BTreeMap<OsString, Blob>,
+    pub(super) blobs: Blobs,
     /// Folders of `snapshots/`, by commit.
     pub(super) revisions: Vec<Revision>,
     /// Files of `refs/`.
@@ -94,6 +96,13 @@ pub(super) enum Content {
     Other,
 }
 
+/// A memory of links, and when the scan that uses it began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'a> {
+    pub(super) links: &'a Links,
+    pub(super) now: Timestamp,
+}
+
 /// One file of `refs/`.
 #[derive(Debug)]
 pub(super) struct Ref {
@@ -106,19 +115,57 @@ pub(super) struct Ref {
     pub(super) status: Status,
 }
 
+/// A folder of a revision.
+struct Place<'a> {
+    /// Its path in the repository.
+    inside: &'a Path,
+    /// Its path in the revision.
+    below: &'a Path,
+    /// What every link in it to a blob begins with.
+    to_blobs: Vec<u8>,
+}
+
+impl<'a> Place<'a> {
+    fn new(inside: &'a Path, below: &'a Path) -> Self {
+        let mut to_blobs = b"../".repeat(inside.iter().count());
+        to_blobs.extend_from_slice(b"blobs/");
+        Self { inside, below, to_blobs }
+    }
+
+    /// The blob that a link in it names the way every client writes it. [`layout::resolve`] understands the others.
+    fn blob<'t>(&self, text: &'t OsStr) -> Option<&'t OsStr> {
+        let name = text.as_bytes().strip_prefix(self.to_blobs.as_slice())?;
+        (!matches!(name, b"" | b"." | b"..") && !name.contains(&b'/')).then(|| OsStr::from_bytes(name))
+    }
+
+    /// The path of an entry in the revision.
+    fn path(&self, name: &OsStr) -> PathBuf {
+        if self.below.as_os_str().is_empty() { PathBuf::from(name) } else { self.below.join(name) }
+    }
+}
+
 impl Repository {
     /// Reads `folder` of the cache `hub`. Nothing in it makes this fail: what is broken or unreadable is noted.
     /// `None` when it is no repository's folder or is gone.
     pub(super) fn read(hub: &Folder, root: &Path, folder: &OsStr) -> Option<Self> {
+        Self::read_with(hub, root, folder, None)
+    }
+
+    /// The same, where links that are `known` need not be read again. For looking only: a plan has to see for itself.
+    pub(super) fn read_with(hub: &Folder, root: &Path, folder: &OsStr, known: Option<Known<'_>>) -> Option<Self> {
         let (kind, id) = layout::repository(folder)?;
-        let status = hub.status(folder).ok()?;
+        let opened = hub.folder(folder).and_then(|open| Ok((open.own_status()?, open)));
+        let status = match &opened {
+            Ok((status, _)) => *status,
+            Err(_) => hub.status(folder).ok()?,
+        };
         let mut repository = Self {
             folder: folder.to_owned(),
             path: root.join(folder),
             kind,
             id,
             status,
-            blobs: BTreeMap::new(),
+            blobs: Blobs::default(),
             revisions: Vec::new(),
             refs: Vec::new(),
             others: Vec::new(),
@@ -127,8 +174,8 @@ impl Repository {
             damage: Vec::new(),
         };
         match status.kind {
-            EntryType::Folder => match hub.folder(folder) {
-                Ok(open) => repository.read_top(hub, &open),
+            EntryType::Folder => match opened {
+                Ok((_, open)) => repository.read_top(hub, &open, known),
                 Err(error) => repository.unreadable.push((PathBuf::new(), error)),
             },
             EntryType::Link => {
@@ -144,12 +191,12 @@ impl Repository {
         Some(repository)
     }
 
-    fn read_top(&mut self, hub: &Folder, folder: &Folder) {
+    fn read_top(&mut self, hub: &Folder, folder: &Folder, known: Option<Known<'_>>) {
         for (name, kind) in self.entries(folder, Path::new("")) {
             let path = PathBuf::from(&name);
             match (name.as_bytes(), kind) {
                 (b"blobs", EntryType::Folder) => self.read_blobs(hub, folder, &path),
-                (b"snapshots", EntryType::Folder) => self.read_snapshots(folder, &path),
+                (b"snapshots", EntryType::Folder) => self.read_snapshots(folder, &path, known),
                 (b"refs", EntryType::Folder) => self.read_refs(folder, &path, Path::new(""), 0),
                 (b"blobs" | b"snapshots" | b"refs", _) => {
                     self.damage.push(format!("'{}' is no folder", name.to_string_lossy()));
@@ -216,11 +263,11 @@ impl Repository {
                 }
                 EntryType::Other => Blob::Other,
             };
-            self.blobs.insert(name, blob);
+            self.blobs.push(name, blob);
         }
     }
 
-    fn read_snapshots(&mut self, top: &Folder, path: &Path) {
+    fn read_snapshots(&mut self, top: &Folder, path: &Path, known: Option<Known<'_>>) {
         let Some(snapshots) = self.open(top, path) else { return };
         let mut names = Vec::new();
         if let Err(error) = snapshots.each(|name, kind| names.push((os_str(name).to_owned(), kind))) {
@@ -235,61 +282,94 @@ impl Repository {
                 self.read_other(&snapshots, &inside, kind.unwrap_or(EntryType::Other), 0);
                 continue;
             }
-            let Some(folder) = self.open(&snapshots, &inside) else { continue };
             let mut revision = Revision { commit: name, entries: Vec::new() };
-            self.read_revision(&folder, &inside, Path::new(""), &mut revision, 0);
+            if let Some(known) = known
+                && let Ok(status) = snapshots.status(&revision.commit)
+                && status.is_folder()
+                && let Some(links) = known.links.get(&revision.commit, &status)
+            {
+                let top = Place::new(&inside, Path::new(""));
+                let entries = links.map(|(name, text)| self.link(&top, name, text));
+                revision.entries = entries.collect();
+                self.revisions.push(revision);
+                continue;
+            }
+            let Some(folder) = self.open(&snapshots, &inside) else { continue };
+            // Its times are taken before it is read: what changes meanwhile makes it another one.
+            let noted = known.and_then(|known| Some((known, folder.own_status().ok()?)));
+            let mut listing = noted.map(|(known, status)| known.links.begin(&revision.commit, &status, known.now));
+            let unread = self.unreadable.len();
+            self.read_revision(&folder, &Place::new(&inside, Path::new("")), &mut revision, 0, listing.as_mut());
+            if let (Some(known), Some(listing)) = (known, listing.filter(|_| self.unreadable.len() == unread)) {
+                known.links.end(listing);
+            }
             self.revisions.push(revision);
         }
     }
 
-    /// `inside`: path of `folder` in the repository; `below`: its path in the revision.
-    fn read_revision(&mut self, folder: &Folder, inside: &Path, below: &Path, revision: &mut Revision, depth: usize) {
+    /// What the link `name` with that text is.
+    fn link(&mut self, at: &Place<'_>, name: &OsStr, text: &OsStr) -> Entry {
+        let target = match at.blob(text) {
+            Some(blob) => Target::Blob(blob.to_owned()),
+            None => layout::resolve(text, at.inside, &self.path),
+        };
+        let mut content = Content::Link(target);
+        if let Content::Link(Target::Foreign(to)) = &content {
+            let path = at.inside.join(name);
+            let to = to.clone();
+            let own = self.path.join(&path);
+            if lexical(&own.parent().unwrap_or(&self.path).join(&to)) == own {
+                content = Content::Other;
+            }
+            self.foreign.push((path, to));
+        }
+        Entry { path: at.path(name), content }
+    }
+
+    fn read_revision(
+        &mut self,
+        folder: &Folder,
+        at: &Place<'_>,
+        revision: &mut Revision,
+        depth: usize,
+        mut listing: Option<&mut Listing>,
+    ) {
         let mut folders = Vec::new();
         let result = folder.each(|name, kind| {
             let name = os_str(name);
             let kind = kind.or_else(|| folder.status(name).ok().map(|status| status.kind));
-            let path = below.join(name);
-            let content = match kind {
-                Some(EntryType::Link) => match folder.read_link(name) {
-                    Ok(text) => {
-                        let target = layout::resolve(&text, inside, &self.path);
-                        let mut content = Content::Link(target);
-                        if let Content::Link(Target::Foreign(to)) = &content {
-                            let path = inside.join(name);
-                            let to = to.clone();
-                            let own = self.path.join(&path);
-                            if lexical(&own.parent().unwrap_or(&self.path).join(&to)) == own {
-                                content = Content::Other;
-                            }
-                            self.foreign.push((path, to));
-                        }
-                        content
+            let entry = match kind {
+                Some(EntryType::Link) => folder.with_link(name, |text| {
+                    if let Some(listing) = &mut listing {
+                        listing.link(name, text);
                     }
-                    Err(_) => return,
-                },
-                Some(EntryType::File) => match folder.status(name) {
-                    Ok(status) => Content::File(status),
-                    Err(_) => return,
-                },
+                    self.link(at, name, text)
+                }),
+                Some(EntryType::File) => {
+                    folder.status(name).map(|status| Entry { path: at.path(name), content: Content::File(status) })
+                }
                 Some(EntryType::Folder) => {
                     folders.push(name.to_owned());
-                    return;
+                    Err(Errno::ISDIR)
                 }
-                _ => Content::Other,
+                _ => Ok(Entry { path: at.path(name), content: Content::Other }),
             };
-            revision.entries.push(Entry { path, content });
+            if kind != Some(EntryType::Link) || entry.is_err() {
+                listing.iter_mut().for_each(|listing| listing.spoil());
+            }
+            revision.entries.extend(entry);
         });
         if let Err(error) = result {
-            self.unreadable.push((inside.to_path_buf(), error));
+            self.unreadable.push((at.inside.to_path_buf(), error));
         }
         if revision.entries.len() > MAX_ENTRIES || (depth >= layout::MAX_DEPTH && !folders.is_empty()) {
-            self.unreadable.push((inside.to_path_buf(), Errno::NAMETOOLONG));
+            self.unreadable.push((at.inside.to_path_buf(), Errno::NAMETOOLONG));
             return;
         }
         for name in folders {
-            let inside = inside.join(&name);
+            let (inside, below) = (at.inside.join(&name), at.below.join(&name));
             if let Some(open) = self.open(folder, &inside) {
-                self.read_revision(&open, &inside, &below.join(&name), revision, depth + 1);
+                self.read_revision(&open, &Place::new(&inside, &below), revision, depth + 1, None);
             }
         }
     }
@@ -301,13 +381,13 @@ impl Repository {
             let inside = path.join(&name);
             match kind {
                 EntryType::File => {
-                    let Ok(status) = folder.status(&name) else { continue };
-                    let bytes = match folder.read(&name, MAX_REF) {
-                        Ok(bytes) => bytes.unwrap_or_default(),
+                    let (status, bytes) = match folder.read_with_status(&name, MAX_REF) {
+                        Ok((status, bytes)) => (status, bytes.unwrap_or_default()),
                         Err(Errno::NOENT) => continue,
                         Err(error) => {
+                            let Ok(status) = folder.status(&name) else { continue };
                             self.unreadable.push((inside.clone(), error));
-                            Vec::new()
+                            (status, Vec::new())
                         }
                     };
                     let text = String::from_utf8(bytes).unwrap_or_default();

@@ -1,9 +1,9 @@
 //! A repository as a row of the table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::layout::{self, BlobName, Target};
 use super::read::{Blob, Content, Entry, Repository};
@@ -25,12 +25,12 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
         modified = modified.max(status.modified);
         accessed = accessed.max(status.accessed);
     };
-    let named = named_blobs(repository);
-    for (name, blob) in &repository.blobs {
+    let named = Named::of(repository);
+    for ((_, blob), named) in repository.blobs.iter().zip(&named.here) {
         match blob {
             Blob::File(status) => {
                 add(&mut usage, status, status.links);
-                if named.contains(name.as_os_str()) {
+                if *named {
                     add(&mut content, status, status.links);
                 }
                 note(status);
@@ -40,7 +40,7 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
                 // Without the list of users nobody can tell, and the payload stays.
                 let links = status.links.saturating_sub(1) + users(hash).max(1) + u64::from(list.is_none());
                 add(&mut usage, status, links);
-                if named.contains(name.as_os_str()) {
+                if *named {
                     add(&mut content, status, links);
                 }
                 note(status);
@@ -84,7 +84,7 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
         complete: weights.missing.is_empty() && weights.unfinished.is_empty() && repository.unreadable.is_empty(),
         in_use_by: None,
         verified: None,
-        warnings: warnings(repository, &weights.missing, &weights.unfinished),
+        warnings: warnings(repository, &named, &weights.missing, &weights.unfinished),
         protected: false,
         duplicate: false,
     };
@@ -111,7 +111,7 @@ impl Weights {
         let mut missing = BTreeSet::new();
         let (mut gguf, mut safetensors) = (false, false);
         for revision in &repository.revisions {
-            let mut shards: BTreeMap<(PathBuf, String, u32), BTreeSet<u32>> = BTreeMap::new();
+            let mut shards: Vec<(&Path, Shard)> = Vec::new();
             for entry in &revision.entries {
                 let Some(name) = entry.path.file_name().and_then(OsStr::to_str) else { continue };
                 let parsed = FileName::parse(name);
@@ -126,14 +126,19 @@ impl Weights {
                 }
                 if is_missing(repository, entry) && !is_foreign(repository, entry) {
                     missing.insert(text::printable_path(&entry.path));
-                } else if let Some(Shard { stem, number, count }) = parsed.shard() {
-                    let folder = entry.path.parent().unwrap_or(Path::new("")).to_path_buf();
-                    shards.entry((folder, stem.clone(), *count)).or_default().insert(*number);
+                } else if let Some(shard) = parsed.into_shard() {
+                    shards.push((entry.path.parent().unwrap_or(Path::new("")), shard));
                 }
             }
-            for ((folder, stem, count), numbers) in shards {
+            let alike = |(a_folder, a): &(&Path, Shard), (b_folder, b): &(&Path, Shard)| {
+                (a_folder.as_os_str(), &a.stem, a.count).cmp(&(b_folder.as_os_str(), &b.stem, b.count))
+            };
+            shards.sort_unstable_by(|a, b| alike(a, b).then(a.1.number.cmp(&b.1.number)));
+            for set in shards.chunk_by(|a, b| alike(a, b).is_eq()) {
+                let Some((folder, Shard { stem, count, .. })) = set.first() else { continue };
+                let here = |number: &u32| set.binary_search_by_key(number, |(_, shard)| shard.number).is_ok();
                 // A few names tell it; a header may claim tens of thousands.
-                let gone: Vec<u32> = (1..=count).filter(|number| !numbers.contains(number)).take(8).collect();
+                let gone: Vec<u32> = (1..=*count).filter(|number| !here(number)).take(8).collect();
                 missing.extend(
                     gone.iter()
                         .map(|number| text::printable_path(&folder.join(format!("{stem}-{number:05}-of-{count:05}")))),
@@ -161,15 +166,26 @@ impl Weights {
     }
 }
 
-/// Names in `blobs/` that a revision has.
-fn named_blobs(repository: &Repository) -> BTreeSet<&OsStr> {
-    let entries = repository.revisions.iter().flat_map(|revision| &revision.entries);
-    entries
-        .filter_map(|entry| match &entry.content {
-            Content::Link(Target::Blob(name)) => Some(name.as_os_str()),
-            _ => None,
-        })
-        .collect()
+/// What the revisions name of `blobs/`.
+struct Named<'a> {
+    /// Of each blob, in their order, whether a revision names it.
+    here: Vec<bool>,
+    /// Names that no blob has.
+    nowhere: BTreeSet<&'a OsStr>,
+}
+
+impl<'a> Named<'a> {
+    fn of(repository: &'a Repository) -> Self {
+        let mut named = Self { here: vec![false; repository.blobs.len()], nowhere: BTreeSet::new() };
+        for entry in repository.revisions.iter().flat_map(|revision| &revision.entries) {
+            let Content::Link(Target::Blob(name)) = &entry.content else { continue };
+            match repository.blobs.position(name) {
+                Some(at) => named.here[at] = true,
+                None => drop(named.nowhere.insert(name)),
+            }
+        }
+        named
+    }
 }
 
 /// Whether an entry leads, at once or by its blob, to something that is none of this repository's.
@@ -190,7 +206,7 @@ pub(super) fn is_missing(repository: &Repository, entry: &Entry) -> bool {
     }
 }
 
-fn warnings(repository: &Repository, missing: &[String], unfinished: &[String]) -> Vec<String> {
+fn warnings(repository: &Repository, named: &Named<'_>, missing: &[String], unfinished: &[String]) -> Vec<String> {
     let mut warnings = Warnings::default();
     repository.damage.iter().for_each(|line| warnings.add(line));
     for (path, error) in &repository.unreadable {
@@ -215,22 +231,18 @@ fn warnings(repository: &Repository, missing: &[String], unfinished: &[String]) 
     if !unfinished.is_empty() {
         warnings.add(&format!("unfinished downloads: {}", unfinished.join(", ")));
     }
-    let named = named_blobs(repository);
-    let leads_nowhere = |name: &&&OsStr| match repository.blobs.get(**name) {
-        Some(Blob::Foreign) => false,
-        blob => blob.is_none_or(|blob| blob.payload().is_none()),
-    };
-    let dangling = named.iter().filter(leads_nowhere).count();
+    let bytes = |blob: &Blob| matches!(blob, Blob::Foreign) || blob.payload().is_some();
+    let empty = repository.blobs.values().zip(&named.here).filter(|(blob, named)| **named && !bytes(blob)).count();
+    let dangling = named.nowhere.len() + empty;
     if dangling > 0 && missing.is_empty() {
         let (count, lead) = if dangling == 1 { ("1 file", "leads") } else { (&*format!("{dangling} files"), "lead") };
         warnings.add(&format!("{count} {lead} nowhere"));
     }
     if !repository.has_unknown_revisions() {
         let mut unnamed = Usage::default();
-        for (name, blob) in &repository.blobs {
-            if let Blob::File(status) = blob
+        for ((name, blob), named) in repository.blobs.iter().zip(&named.here) {
+            if let (Blob::File(status), false) = (blob, *named)
                 && layout::blob_name(name) == BlobName::Payload
-                && !named.contains(name.as_os_str())
             {
                 add(&mut unnamed, status, status.links);
             }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::layout;
-use super::read::{Blob, Repository};
+use super::links::Links;
+use super::read::{Blob, Known, Repository};
 use super::row;
 use crate::disk::folder::{EntryType, Folder};
 use crate::disk::usage::Usage;
@@ -40,9 +42,10 @@ pub(super) fn surround(row: &mut Row, repository: &Repository, surroundings: &mu
     row.model.mount = surroundings.mount(&repository.path, &repository.status);
 }
 
-/// Gives every row of the cache at `root` to `sink`; `add` adds to a row what takes more than its names.
+/// Gives every row of the cache at `root` to `sink`, and notes in `links` what was read; `add` adds to a row what takes more than its names.
 pub(super) fn scan(
     root: &Path,
+    links: &Links,
     add: &(dyn Fn(&Repository, &mut Row) + Sync),
     sink: &mut dyn FnMut(Row),
     cancel: &CancellationToken,
@@ -71,6 +74,7 @@ pub(super) fn scan(
     }
     names.sort_unstable();
 
+    let known = Known { links, now: Timestamp::now() };
     let next = AtomicUsize::new(0);
     let unknown = AtomicBool::new(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS).min(names.len().max(1));
@@ -89,7 +93,7 @@ pub(super) fn scan(
                     if cancel.is_cancelled() {
                         return;
                     }
-                    let repository = Repository::read(hub, root, name);
+                    let repository = Repository::read_with(hub, root, name, Some(known));
                     if repository.as_ref().is_some_and(Repository::has_unknown_blobs) {
                         unknown.store(true, Ordering::Relaxed);
                     }

@@ -91,6 +91,7 @@ fn manifest_of(name: &str) -> Option<&str> {
 
 impl Layout for LlamaCpp {
     const KIND: StoreKind = StoreKind::LlamaCpp;
+    const DEPTH: usize = 0;
 
     fn read(folder: &Folder, _only: Option<&Path>) -> Result<Listing, Errno> {
         let mut listing = Listing::default();

@@ -28,6 +28,7 @@ pub type LmStudioStore = FileStore<LmStudio>;
 
 impl Layout for LmStudio {
     const KIND: StoreKind = StoreKind::LmStudio;
+    const DEPTH: usize = 2;
 
     fn read(folder: &Folder, only: Option<&Path>) -> Result<Listing, Errno> {
         let wanted = |path: &Path| only.is_none_or(|only| only.starts_with(path));

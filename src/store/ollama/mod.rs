@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::read::Contents;
 use self::row::Users;
 pub use self::server::{Served, Server, Serving};
+use super::fingerprint::Fingerprint;
 use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
@@ -134,6 +135,20 @@ impl Store for OllamaStore {
             summary.warnings.push(format!("{} is unknown: {why}", text::printable_path(path)));
         }
         summary
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
+        if let Some(root) = fingerprint.top(&self.root) {
+            // Hosts, namespaces, models: a folder of tags lies three levels below its tree.
+            fingerprint.below(&root, 0);
+            for tree in read::TREES {
+                if let Ok(tree) = root.folder(tree.as_ref()) {
+                    fingerprint.below(&tree, 2);
+                }
+            }
+        }
+        fingerprint
     }
 
     fn details(&self, id: &str) -> Result<Details> {

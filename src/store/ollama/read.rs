@@ -17,7 +17,7 @@ use crate::store::tree::{Entry, Tree, reason};
 /// Folder of the payloads.
 pub(super) const BLOBS: &str = "blobs";
 /// The trees, the one that wins first.
-const TREES: [&str; 2] = ["manifests-v2", "manifests"];
+pub(super) const TREES: [&str; 2] = ["manifests-v2", "manifests"];
 
 /// Everything of one models folder.
 #[derive(Debug, Default)]

@@ -365,6 +365,7 @@ fn threads(start: Instant) -> std::io::Result<Channels> {
 /// Kinds of blocking requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
+    Look,
     Holders,
     Details,
     Plan,
@@ -426,7 +427,15 @@ impl Work {
     /// Starts an effect; gives the message of one that is done at once.
     fn perform(&mut self, effect: Effect) -> Option<Msg> {
         match effect {
-            Effect::Scan(generation) => self.scan(generation),
+            Effect::Scan(generation) => {
+                // Beside the scan: what changes while it runs is seen by the next look.
+                self.look(generation);
+                self.scan(generation)
+            }
+            Effect::Look(generation) => {
+                self.look(generation);
+                None
+            }
             Effect::AllUsers(generation, all) => {
                 let inventory = self.inventory.clone();
                 self.block(Kind::Stores, move || {
@@ -568,6 +577,11 @@ impl Work {
         if let Some(before) = self.asking.replace(task.abort_handle()) {
             before.abort();
         }
+    }
+
+    fn look(&mut self, generation: Generation) {
+        let inventory = self.inventory.clone();
+        self.block(Kind::Look, move || Msg::Looked(generation, inventory.fingerprint()));
     }
 
     fn scan(&mut self, generation: Generation) -> Option<Msg> {

@@ -7,6 +7,7 @@ mod line;
 mod models;
 mod notice;
 mod queue;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub use line::Line;
 pub use models::{Models, Scan};
 pub use notice::{Level, Notice, Notices};
 pub use queue::Queue;
+pub use watch::Watch;
 
 use super::Exit;
 use super::keymap::{Keymap, Pane};
@@ -124,6 +126,8 @@ pub struct State {
     pub host_wait: Generation,
     /// The request for holders that counts.
     pub holders_wait: Generation,
+    /// Looking for what other programs do to the stores.
+    pub watch: Watch,
     /// The time of day when something last happened: ages are shown by it.
     pub wall: Timestamp,
     /// Why the program ends.
@@ -155,6 +159,7 @@ impl State {
             host_asked: now.at,
             host_wait: Generation::default(),
             holders_wait: Generation::default(),
+            watch: Watch::default(),
             wall: now.wall,
             exit: None,
             dirty: Dirty::Now,
@@ -213,6 +218,12 @@ impl State {
     /// When [`super::msg::Msg::Tick`] is wanted, if nothing else happens until then.
     #[must_use]
     pub fn deadline(&self) -> Duration {
+        self.look_due().map_or(self.change_due(), |look| look.min(self.change_due()))
+    }
+
+    /// When something that is shown changes by itself.
+    #[must_use]
+    pub fn change_due(&self) -> Duration {
         let dialogs = self.dialogs.iter().filter_map(|dialog| match dialog {
             Dialog::Plan(plan) => plan.wait,
             Dialog::Pull(pull) => pull.wait.map(|(wait, _)| wait),
@@ -223,5 +234,12 @@ impl State {
         let scan = self.models.scan.since.filter(|_| !self.models.scan.checked).map(|since| since + PATIENCE);
         let figures = self.host_asked + FRESH;
         waits.chain(scan).chain(self.detail.due).chain(self.memory_due).fold(figures, Duration::min)
+    }
+
+    /// When the stores are to be looked at; `None` while that would be in the way of something, or see what this program does itself.
+    #[must_use]
+    pub fn look_due(&self) -> Option<Duration> {
+        let quiet = self.models.scan.since.is_none() && self.dialogs.is_empty() && self.queue.unfinished().0 == 0;
+        self.watch.due.filter(|_| quiet)
     }
 }

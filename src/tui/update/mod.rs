@@ -49,12 +49,25 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
             dialogs::drawn(state, now);
             return Vec::new();
         }
-        Msg::Continued => vec![Effect::Redraw],
+        Msg::Continued => {
+            // Much may have happened meanwhile.
+            state.watch.due = state.watch.due.map(|_| now.at);
+            vec![Effect::Redraw]
+        }
         Msg::End(signal) => {
             state.exit = Some(Exit::Signal(signal));
             Vec::new()
         }
-        Msg::Tick => on_tick(state, now),
+        Msg::Tick => {
+            let (effects, change) = on_tick(state, now);
+            dirty = change;
+            effects
+        }
+        Msg::Looked(generation, seen) => {
+            let (effects, change) = models::looked(state, generation, seen, now);
+            dirty = change;
+            effects
+        }
         Msg::Scanned(generation, events) => models::scanned(state, generation, events),
         Msg::ScanDone(generation) => models::scan_done(state, generation, now),
         Msg::Holders(generation, holders) => models::held(state, generation, holders),
@@ -136,7 +149,13 @@ fn moved(action: Action, position: usize, page: usize, length: usize) -> Option<
     })
 }
 
-fn on_tick(state: &mut State, now: Now) -> Effects {
+fn on_tick(state: &mut State, now: Now) -> (Effects, Dirty) {
+    let mut effects = Vec::new();
+    // Looking at the stores changes nothing on the screen.
+    let change = if state.change_due() <= now.at { Dirty::Now } else { Dirty::Clean };
+    if state.look_due().is_some_and(|due| due <= now.at) {
+        effects.push(models::look(state));
+    }
     for wait in state.waits_mut() {
         wait.slow = now.at.saturating_sub(wait.since) >= PATIENCE;
     }
@@ -145,11 +164,11 @@ fn on_tick(state: &mut State, now: Now) -> Effects {
         let stores = state.facts.stores.clone();
         state.models.note_silence(&stores);
     }
-    let mut effects = memory::due(state, now);
+    effects.extend(memory::due(state, now));
     if now.at.saturating_sub(state.host_asked) >= FRESH {
         effects.push(read_host(state, now));
     }
-    effects
+    (effects, change)
 }
 
 /// Reads the figures of the header anew: the file system of the models folder, then those of the rows.

@@ -7,16 +7,39 @@ use super::{Effects, dialogs, focus, moved, read_host};
 use crate::jobs::JobSpec;
 use crate::model::{Format, Holder, ModelId, text};
 use crate::provisioner::{ConvertRequest, ScanEvent};
+use crate::store::fingerprint::Fingerprint;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{Generation, Now};
-use crate::tui::state::{Focus, Level, State};
+use crate::tui::state::{Dirty, Focus, Level, State};
 
 /// Begins to scan.
 pub(super) fn scan(state: &mut State, now: Now) -> Effect {
     let generation = state.next_generation();
     state.models.scan_begins(generation, now.at);
     Effect::Scan(generation)
+}
+
+/// Looks whether another program changed a store.
+pub(super) fn look(state: &mut State) -> Effect {
+    let generation = state.next_generation();
+    state.watch.due = None;
+    state.watch.asked = Some(generation);
+    Effect::Look(generation)
+}
+
+/// What the folders of the stores told, when a scan began or since. What they tell anew is a reason to scan.
+pub(super) fn looked(state: &mut State, generation: Generation, seen: Fingerprint, now: Now) -> (Effects, Dirty) {
+    let (asked, at_scan) = (state.watch.asked == Some(generation), generation == state.models.scan.generation);
+    if !asked && !at_scan {
+        return (Vec::new(), Dirty::Clean);
+    }
+    let changed = asked && state.watch.seen.is_some_and(|before| before != seen);
+    state.watch.saw(seen, now.at);
+    if changed && state.models.scan.since.is_none() {
+        return (vec![scan(state, now), read_host(state, now)], Dirty::Now);
+    }
+    (Vec::new(), Dirty::Clean)
 }
 
 pub(super) fn scanned(state: &mut State, generation: Generation, events: Vec<ScanEvent>) -> Effects {

@@ -1,49 +1,31 @@
 //! Headers of weights files, each read once while the file stays the same.
 
-mod file;
-
 use std::fs::File;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use serde_json::Value;
 
-use self::file::{Stored, Writer, text_of};
+use super::memory::{Key, MAX_KEYS, Stored, Writer};
 use crate::disk::fast_map::FastMap;
 use crate::disk::folder::Status;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::Result as Outcome;
 use crate::format::{Metadata, UNREADABLE, read_metadata};
-use crate::model::{Inode, text};
+use crate::model::text;
 
-/// Most headers that are remembered; beyond that the memory starts anew.
-const MAX_REMEMBERED: usize = 65_536;
+/// A file of another version, or of another release, which may read headers otherwise, is not used.
+const VERSION: &str = concat!("llorch-models headers 4 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a header told, or what is wrong with it.
 pub type Header = Result<Arc<Metadata>, Arc<str>>;
-
-/// Which content a header belongs to. The time of the last change cannot be set back by anybody, unlike that of the last modification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Key {
-    inode: Inode,
-    size_bytes: u64,
-    modified: Option<Timestamp>,
-    changed: Option<Timestamp>,
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.inode.hash(state);
-    }
-}
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -60,11 +42,32 @@ pub struct Headers(Arc<Shared>);
 struct Shared {
     file: Option<PathBuf>,
     /// What the file had when the first header was asked for.
-    stored: OnceLock<Stored>,
+    stored: OnceLock<Texts>,
     /// What was read since.
     memory: RwLock<Memory>,
     /// Whether a file could not be written, which is said once.
     told: AtomicBool,
+}
+
+/// The file, and what was parsed of it: each text is the JSON of what a header told or of what is wrong with it.
+#[derive(Debug, Default)]
+struct Texts {
+    stored: Stored,
+    /// `None` inside when a text cannot be parsed.
+    parsed: Box<[OnceLock<Option<Header>>]>,
+}
+
+impl Texts {
+    fn read(file: &Path) -> Self {
+        let stored = Stored::read(file, VERSION);
+        let parsed = (0..stored.texts()).map(|_| OnceLock::new()).collect();
+        Self { stored, parsed }
+    }
+
+    fn get(&self, key: &Key) -> Option<Header> {
+        let number = self.stored.find(key)?;
+        self.parsed.get(number)?.get_or_init(|| parse(self.stored.text(number)?)).clone()
+    }
 }
 
 impl Headers {
@@ -107,12 +110,7 @@ impl Headers {
         status: &Status,
         read: impl FnOnce(&File) -> Result<Metadata, String>,
     ) -> Header {
-        let key = Key {
-            inode: status.inode,
-            size_bytes: status.size_bytes,
-            modified: status.modified,
-            changed: status.changed,
-        };
+        let key = Key::of(status);
         if let Some(header) = self.stored().get(&key) {
             return header;
         }
@@ -128,7 +126,7 @@ impl Headers {
             return header;
         }
         let mut memory = self.memory();
-        if memory.known.len() >= MAX_REMEMBERED {
+        if memory.known.len() >= MAX_KEYS {
             memory.known.clear();
         }
         memory.known.insert(key, header.clone());
@@ -173,12 +171,12 @@ impl Headers {
                 writer.add(key, &text);
             }
         }
-        let stored = self.stored();
+        let stored = &self.stored().stored;
         stored.iter().filter(|(.., used)| *used).for_each(|(key, text, _)| writer.add(key, text));
         // What nobody asked for in this run may belong to stores that another one sees; where there is no room, it goes first.
-        let now = Stored::read(file);
+        let now = Stored::read(file, VERSION);
         now.iter().for_each(|(key, text, _)| writer.add(key, text));
-        publish::write_atomically(file, &writer.finish())
+        publish::write_atomically(file, &writer.finish(VERSION))
     }
 
     /// A poisoned map is still a map of whole entries.
@@ -187,9 +185,31 @@ impl Headers {
     }
 
     /// What the file has, read once.
-    fn stored(&self) -> &Stored {
-        self.0.stored.get_or_init(|| self.0.file.as_deref().map(|file| Stored::read(file)).unwrap_or_default())
+    fn stored(&self) -> &Texts {
+        self.0.stored.get_or_init(|| self.0.file.as_deref().map(Texts::read).unwrap_or_default())
     }
+}
+
+/// The text of a header; values that are not known are left out.
+fn text_of(header: &Header) -> Option<Vec<u8>> {
+    let value = match header {
+        Ok(metadata) => {
+            let mut value = serde_json::to_value(&**metadata).ok()?;
+            if let Value::Object(fields) = &mut value {
+                fields.retain(|_, value| !value.is_null());
+            }
+            value
+        }
+        Err(why) => Value::String(why.to_string()),
+    };
+    serde_json::to_vec(&value).ok()
+}
+
+fn parse(text: &[u8]) -> Option<Header> {
+    if text.first() == Some(&b'"') {
+        return serde_json::from_slice::<String>(text).ok().map(|why| Err(why.into()));
+    }
+    serde_json::from_slice::<Metadata>(text).ok().map(|metadata| Ok(Arc::new(metadata)))
 }
 
 #[cfg(test)]
@@ -241,13 +261,13 @@ mod tests {
     fn claims_that_the_file_cannot_hold_are_no_reason_to_ask_for_memory() {
         let scratch = tempfile::tempdir().unwrap();
         let file = scratch.path().join("headers");
-        let whole = Writer::default().finish();
+        let whole = Writer::default().finish(VERSION);
         let claims = whole.len() - 8;
         for at in [claims, claims + 4] {
             let mut bytes = whole.clone();
             bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
             std::fs::write(&file, &bytes).unwrap();
-            assert_eq!(Stored::read(&file).iter().count(), 0);
+            assert_eq!(Stored::read(&file, VERSION).iter().count(), 0);
         }
     }
 
@@ -287,7 +307,7 @@ mod tests {
         thread::scope(|scope| {
             (0..8).for_each(|index| drop(scope.spawn(move || one(index))));
         });
-        assert_eq!(Stored::read(&file).iter().count(), 8);
+        assert_eq!(Stored::read(&file, VERSION).iter().count(), 8);
     }
 
     #[test]

@@ -1,43 +1,61 @@
-//! The file in which headers outlast the program: fixed records that are found by their key, and the texts that they point to, which are
-//! parsed when they are asked for.
+//! A file that remembers what was found out about a file or a folder while it stays the same: fixed records that are found by their key,
+//! and the texts that they point to, of which only those are looked at that are asked for.
 //!
 //! One line with the version; the number of texts and of keys; the keys; the texts, each with its length before it. Numbers are little-endian.
-//! Every text is the JSON of what a header told or of what is wrong with it, and stands there once however many files tell the same.
+//! A text stands there once however many keys have it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::{Header, Key, MAX_REMEMBERED};
-use crate::disk::fast_map::Fast;
-use crate::format::Metadata;
+use crate::disk::fast_map::{Fast, FastMap};
+use crate::disk::folder::Status;
 use crate::model::Inode;
 
+/// Most keys of one file.
+pub(super) const MAX_KEYS: usize = 65_536;
 /// Longest file that is read.
 const MAX_FILE: u64 = 128 << 20;
-/// Longest text of one header.
+/// Longest text.
 const MAX_TEXT: usize = 1 << 20;
 /// Bytes of a key with the number of its text.
 const RECORD: usize = 52;
 /// Stands for a time that is not known.
 const NO_TIME: u32 = u32::MAX;
 
-/// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 4 ", env!("CARGO_PKG_VERSION"), "\n");
+/// Which content a text belongs to. The time of the last change cannot be set back by anybody, unlike that of the last modification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    inode: Inode,
+    size_bytes: u64,
+    modified: Option<Timestamp>,
+    pub(super) changed: Option<Timestamp>,
+}
+
+impl Key {
+    pub(super) fn of(status: &Status) -> Self {
+        Self { inode: status.inode, size_bytes: status.size_bytes, modified: status.modified, changed: status.changed }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inode.hash(state);
+    }
+}
 
 /// What the file had when it was read.
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     bytes: Vec<u8>,
-    keys: HashMap<Key, Place, Fast>,
-    texts: Vec<Text>,
+    keys: FastMap<Key, Place>,
+    texts: Vec<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -47,16 +65,9 @@ struct Place {
     used: AtomicBool,
 }
 
-#[derive(Debug)]
-struct Text {
-    place: Range<usize>,
-    /// `None` inside when it cannot be parsed.
-    header: OnceLock<Option<Header>>,
-}
-
 impl Stored {
-    /// Reads the file at `path`; empty when it is missing, damaged or of another release.
-    pub(super) fn read(path: &Path) -> Self {
+    /// Reads the file at `path`; empty when it is missing, damaged or of another `version`, which is its first line.
+    pub(super) fn read(path: &Path, version: &str) -> Self {
         let bytes = || -> Option<Vec<u8>> {
             let file = File::open(path).ok()?;
             let status = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
@@ -64,17 +75,17 @@ impl Stored {
             file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
             Some(bytes)
         };
-        bytes().and_then(|bytes| Self::parse(bytes)).unwrap_or_default()
+        bytes().and_then(|bytes| Self::parse(bytes, version)).unwrap_or_default()
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
+    fn parse(bytes: Vec<u8>, version: &str) -> Option<Self> {
         let mut rest = Reader { bytes: &bytes, at: 0 };
-        if rest.take(VERSION.len())? != VERSION.as_bytes() {
+        if rest.take(version.len())? != version.as_bytes() {
             return None;
         }
         let (texts, keys) = (rest.number()? as usize, rest.number()? as usize);
         // What is claimed has to fit into what is there.
-        if texts.checked_mul(4)? > bytes.len() || keys.checked_mul(RECORD)? > bytes.len() || keys > MAX_REMEMBERED {
+        if texts.checked_mul(4)? > bytes.len() || keys.checked_mul(RECORD)? > bytes.len() || keys > MAX_KEYS {
             return None;
         }
         let mut by_key = HashMap::with_capacity_and_hasher(keys, Fast::default());
@@ -90,24 +101,32 @@ impl Stored {
             let length = rest.number()? as usize;
             let start = rest.at;
             rest.take(length)?;
-            places.push(Text { place: start..start + length, header: OnceLock::new() });
+            places.push(start..start + length);
         }
         Some(Self { keys: by_key, texts: places, bytes })
     }
 
-    /// What is known under `key`, and from now on used.
-    pub(super) fn get(&self, key: &Key) -> Option<Header> {
+    /// The number of the text of `key`, which from now on counts as used.
+    pub(super) fn find(&self, key: &Key) -> Option<usize> {
         let place = self.keys.get(key)?;
-        let text = self.texts.get(place.text as usize)?;
-        let header = text.header.get_or_init(|| parse(self.bytes.get(text.place.clone())?)).clone()?;
         place.used.store(true, Ordering::Relaxed);
-        Some(header)
+        Some(place.text as usize)
+    }
+
+    /// The text of that number.
+    pub(super) fn text(&self, number: usize) -> Option<&[u8]> {
+        self.bytes.get(self.texts.get(number)?.clone())
+    }
+
+    /// How many texts there are.
+    pub(super) fn texts(&self) -> usize {
+        self.texts.len()
     }
 
     /// Every key with its text, and whether it was used.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &[u8], bool)> {
         self.keys.iter().filter_map(|(key, place)| {
-            let text = self.bytes.get(self.texts.get(place.text as usize)?.place.clone())?;
+            let text = self.text(place.text as usize)?;
             Some((key, text, place.used.load(Ordering::Relaxed)))
         })
     }
@@ -120,14 +139,14 @@ pub(super) struct Writer {
     texts: Vec<u8>,
     count: u32,
     known: HashMap<Vec<u8>, u32>,
-    here: std::collections::HashSet<Key, Fast>,
+    here: HashSet<Key, Fast>,
 }
 
 impl Writer {
-    /// Adds `key` with the text of its header, unless it is there already or there is no room left.
+    /// Adds `key` with its text, unless it is there already or there is no room left.
     pub(super) fn add(&mut self, key: &Key, text: &[u8]) {
         let Some(length) = u32::try_from(text.len()).ok().filter(|_| text.len() <= MAX_TEXT) else { return };
-        if self.here.len() >= MAX_REMEMBERED || !self.here.insert(*key) {
+        if self.here.len() >= MAX_KEYS || !self.here.insert(*key) {
             return;
         }
         let number = match self.known.get(text) {
@@ -150,36 +169,16 @@ impl Writer {
         self.count += 1;
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
-        let mut bytes = VERSION.as_bytes().to_vec();
+    /// The content of a file of that version.
+    pub(super) fn finish(self, version: &str) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(version.len() + 8 + self.keys.len() + self.texts.len());
+        bytes.extend_from_slice(version.as_bytes());
         bytes.extend_from_slice(&(self.known.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&self.count.to_le_bytes());
         bytes.extend_from_slice(&self.keys);
         bytes.extend_from_slice(&self.texts);
         bytes
     }
-}
-
-/// The text of a header; values that are not known are left out.
-pub(super) fn text_of(header: &Header) -> Option<Vec<u8>> {
-    let value = match header {
-        Ok(metadata) => {
-            let mut value = serde_json::to_value(&**metadata).ok()?;
-            if let Value::Object(fields) = &mut value {
-                fields.retain(|_, value| !value.is_null());
-            }
-            value
-        }
-        Err(why) => Value::String(why.to_string()),
-    };
-    serde_json::to_vec(&value).ok()
-}
-
-fn parse(text: &[u8]) -> Option<Header> {
-    if text.first() == Some(&b'"') {
-        return serde_json::from_slice::<String>(text).ok().map(|why| Err(why.into()));
-    }
-    serde_json::from_slice::<Metadata>(text).ok().map(|metadata| Ok(Arc::new(metadata)))
 }
 
 fn split(time: Option<Timestamp>) -> (i64, u32) {
