@@ -4,9 +4,11 @@
 Rows run in turn (A B C, A B C, ...); figures are medians, ratios are medians of the ratios within a round.
 Only ratios mean anything: absolute times belong to the machine. Peers that are not installed are left out and named.
 
-    benches/compare.py [screen] [download] [--rounds N] [--size MIB] [--binary PATH]
+    benches/compare.py [screen] [download] [transfer] [--rounds N] [--size MIB] [--program PATH]
 
 `screen` needs nothing else. `download` needs nginx; curl, openssl, aria2c and hf are compared when they are there.
+`transfer` holds each connection to 20 MiB/s (the kernel paces the server's sockets) and puts 25 ms on each way of many
+small files; the same peers.
 """
 
 import argparse
@@ -264,18 +266,246 @@ def download(binary, plain_loop, rounds, mib):
         print()
 
 
+# --- many connections -------------------------------------------------------------------------------------------
+
+
+def connection_rate(listener, rate):
+    """Every connection that is accepted from `listener` sends at most `rate` bytes per second."""
+    so_max_pacing_rate = 47
+    listener.setsockopt(socket.SOL_SOCKET, so_max_pacing_rate, rate)
+
+
+class Paced(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """Serves one file with ranges, each connection at a fixed rate."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, file, rate):
+        self.path = file
+        super().__init__(("127.0.0.1", 0), PacedHandler, bind_and_activate=False)
+        connection_rate(self.socket, rate)
+        self.server_bind()
+        self.server_activate()
+
+
+class PacedHandler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        size = self.server.path.stat().st_size
+        first, last = 0, size - 1
+        asked = self.headers.get("Range")
+        if asked:
+            begin, _, end = asked.removeprefix("bytes=").partition("-")
+            first, last = int(begin), min(int(end or last), last)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", '"paced"')
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.flush()
+        with open(self.server.path, "rb") as file:
+            try:
+                while first <= last:
+                    first += os.sendfile(self.connection.fileno(), file.fileno(), first, min(last + 1 - first, 1 << 20))
+            except OSError:
+                self.close_connection = True
+
+
+class Delay(threading.Thread):
+    """A relay that keeps every byte for `delay` seconds each way, and a new connection for one round trip."""
+
+    def __init__(self, target, delay):
+        super().__init__(daemon=True)
+        self.target, self.delay = target, delay
+        self.port = free_port()
+
+    def run(self):
+        import asyncio
+
+        async def pump(reader, writer):
+            loop, queue = asyncio.get_running_loop(), asyncio.Queue()
+
+            async def send():
+                while True:
+                    due, data = await queue.get()
+                    await asyncio.sleep(max(0, due - loop.time()))
+                    if not data:
+                        writer.close()
+                        return
+                    writer.write(data)
+
+            sending = asyncio.ensure_future(send())
+            try:
+                while data := await reader.read(1 << 16):
+                    queue.put_nowait((loop.time() + self.delay, data))
+            except OSError:
+                pass
+            queue.put_nowait((loop.time() + self.delay, b""))
+            await sending
+
+        async def accept(reader, writer):
+            await asyncio.sleep(2 * self.delay)
+            there, back = await asyncio.open_connection(*self.target)
+            await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+        async def serve():
+            server = await asyncio.start_server(accept, "127.0.0.1", self.port, backlog=256)
+            await server.serve_forever()
+
+        asyncio.run(serve())
+
+
+class SmallHub(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """A hub for one repository of many small files, which it sends itself."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, files):
+        self.files = files
+        self.blobs = {name: hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest() for name, data in files.items()}
+        super().__init__(("127.0.0.1", 0), SmallHubHandler)
+
+
+class SmallHubHandler(HubHandler):
+    wbufsize = -1
+
+    def setup(self):
+        super().setup()
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def do_GET(self):
+        self.answer_small()
+        self.wfile.flush()
+
+    def answer_small(self):
+        path = self.path.split("?")[0]
+        sizes = {name: len(data) for name, data in self.server.files.items()}
+        if path.startswith("/api/models/bench/small/tree/"):
+            rows = [{"type": "file", "oid": self.server.blobs[name], "size": size, "path": name} for name, size in sizes.items()]
+            return self.answer(200, json.dumps(rows).encode(), Content_Type="application/json")
+        if path.startswith("/api/models/bench/small"):
+            siblings = [{"rfilename": name, "blobId": self.server.blobs[name], "size": size} for name, size in sizes.items()]
+            info = {"_id": "1", "id": "bench/small", "modelId": "bench/small", "sha": self.commit, "private": False, "gated": False, "tags": [], "siblings": siblings}
+            return self.answer(200, json.dumps(info).encode(), Content_Type="application/json")
+        name = path.rpartition("/")[2]
+        if name in self.server.files:
+            etag = f'"{self.server.blobs[name]}"'
+            return self.answer(200, self.server.files[name], X_Repo_Commit=self.commit, ETag=etag, Content_Type="application/octet-stream")
+        return self.answer(404, b"not found", X_Error_Code="EntryNotFound")
+
+
+def rounds_of(rows, rounds, out, home):
+    results = {label: [] for label in rows}
+    for _ in range(rounds):
+        for label, command in rows.items():
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            os.sync()
+            results[label].append(measured(command, home, out))
+    return results
+
+
+def table(results, base):
+    print(f"| client | wall s | CPU s | peak MiB | wall / {base} |\n|---|---|---|---|---|")
+    for label, runs in results.items():
+        ratio = statistics.median(r["wall"] / b["wall"] for r, b in zip(runs, results[base]))
+        mid = {key: statistics.median(r[key] for r in runs) for key in ("wall", "cpu", "rss")}
+        print(f"| {label} | {mid['wall']:.2f} | {mid['cpu']:.2f} | {mid['rss']:.1f} | {ratio:.2f} |")
+    print()
+
+
+def transfer(binary, rounds, mib, rate):
+    hf = os.environ.get("LLORCH_BENCH_HF") or shutil.which("hf")
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = pathlib.Path(scratch)
+        out, home = scratch / "out", scratch / "home"
+        print(f"## Many connections: {mib} MiB, each connection held to {rate} MiB/s\n")
+        name, digest = "model-Q4_K_M.gguf", hashlib.sha256()
+        block = os.urandom(1 << 20)
+        with open(scratch / name, "wb") as file:
+            for i in range(mib):
+                piece = struct.pack("<Q", i) + block[8:]
+                digest.update(piece)
+                file.write(piece)
+        paced = Paced(scratch / name, rate << 20)
+        threading.Thread(target=paced.serve_forever, daemon=True).start()
+        blobs = f"http://127.0.0.1:{paced.server_address[1]}/{name}"
+        hub = Hub(name, mib << 20, digest.hexdigest(), blobs)
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{hub.server_address[1]}"
+        ours = [binary, "--models-dir", str(out / "models"), "--endpoint", endpoint, "download", "bench/big"]
+        rows = {f"llorch-models, {count} connections (verified, synced)": [*ours, "--connections", str(count)] for count in (8, 16)}
+        base = next(iter(rows))
+        if shutil.which("aria2c"):
+            base = "aria2c -x8 -s8 (not verified)"
+            rows[base] = ["aria2c", "-q", "-x8", "-s8", "--file-allocation=falloc", "-d", str(out), "-o", "aria", blobs]
+        table(rounds_of(rows, rounds, out, home), base)
+        if hf or shutil.which("curl"):
+            # One stream each: the rate decides, once is enough.
+            single = {}
+            if shutil.which("curl"):
+                single["curl -o f (not verified)"] = f"curl -s -o {out}/curl {blobs}"
+            if hf:
+                single["hf download (not verified)"] = f"HF_ENDPOINT={endpoint} {hf} download bench/big --local-dir {out}/hf"
+            table(rounds_of({base: rows[base], **single}, 1, out, home), base)
+        paced.shutdown()
+        hub.shutdown()
+        (scratch / name).unlink()
+
+        print("## Small files: 200 of 50 KB, 50 ms round trip\n")
+        files = {f"part-{i:03}.bin": os.urandom(50_000) for i in range(200)}
+        small = SmallHub(files)
+        threading.Thread(target=small.serve_forever, daemon=True).start()
+        relay = Delay(("127.0.0.1", small.server_address[1]), 0.025)
+        relay.start()
+        time.sleep(0.3)
+        endpoint = f"http://127.0.0.1:{relay.port}"
+        ours = [binary, "--models-dir", str(out / "models"), "--endpoint", endpoint, "download", "bench/small", "--file", "*"]
+        rows = {f"llorch-models, {count} connections (verified, synced)": [*ours, "--connections", str(count)] for count in (8, 16)}
+        base = next(iter(rows))
+        urls = " ".join(f"-o {name} {endpoint}/bench/small/resolve/main/{name}" for name in files)
+        if shutil.which("curl"):
+            rows["curl -Z, 8 connections (told the addresses)"] = f"curl -s -Z --parallel-max 8 {urls}"
+        if hf:
+            base = "hf download (not verified)"
+            rows[base] = f"HF_ENDPOINT={endpoint} {hf} download bench/small --local-dir {out}/hf"
+        table(rounds_of(rows, rounds, out, home), base)
+        small.shutdown()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["screen", "download", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["screen", "download", "transfer", []], default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, help="MiB of the download")
+    parser.add_argument("--rate", type=int, default=20, help="MiB/s of each connection in `transfer`")
+    parser.add_argument("--program", help="measure this program instead of building one; `download` needs a build")
     arguments = parser.parse_args()
-    binary, plain_loop = build()
-    what = arguments.what or ["screen", "download"]
+    what = arguments.what or ["screen", "download", "transfer"]
+    if arguments.program and "download" not in what:
+        binary, plain_loop = arguments.program, None
+    else:
+        binary, plain_loop = build()
     if "screen" in what:
         screen(binary, arguments.rounds)
     if "download" in what:
         download(binary, plain_loop, arguments.rounds, arguments.size)
+    if "transfer" in what:
+        transfer(binary, arguments.rounds, min(arguments.size, 1024), arguments.rate)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ impl Source for Http {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let answer = reqwest::Client::new().get(&self.0).send().await.map_err(failed)?;
             let stream = answer.bytes_stream().map_err(failed).boxed();
-            Ok(Opening { from: 0, size: file.size, validator: None, stream })
+            Ok(Opening { from: 0, to: file.size, size: file.size, validator: None, stream })
         }
         .boxed()
     }

@@ -107,6 +107,17 @@ impl From<Color> for When {
     }
 }
 
+/// When a download leaves the link to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Courtesy {
+    /// In an SSH session.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Not at all.
+    Never,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -177,6 +188,12 @@ pub struct Download {
     /// Bytes per second, like 50M
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub limit: Option<Bytes>,
+    /// Connections at most; how many are used is measured
+    #[arg(long, value_name = "N", value_parser = connections)]
+    pub connections: Option<usize>,
+    /// When to leave the link to others while it fills up; auto is in an SSH session
+    #[arg(long, value_name = "WHEN", value_enum)]
+    pub courtesy: Option<Courtesy>,
     /// One line of JSON for every event
     #[arg(long)]
     pub json: bool,
@@ -329,6 +346,10 @@ fn sort_key(text: &str) -> Result<SortKey, String> {
         let names: Vec<&str> = SortKey::ALL.iter().map(|key| key.name()).collect();
         format!("use one of {}", names.join(", "))
     })
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| (1..=64).contains(count)).ok_or_else(|| "give a number from 1 to 64".to_owned())
 }
 
 fn rate(text: &str) -> Result<Bytes, String> {

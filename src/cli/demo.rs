@@ -42,7 +42,7 @@ pub(super) fn run(global: &Global, environment: &Environment) -> Outcome {
             limit: settings.limit,
             queue_file: None,
             deletion_log: None,
-            transfer: screen::patient(),
+            transfer: screen::patient(settings),
         };
         let exit = screen::show(settings, &environment, provisioner, inventory, options, notices).await;
         drop(demo);

@@ -1,19 +1,26 @@
 //! `download` and `convert`: a queue of one, watched until it ends.
 
-use super::arguments::{Convert, Download};
+use super::arguments::{Convert, Courtesy, Download};
 use super::exit::{Exit, Outcome, Stop};
 use super::follow;
 use super::output::Output;
 use super::output::progress::Bar;
-use super::session::Session;
+use super::session::{Session, transfer_options};
+use crate::config::Environment;
 use crate::jobs::{JobEvent, JobEventKind, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Bytes, text};
 use crate::provisioner::{ConvertRequest, DownloadRequest};
-use crate::transfer;
 
 pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
-    let Download { reference, file, to, force, limit, json } = arguments;
+    let Download { reference, file, to, force, limit, connections, courtesy, json } = arguments;
     let to = to.unwrap_or(session.settings.destination);
+    let settings = &mut session.settings;
+    settings.connections = connections.unwrap_or(settings.connections);
+    settings.courtesy = match courtesy {
+        None => settings.courtesy,
+        Some(Courtesy::Auto) => Environment::of_process().text("SSH_CONNECTION").is_some(),
+        Some(chosen) => chosen == Courtesy::Always,
+    };
     let request = DownloadRequest { reference, files: file, to, force };
     work(session, JobSpec::Download(request), limit, json).await
 }
@@ -31,7 +38,7 @@ async fn work(session: &mut Session, spec: JobSpec, limit: Option<Bytes>, json: 
         limit: limit.map(|rate| rate.0).or(session.settings.limit),
         queue_file: None,
         deletion_log: None,
-        transfer: transfer::Options::default(),
+        transfer: transfer_options(&session.settings),
     };
     let jobs = LocalJobs::start(session.provisioner.clone(), session.inventory.clone(), options);
     let mut updates = jobs.subscribe();

@@ -65,7 +65,7 @@ fn on_this_host(global: &Global, environment: &Environment) -> Outcome {
             limit: settings.limit,
             queue_file: Some(queue_file),
             deletion_log: Some(deletion_log),
-            transfer: patient(),
+            transfer: patient(settings),
         },
         notices,
     ));
@@ -74,8 +74,8 @@ fn on_this_host(global: &Global, environment: &Environment) -> Outcome {
 }
 
 /// A queue does not give up: it waits, and says for what.
-pub(super) fn patient() -> transfer::Options {
-    transfer::Options { first_byte: None, patience: None, ..transfer::Options::default() }
+pub(super) fn patient(settings: &Settings) -> transfer::Options {
+    transfer::Options { first_byte: None, patience: None, ..session::transfer_options(settings) }
 }
 
 /// Draws the screen on a worker of its own, and puts that away afterwards.

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::selector::Selector;
 use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
+use crate::transfer;
 
 /// A command at work.
 pub(super) struct Session {
@@ -120,6 +121,15 @@ pub(super) enum Found {
     Targets(Vec<PlanTarget>),
     /// A signal came first.
     Signal(Exit),
+}
+
+/// How downloads fetch, as settings say.
+pub(super) fn transfer_options(settings: &Settings) -> transfer::Options {
+    transfer::Options {
+        connections: transfer::Connections::new(settings.connections),
+        courtesy: settings.courtesy.then(transfer::Courtesy::new),
+        ..transfer::Options::default()
+    }
 }
 
 /// The provisioner and the stores that settings describe. Nothing is read or sent yet but the user's catalog.

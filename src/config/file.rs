@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) proxies: Option<bool>,
     pub(super) downloads: Option<Count>,
     pub(super) connections: Option<Count>,
+    pub(super) courtesy: Option<When>,
     pub(super) limit: Option<Limit>,
     pub(super) verify_limit: Option<Limit>,
     pub(super) verify_reads: Option<Reads>,

@@ -41,7 +41,10 @@ impl fmt::Debug for HubSettings {
     }
 }
 
-/// A choice that the terminal may make.
+/// Connections that are opened at most when nothing else is said.
+const CONNECTIONS: usize = 8;
+
+/// A choice that the terminal or the session may make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum When {
@@ -152,6 +155,8 @@ pub struct Overrides {
     pub limit: Option<Option<u64>>,
     /// `--connections`.
     pub connections: Option<usize>,
+    /// `--courtesy`.
+    pub courtesy: Option<When>,
     /// `--color`.
     pub color: Option<When>,
     /// `--ascii`.
@@ -175,8 +180,10 @@ pub struct Settings {
     pub hub: HubSettings,
     /// Downloads that run at once; at least 1.
     pub downloads: usize,
-    /// Connections of one download; at least 1.
+    /// Connections over all downloads together, at most; at least 1.
     pub connections: usize,
+    /// Whether downloads leave the link to others while it fills up. Unless it is set: in an SSH session.
+    pub courtesy: bool,
     /// Bytes per second over all connections of the queue; `None` is no limit.
     pub limit: Option<u64>,
     /// How much of a disk a verification takes.
@@ -291,7 +298,16 @@ impl Settings {
                 proxies: file.proxies.unwrap_or(true),
             },
             downloads: file.downloads.as_ref().map_or(3, |count| count.0),
-            connections: overrides.connections.or(file.connections.as_ref().map(|count| count.0)).unwrap_or(1).max(1),
+            connections: overrides
+                .connections
+                .or(file.connections.as_ref().map(|count| count.0))
+                .unwrap_or(CONNECTIONS)
+                .max(1),
+            courtesy: match overrides.courtesy.or(file.courtesy).unwrap_or_default() {
+                When::Auto => environment.text("SSH_CONNECTION").is_some(),
+                When::Always => true,
+                When::Never => false,
+            },
             limit: overrides.limit.unwrap_or(file.limit.as_ref().and_then(|limit| limit.0)),
             verify: VerifySettings {
                 reads: file.verify_reads.as_ref().and_then(|reads| reads.0),

@@ -1,5 +1,6 @@
 //! Files that appear whole or not at all.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
@@ -62,6 +63,73 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
 /// [`crate::Error::UnsafePath`] when `staged` is no regular file, [`crate::Error::Io`] otherwise; `staged` then still
 /// stands, unless only the last sync of the folder failed.
 pub fn publish(staged: &Path, target: &Path) -> Result<()> {
+    let file = open_staged(staged)?;
+    let size = file.metadata().map_or(0, |found| found.len());
+    file.sync_all().map_err(write_error("sync", staged, size))?;
+    std::fs::rename(staged, target).map_err(write_error("publish", target, 0))?;
+    sync_folder(parent(target))?;
+    if parent(staged) != parent(target) {
+        sync_folder(parent(staged))?;
+    }
+    Ok(())
+}
+
+/// [`publish`] for many small files at once: their syncs run beside each other, so that the file system joins them, and
+/// each folder is synced once. Every name appears after the bytes behind it are synced. Gives a result a file.
+///
+/// # Errors
+/// Each as [`publish`].
+pub fn publish_all(files: &[(&Path, &Path)]) -> Vec<Result<()>> {
+    let mut results = beside(files, |(staged, target)| {
+        let file = open_staged(staged)?;
+        file.sync_all().map_err(write_error("sync", *staged, 0))?;
+        std::fs::rename(staged, target).map_err(write_error("publish", *target, 0))
+    });
+    let folders: BTreeSet<&Path> = files
+        .iter()
+        .zip(&results)
+        .filter(|(_, result)| result.is_ok())
+        .flat_map(|((staged, target), _)| [parent(staged), parent(target)])
+        .collect();
+    let folders: Vec<&Path> = folders.into_iter().collect();
+    for (folder, synced) in folders.iter().zip(beside(&folders, |folder| sync_folder(folder))) {
+        let Err(error) = synced else { continue };
+        let mut error = Some(error);
+        for ((_, target), result) in files.iter().zip(&mut results) {
+            if result.is_ok() && parent(target) == *folder {
+                let again = || Error::io("sync", *folder)(io::Error::other("it failed for another file of it"));
+                *result = Err(error.take().unwrap_or_else(again));
+            }
+        }
+    }
+    results
+}
+
+/// Does `work` for each of `items` on a few threads, and gives the results in order.
+pub fn beside<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    /// While one thread waits for the disk, others bring it more to do at once.
+    const THREADS: usize = 16;
+    let share = items.len().div_ceil(THREADS).max(1);
+    if items.len() <= 1 {
+        return items.iter().map(work).collect();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .chunks(share)
+            .map(|chunk| (chunk, scope.spawn(|| chunk.iter().map(&work).collect::<Vec<R>>())))
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|(_, thread)| match thread.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+/// Opens a finished file that is to be published.
+fn open_staged(staged: &Path) -> Result<File> {
     let file =
         openat(CWD, staged, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Error::io("open", staged)(error.into()))?;
@@ -73,14 +141,7 @@ pub fn publish(staged: &Path, target: &Path) -> Result<()> {
             reason: "it is no regular file".to_owned(),
         });
     }
-    let file = File::from(file);
-    file.sync_all().map_err(write_error("sync", staged, info.size_bytes))?;
-    std::fs::rename(staged, target).map_err(write_error("publish", target, 0))?;
-    sync_folder(parent(target))?;
-    if parent(staged) != parent(target) {
-        sync_folder(parent(staged))?;
-    }
-    Ok(())
+    Ok(File::from(file))
 }
 
 /// Creates a file that must not be there yet, for reading and writing. The mode follows the umask; as root the file
@@ -333,6 +394,31 @@ mod tests {
         publish(&staged, &target).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["x"]);
+    }
+
+    #[test]
+    fn many_are_published_at_once_and_one_that_fails_stops_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("sub");
+        std::fs::create_dir(&other).unwrap();
+        let files: Vec<(PathBuf, PathBuf)> = (0..40)
+            .map(|n| {
+                let folder = if n % 2 == 0 { folder.path() } else { &other };
+                (folder.join(format!("{n}.llorch")), folder.join(n.to_string()))
+            })
+            .collect();
+        for (n, (staged, _)) in files.iter().enumerate().filter(|(n, _)| *n != 7) {
+            std::fs::write(staged, n.to_string()).unwrap();
+        }
+        let pairs: Vec<(&Path, &Path)> = files.iter().map(|(from, to)| (from.as_path(), to.as_path())).collect();
+        let results = publish_all(&pairs);
+        assert_eq!(results.iter().position(Result::is_err), Some(7));
+        assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
+        for (n, (staged, target)) in files.iter().enumerate().filter(|(n, _)| *n != 7) {
+            assert_eq!(std::fs::read(target).unwrap(), n.to_string().as_bytes());
+            assert!(!staged.exists());
+        }
+        assert!(publish_all(&[]).is_empty());
     }
 
     #[test]

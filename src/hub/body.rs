@@ -1,12 +1,14 @@
 //! The bytes of a file: what the answer must be before a single byte is believed.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
+use tokio::sync::Mutex;
 use url::Url;
 
 use super::http::{self, Answer, Http, Stated};
@@ -16,6 +18,27 @@ use super::{Body, address};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
 
+/// Where a server said that the bytes of one file lie; it may be signed and valid for a while only, so it is kept in
+/// memory and never shown. Those who fetch parts of the file share it: one asks again when it is refused.
+#[derive(Debug, Default)]
+pub struct Address(Mutex<Known>);
+
+/// What is known of it.
+#[derive(Clone, Debug, Default)]
+enum Known {
+    #[default]
+    Nothing,
+    /// The hub sends the bytes itself.
+    Here,
+    There(Arc<Place>),
+}
+
+#[derive(Debug)]
+struct Place {
+    url: Url,
+    stated: Stated,
+}
+
 pub(super) async fn open(
     http: &Http,
     repository: &str,
@@ -23,12 +46,14 @@ pub(super) async fn open(
     file: &RemoteFile,
     range: Range<u64>,
     validator: Option<&Validator>,
+    shared: Option<&Address>,
 ) -> Result<Body> {
     let range = range.start..range.end.min(file.size);
     if range.start >= range.end && file.size > 0 {
         // Nothing is asked for, and a server would refuse such a range.
         return Ok(Body {
             from: range.start,
+            to: range.start,
             size: file.size,
             validator: validator.cloned(),
             stream: stream::empty().boxed(),
@@ -43,11 +68,28 @@ pub(super) async fn open(
         file,
     };
     let partial = range.start > 0 || range.end < file.size;
-    let ranged = if partial { call.ranged(&range, validator).await? } else { None };
+    let own = Address::default();
+    let ranged = if partial { call.ranged(&range, validator, shared.unwrap_or(&own)).await? } else { Ranged::Nothing };
     match ranged {
-        Some(body) => Ok(body),
-        None => call.whole().await,
+        Ranged::Body(body) => Ok(body),
+        // Who fetches several parts asks again for this one; the others go on.
+        Ranged::Other(validator) if shared.is_some() => {
+            Ok(Body { from: 0, to: 0, size: file.size, validator, stream: stream::empty().boxed() })
+        }
+        Ranged::Another(body) if shared.is_some() => Ok(body),
+        Ranged::Other(_) | Ranged::Another(_) | Ranged::Nothing => call.whole().await,
     }
+}
+
+/// What came instead of a range.
+enum Ranged {
+    /// The range, or the whole file.
+    Body(Body),
+    /// The range of a file with another validator: the server ignores `If-Range`.
+    Another(Body),
+    /// Bytes that cannot be placed.
+    Other(Option<Validator>),
+    Nothing,
 }
 
 /// One file that is asked for.
@@ -60,30 +102,77 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Asks for a range; `None` if the answer is neither a correct part nor the whole file.
-    async fn ranged(&self, range: &Range<u64>, validator: Option<&Validator>) -> Result<Option<Body>> {
+    /// Asks for a range.
+    async fn ranged(&self, range: &Range<u64>, validator: Option<&Validator>, address: &Address) -> Result<Ranged> {
         let mut headers = HeaderMap::new();
         http::header(&mut headers, RANGE, &format!("bytes={}-{}", range.start, range.end - 1))?;
         if let Some(Validator(validator)) = validator {
             http::header(&mut headers, IF_RANGE, validator)?;
         }
-        let answer = self.http.get(self.url.clone(), &headers).await.map_err(|failed| failed.error)?;
+        let answer = self.at_address(&headers, address).await?;
         match answer.response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 self.check_identity(&answer)?;
                 self.check_coding(&answer)?;
                 let headers = answer.response.headers();
-                let correct = content_range(headers)
-                    == Some((range.start, range.end - 1, self.file.size))
-                    && content_length(headers).is_none_or(|length| length == range.end - range.start)
-                    // A server that ignores `If-Range` shows by its own validator that the file is another one.
-                    && validator.is_none_or(|old| strong_validator(headers).is_none_or(|new| new == *old));
-                Ok(correct.then(|| self.body(answer, range.clone())))
+                let correct = content_range(headers) == Some((range.start, range.end - 1, self.file.size))
+                    && content_length(headers).is_none_or(|length| length == range.end - range.start);
+                let now = strong_validator(headers);
+                let another = validator.zip(now.as_ref()).is_some_and(|(old, new)| old != new);
+                Ok(match correct {
+                    false => Ranged::Other(now),
+                    true if another => Ranged::Another(self.body(answer, range.clone())),
+                    true => Ranged::Body(self.body(answer, range.clone())),
+                })
             }
-            StatusCode::OK => self.accept_whole(answer).map(Some),
-            StatusCode::RANGE_NOT_SATISFIABLE => Ok(None),
+            StatusCode::OK => self.accept_whole(answer).map(Ranged::Body),
+            StatusCode::RANGE_NOT_SATISFIABLE => Ok(Ranged::Nothing),
             _ => Err(refused(self.http, &self.asked, answer).await.error),
         }
+    }
+
+    /// Asks where the file was the last time, or the hub again when that is refused or was never asked.
+    async fn at_address(&self, headers: &HeaderMap, address: &Address) -> Result<Answer> {
+        let known = address.0.lock().await.clone();
+        match known {
+            Known::Nothing => {}
+            Known::Here => return self.http.get(self.url.clone(), headers).await.map_err(|failed| failed.error),
+            Known::There(place) => {
+                let answer = self.at(&place, headers).await?;
+                let status = answer.response.status();
+                if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
+                    return Ok(answer);
+                }
+                let mut current = address.0.lock().await;
+                if matches!(&*current, Known::There(current) if Arc::ptr_eq(current, &place)) {
+                    *current = Known::Nothing;
+                }
+                if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                    return Ok(answer);
+                }
+                tracing::debug!("the address of '{}' is not good any more: {status}", self.file.path);
+            }
+        }
+        // One asks, the others wait for what it finds.
+        let mut current = address.0.lock().await;
+        if let Known::There(place) = current.clone() {
+            drop(current);
+            return self.at(&place, headers).await;
+        }
+        let answer = self.http.get(self.url.clone(), headers).await.map_err(|failed| failed.error)?;
+        if matches!(answer.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+            *current = if answer.url == self.url {
+                Known::Here
+            } else {
+                Known::There(Arc::new(Place { url: answer.url.clone(), stated: answer.stated.clone() }))
+            };
+        }
+        Ok(answer)
+    }
+
+    async fn at(&self, place: &Place, headers: &HeaderMap) -> Result<Answer> {
+        let answer = self.http.get_at(place.url.clone(), place.stated.clone(), headers).await;
+        answer.map_err(|failed| failed.error)
     }
 
     /// Asks for the whole file.
@@ -166,7 +255,7 @@ impl Call<'_> {
     fn body(&self, answer: Answer, range: Range<u64>) -> Body {
         let validator = strong_validator(answer.response.headers());
         let stream = counted(answer, range.end - range.start);
-        Body { from: range.start, size: self.file.size, validator, stream }
+        Body { from: range.start, to: range.end, size: self.file.size, validator, stream }
     }
 }
 

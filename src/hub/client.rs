@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::http::Http;
-use super::{Listing, Repository, SearchHit, SearchQuery, Token, body, listing, search};
+use super::{Address, Listing, Repository, SearchHit, SearchQuery, Token, body, listing, search};
 use crate::error::Result;
 use crate::model::{RemoteFile, RepoPath, Validator};
 
@@ -29,6 +29,8 @@ pub struct HubOptions {
 pub struct Body {
     /// Offset of the first byte: that of the range, or 0 when the server sends the whole file instead.
     pub from: u64,
+    /// Offset after the last byte; `from` when the answer was neither that range nor the whole file.
+    pub to: u64,
     /// Length of the whole file as the server says now.
     pub size: u64,
     /// For `If-Range` of a later request; none when the server gives no strong validator.
@@ -96,7 +98,24 @@ impl HubClient {
         range: Range<u64>,
         validator: Option<&Validator>,
     ) -> Result<Body> {
-        body::open(&self.http, repository, commit, file, range, validator).await
+        body::open(&self.http, repository, commit, file, range, validator, None).await
+    }
+
+    /// [`Self::open`] for one of several parts of a file that share what is known of where its bytes lie. An answer with
+    /// bytes that were not asked for gives an empty body here, and one with another validator gives that.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_at(
+        &self,
+        repository: &str,
+        commit: &str,
+        file: &RemoteFile,
+        range: Range<u64>,
+        validator: Option<&Validator>,
+        address: &Address,
+    ) -> Result<Body> {
+        body::open(&self.http, repository, commit, file, range, validator, Some(address)).await
     }
 
     /// Models whose id has every word of the query, most downloaded first.

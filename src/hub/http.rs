@@ -142,12 +142,17 @@ impl Http {
 
     /// Sends a GET and follows redirects; any status that is no redirect is an answer.
     pub(super) async fn get(&self, url: Url, headers: &HeaderMap) -> Result<Answer, Failed> {
+        self.get_at(url, Stated::default(), headers).await
+    }
+
+    /// [`Self::get`] in the middle of a chain, where `stated` was stated before.
+    pub(super) async fn get_at(&self, url: Url, stated: Stated, headers: &HeaderMap) -> Result<Answer, Failed> {
         if self.offline {
             return Err(Failed::for_good(Error::Offline { endpoint: address::shown(&self.endpoint) }));
         }
         let first = url.clone();
         let mut url = url;
-        let mut stated = Stated::default();
+        let mut stated = stated;
         let mut visited = HashSet::new();
         loop {
             let response = self.send(&url, headers).await?;

@@ -11,6 +11,7 @@ mod search;
 mod token;
 
 pub use address::shown_endpoint;
+pub use body::Address;
 pub use catalog::{Catalog, CatalogEntry};
 pub use client::{Body, HubClient, HubOptions};
 pub(crate) use http::loopback_client;

@@ -1,5 +1,6 @@
 //! From what a transfer tells to what a job tells: sums over files, a measured rate, few events.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::JobEventKind;
@@ -16,12 +17,17 @@ const WINDOW: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub(super) struct Tracker {
     files: Vec<FileState>,
+    /// Where each file stands among them: there may be thousands, and every event names one.
+    places: HashMap<RepoPath, usize>,
     total: u64,
+    /// Sum over the files.
+    bytes: u64,
     meter: Meter,
     /// Bytes that moved in this run; what was there before it never counts as speed.
     moved: u64,
-    /// Between a retry, a wait or a checksum and the next byte nothing moves, and nothing says that it does.
-    rests: bool,
+    /// Files that move. Between a retry, a wait or a checksum and its next byte a file does not; when none moves, nothing
+    /// says that bytes arrive.
+    moving: usize,
     told: Option<Told>,
 }
 
@@ -30,6 +36,7 @@ struct FileState {
     path: RepoPath,
     bytes: u64,
     total: u64,
+    moves: bool,
     /// What the last event said.
     told: Option<u64>,
 }
@@ -45,7 +52,7 @@ struct Told {
 impl Tracker {
     pub(super) fn new() -> Self {
         let meter = Meter::new(WINDOW);
-        Self { files: Vec::new(), total: 0, meter, moved: 0, rests: false, told: None }
+        Self { files: Vec::new(), places: HashMap::new(), total: 0, bytes: 0, meter, moved: 0, moving: 0, told: None }
     }
 
     /// Takes an event of the transfer and gives what is to be told at once.
@@ -53,12 +60,16 @@ impl Tracker {
         let mut told = Vec::new();
         match event {
             TransferEvent::Started { files, total } => {
-                self.files =
-                    files.into_iter().map(|(path, total)| FileState { path, bytes: 0, total, told: None }).collect();
+                self.places = files.iter().enumerate().map(|(at, (path, _))| (path.clone(), at)).collect();
+                self.files = files
+                    .into_iter()
+                    .map(|(path, total)| FileState { path, bytes: 0, total, moves: false, told: None })
+                    .collect();
+                (self.bytes, self.moving) = (0, 0);
                 self.total = total;
             }
             TransferEvent::FileStarted { file, bytes, total } => {
-                self.go_on(now);
+                self.go_on(&file, now);
                 self.set(&file, bytes);
                 told.push(JobEventKind::Started {
                     file: Some(file.as_str().to_owned()),
@@ -68,7 +79,7 @@ impl Tracker {
                 told.push(self.job_progress(now));
             }
             TransferEvent::FileProgress { file, bytes, .. } => {
-                self.go_on(now);
+                self.go_on(&file, now);
                 self.moved += self.set(&file, bytes);
                 self.meter.record(now, self.moved);
                 if self.told.is_none_or(|told| now.saturating_sub(told.at) >= TICK) {
@@ -76,7 +87,7 @@ impl Tracker {
                 }
             }
             TransferEvent::Retrying { file, after, error, .. } => {
-                self.rests = true;
+                self.rest(&file);
                 told.push(JobEventKind::Retrying {
                     file: Some(file.as_str().to_owned()),
                     error,
@@ -84,17 +95,18 @@ impl Tracker {
                 });
             }
             TransferEvent::Waiting { file, why } => {
-                self.rests = true;
+                self.rest(&file);
                 told.push(JobEventKind::Waiting { file: Some(file.as_str().to_owned()), error: why });
             }
             TransferEvent::Verifying { file } => {
-                self.rests = true;
+                self.rest(&file);
                 told.push(JobEventKind::Verifying { file: Some(file.as_str().to_owned()) });
             }
             TransferEvent::FileFinished { file, path, .. } => {
-                let total = self.files.iter().find(|known| known.path == file).map_or(0, |known| known.total);
+                self.rest(&file);
+                let total = self.known(&file).map_or(0, |known| known.total);
                 self.moved += self.set(&file, total);
-                if let Some(known) = self.files.iter_mut().find(|known| known.path == file) {
+                if let Some(known) = self.known(&file) {
                     known.told = Some(total);
                 }
                 told.push(JobEventKind::Progress {
@@ -113,11 +125,11 @@ impl Tracker {
 
     /// What is to be told because time has passed: the newest bytes, and a rate that falls while nothing arrives.
     pub(super) fn tick(&mut self, now: Duration) -> Vec<JobEventKind> {
-        if self.rests || self.told.is_none_or(|told| now.saturating_sub(told.at) < TICK) {
+        if self.moving == 0 || self.told.is_none_or(|told| now.saturating_sub(told.at) < TICK) {
             return Vec::new();
         }
         let (rate, eta_s) = self.speed(now);
-        if self.told.is_some_and(|told| (told.bytes, told.rate, told.eta_s) == (self.bytes(), rate, eta_s)) {
+        if self.told.is_some_and(|told| (told.bytes, told.rate, told.eta_s) == (self.bytes, rate, eta_s)) {
             return Vec::new();
         }
         self.progress(now)
@@ -125,32 +137,44 @@ impl Tracker {
 
     /// What is to be told when the transfer has stopped before its end: the last bytes, whenever the others were told.
     pub(super) fn stop(&mut self, now: Duration) -> Vec<JobEventKind> {
-        if self.told.is_none_or(|told| told.bytes == self.bytes()) { Vec::new() } else { self.progress(now) }
+        if self.told.is_none_or(|told| told.bytes == self.bytes) { Vec::new() } else { self.progress(now) }
     }
 
-    fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.bytes).sum()
+    fn known(&mut self, file: &RepoPath) -> Option<&mut FileState> {
+        self.files.get_mut(*self.places.get(file)?)
     }
 
     /// Notes the bytes of a file and gives how many are new; fewer than before is a restart, which moved nothing.
     fn set(&mut self, file: &RepoPath, bytes: u64) -> u64 {
-        let Some(known) = self.files.iter_mut().find(|known| known.path == *file) else { return 0 };
-        let new = bytes.saturating_sub(known.bytes);
-        known.bytes = bytes;
-        new
+        let Some(known) = self.known(file) else { return 0 };
+        let before = std::mem::replace(&mut known.bytes, bytes);
+        self.bytes = self.bytes - before + bytes;
+        bytes.saturating_sub(before)
     }
 
-    /// After a rest the measurement begins anew: its pause says nothing about the speed that follows.
-    fn go_on(&mut self, now: Duration) {
-        if self.rests || self.told.is_none() {
-            self.rests = false;
+    /// A file moves. After a time in which none did the measurement begins anew: that time says nothing about the speed
+    /// that follows.
+    fn go_on(&mut self, file: &RepoPath, now: Duration) {
+        if self.moving == 0 || self.told.is_none() {
             self.meter = Meter::new(WINDOW);
             self.meter.record(now, self.moved);
+        }
+        if let Some(known) = self.known(file).filter(|known| !known.moves) {
+            known.moves = true;
+            self.moving += 1;
+        }
+    }
+
+    /// A file does not move.
+    fn rest(&mut self, file: &RepoPath) {
+        if let Some(known) = self.known(file).filter(|known| known.moves) {
+            known.moves = false;
+            self.moving -= 1;
         }
     }
 
     fn speed(&self, now: Duration) -> (Option<u64>, Option<u64>) {
-        let remaining = self.total.saturating_sub(self.bytes());
+        let remaining = self.total.saturating_sub(self.bytes);
         (self.meter.rate(now).map(|rate| rate.0), self.meter.eta(now, remaining).map(|eta| eta.as_secs()))
     }
 
@@ -176,7 +200,7 @@ impl Tracker {
 
     fn job_progress(&mut self, now: Duration) -> JobEventKind {
         let (rate, eta_s) = self.speed(now);
-        let bytes = self.bytes();
+        let bytes = self.bytes;
         self.told = Some(Told { at: now, bytes, rate, eta_s });
         JobEventKind::Progress { file: None, bytes, total: self.total, rate, eta_s, path: None }
     }
@@ -201,7 +225,7 @@ mod tests {
     }
 
     fn bytes(tracker: &mut Tracker, bytes: u64, now: u64) -> Vec<JobEventKind> {
-        tracker.take(TransferEvent::FileProgress { file: path("a"), bytes, total: 10_000 }, at(now))
+        tracker.take(TransferEvent::FileProgress { file: path("a"), bytes, total: 10_000, connections: 1 }, at(now))
     }
 
     /// Bytes, rate and seconds left of the job's own event.

@@ -11,7 +11,7 @@ use crate::model::Reference;
 use crate::store::Store;
 use crate::store::flat::{Alias, FlatStore};
 use crate::store::hf::{HfStore, RepositoryWriter};
-use crate::transfer::Options;
+use crate::transfer::{Connections, Courtesy, Options};
 
 /// Where models come from when nothing else is said.
 const PUBLIC_HUB: &str = "https://huggingface.co";
@@ -216,6 +216,8 @@ impl ModelProvisioner {
                     .hf_cache(&settings.paths.hf_hub_cache)
                     .symlinks(settings.symlinks)
                     .converter(settings.converter);
+                builder.options.connections = Connections::new(settings.connections);
+                builder.options.courtesy = settings.courtesy.then(Courtesy::new);
                 match Catalog::with_user_file(&settings.paths.config.join("catalog.toml")) {
                     Ok(catalog) => builder.catalog = catalog,
                     Err(error) => builder.fault = Some(Fault::of(error)),

@@ -63,8 +63,7 @@ impl ModelProvisioner {
         if plan.whole {
             if plan.request.to == DestinationKind::Flat {
                 let targets: Vec<PathBuf> = plan.files.iter().map(|file| file.path.below(&plan.folder)).collect();
-                let swept =
-                    tokio::task::spawn_blocking(move || targets.iter().for_each(|target| discard_partials_of(target)));
+                let swept = tokio::task::spawn_blocking(move || discard_partials_of(&targets));
                 if let Err(error) = swept.await {
                     tracing::warn!("looking for old partials failed: {error}");
                 }
@@ -85,6 +84,12 @@ impl ModelProvisioner {
             Ok(outcome) => outcome,
             Err(error) => {
                 let changed = place.has_changed();
+                if changed {
+                    let settled = Arc::clone(&place);
+                    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || settled.settle()).await {
+                        tracing::warn!("the record stays behind: {error}");
+                    }
+                }
                 // Locks go with it.
                 drop((destination, place));
                 if changed {

@@ -1,16 +1,22 @@
-//! Runs a request: file by file, from staging to publication.
+//! Runs a request: which files when, from staging to publication.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::Batch;
 use super::partial::held;
 use super::receive::now;
 use super::retry::Budget;
-use super::{Destination, EventSink, RetryPolicy, Source, Throttle, TransferEvent, file};
+use super::{Connections, Courtesy, Destination, EventSink, RetryPolicy, Source, Throttle, TransferEvent, file, small};
 use crate::disk::space::space;
 use crate::error::{Error, Result};
 use crate::model::RemoteFile;
@@ -24,7 +30,7 @@ pub struct Request {
     pub repository: String,
     /// The commit.
     pub commit: String,
-    /// What to fetch, in this order.
+    /// What to fetch. The largest is fetched first, small ones beside it.
     pub files: Vec<RemoteFile>,
 }
 
@@ -34,6 +40,11 @@ pub struct Options {
     /// The speed limit. Everything that holds a clone of the same one shares its bytes per second, and
     /// [`Throttle::set_limit`] changes it while transfers run.
     pub throttle: Throttle,
+    /// How many connections there are at most. Everything that holds a clone of the same one shares them; how many of
+    /// them a file gets is found out while it is fetched.
+    pub connections: Connections,
+    /// Leaves the link to others while it fills up; none takes what there is. Shared as `throttle` is.
+    pub courtesy: Option<Courtesy>,
     /// Give up when no first byte arrived for so long; `None` never gives up. A foreground command has a bound here,
     /// a queue has none.
     pub first_byte: Option<Duration>,
@@ -46,10 +57,12 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// What a foreground command does: no limit, 30 s for the first byte, then 10 minutes of patience.
+    /// What a foreground command does: no limit, at most eight connections, 30 s for the first byte, then 10 minutes of patience.
     fn default() -> Self {
         Self {
             throttle: Throttle::default(),
+            connections: Connections::default(),
+            courtesy: None,
             first_byte: Some(Duration::from_secs(30)),
             stall: Duration::from_secs(20),
             patience: Some(Duration::from_secs(600)),
@@ -83,31 +96,29 @@ pub async fn run(
     events: &EventSink,
     cancel: &CancellationToken,
 ) -> Result<Outcome> {
-    let budget = Budget::new(options.first_byte, options.patience, now());
-    let mut run = Run { request, source, destination, options, events, cancel, budget, fetched: 0 };
+    let stop = cancel.child_token();
+    let run = Run {
+        request,
+        source,
+        destination,
+        options,
+        events,
+        cancel: &stop,
+        arrived: AtomicBool::new(false),
+        begun: Instant::now(),
+        fetched: AtomicU64::new(0),
+        speed: Mutex::new(Speed::default()),
+    };
     run.tell(TransferEvent::Started {
         files: request.files.iter().map(|file| (file.path.clone(), file.size)).collect(),
         total: request.files.iter().fold(0, |total, file| total.saturating_add(file.size)),
     });
     let present = run.look().await?;
     run.check_space(&present).await?;
-
-    let mut paths = Vec::with_capacity(request.files.len());
-    for (file, there) in request.files.iter().zip(present) {
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        match there {
-            Some(path) => {
-                run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
-                paths.push(path);
-            }
-            None => paths.push(file::fetch(&mut run, file).await?),
-        }
-    }
+    let paths = run.all(present).await?;
     let (finished, files) = (Arc::clone(destination), request.files.clone());
     run.blocking(move || finished.finish(&files)).await?;
-    Ok(Outcome { paths, fetched: run.fetched })
+    Ok(Outcome { paths, fetched: run.fetched.load(Ordering::Relaxed) })
 }
 
 /// A request while it runs.
@@ -117,15 +128,168 @@ pub(super) struct Run<'a> {
     pub(super) destination: &'a Arc<dyn Destination>,
     pub(super) options: &'a Options,
     pub(super) events: &'a EventSink,
+    /// Cancelled by the caller, or because a file failed.
     pub(super) cancel: &'a CancellationToken,
-    pub(super) budget: Budget,
+    pub(super) begun: Instant,
+    /// Whether a byte has arrived, of whatever file.
+    arrived: AtomicBool,
     /// Bytes that came over the network.
-    pub(super) fetched: u64,
+    fetched: AtomicU64,
+    speed: Mutex<Speed>,
+}
+
+/// Bytes per second over the last moments.
+#[derive(Debug, Default)]
+struct Speed {
+    at: Duration,
+    bytes: u64,
+    rate: u64,
 }
 
 impl Run<'_> {
     pub(super) fn tell(&self, event: TransferEvent) {
         (self.events)(event);
+    }
+
+    /// How long a file may fail.
+    pub(super) fn budget(&self) -> Budget {
+        Budget::new(self.options.first_byte, self.options.patience, now())
+    }
+
+    /// Works on the budget of a file, with what others have found out.
+    pub(super) fn with_budget<T>(&self, budget: &Mutex<Budget>, work: impl FnOnce(&mut Budget) -> T) -> T {
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.arrived.load(Ordering::Relaxed) {
+            budget.arrives();
+        }
+        work(&mut budget)
+    }
+
+    /// A byte has arrived.
+    pub(super) fn has_arrived(&self) {
+        self.arrived.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts bytes that came over the network.
+    pub(super) fn count(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Waits until so many bytes may pass.
+    pub(super) async fn passes(&self, bytes: u64) {
+        self.options.throttle.take(bytes).await;
+        if let Some(courtesy) = &self.options.courtesy {
+            courtesy.throttle().take(bytes).await;
+        }
+    }
+
+    /// Bytes per second over the last moments, all files together.
+    pub(super) fn rate(&self) -> u64 {
+        let (now, bytes) = (self.begun.elapsed(), self.fetched.load(Ordering::Relaxed));
+        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = now.saturating_sub(speed.at);
+        if took >= Duration::from_millis(400) {
+            let rate = (bytes - speed.bytes.min(bytes)) as f64 / took.as_secs_f64();
+            *speed = Speed { at: now, bytes, rate: rate as u64 };
+        }
+        speed.rate
+    }
+
+    /// Fetches every file that is not there: the large ones one after another, the largest first, and the small ones
+    /// beside them. When one fails the others stop, and keep what they have.
+    async fn all(&self, present: Vec<Option<PathBuf>>) -> Result<Vec<PathBuf>> {
+        let mut paths = present;
+        let mut missing = Vec::new();
+        for (index, (file, there)) in self.request.files.iter().zip(&paths).enumerate() {
+            match there {
+                Some(path) => {
+                    let (file, path) = (file.path.clone(), path.clone());
+                    self.tell(TransferEvent::FileFinished { file, path, fetched: 0 });
+                }
+                None => missing.push((index, file)),
+            }
+        }
+        let (small, mut large): (Vec<_>, Vec<_>) = missing.into_iter().partition(|(_, file)| small::is_small(file));
+        large.sort_by_key(|(_, file)| std::cmp::Reverse(file.size));
+        let done = Mutex::new(Vec::new());
+        let failed = Mutex::new(None);
+        let note = |index: usize, result: Result<PathBuf>| match result {
+            Ok(path) => done.lock().unwrap_or_else(PoisonError::into_inner).push((index, path)),
+            Err(error) => {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                self.cancel.cancel();
+            }
+        };
+
+        let large = async {
+            // The next one begins when all of the one before is on its way.
+            let turns = Arc::new(Semaphore::new(1));
+            let mut files = FuturesUnordered::new();
+            for (index, file) in large {
+                files.push(self.large(index, file, Arc::clone(&turns)));
+            }
+            while let Some((index, result)) = files.next().await {
+                note(index, result);
+            }
+        };
+        let batch = Batch::default();
+        let small = async {
+            // Twice as many as connections: while some are on their way, others are put on disk.
+            let width = 2 * self.options.connections.most();
+            let mut waiting = small.into_iter();
+            let mut files = FuturesUnordered::new();
+            for (index, file) in waiting.by_ref().take(width) {
+                files.push(self.small(index, file, &batch));
+            }
+            while let Some((index, result)) = files.next().await {
+                note(index, result);
+                if let Some((index, file)) = waiting.next().filter(|_| !self.cancel.is_cancelled()) {
+                    files.push(self.small(index, file, &batch));
+                }
+            }
+            batch.close();
+        };
+        tokio::join!(large, small, batch.publish(self));
+        if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        for (index, path) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if let Some(place) = paths.get_mut(index) {
+                *place = Some(path);
+            }
+        }
+        // Who was cancelled between two files has nothing that failed.
+        paths.into_iter().collect::<Option<_>>().ok_or(Error::Cancelled)
+    }
+
+    fn large<'f>(
+        &'f self,
+        index: usize,
+        file: &'f RemoteFile,
+        turns: Arc<Semaphore>,
+    ) -> BoxFuture<'f, (usize, Result<PathBuf>)> {
+        Box::pin(async move {
+            let turn = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return (index, Err(Error::Cancelled)),
+                turn = turns.acquire_owned() => turn.ok(),
+            };
+            (index, file::fetch(self, file, turn).await)
+        })
+    }
+
+    fn small<'f>(
+        &'f self,
+        index: usize,
+        file: &'f RemoteFile,
+        batch: &'f Batch,
+    ) -> BoxFuture<'f, (usize, Result<PathBuf>)> {
+        Box::pin(async move {
+            if self.cancel.is_cancelled() {
+                return (index, Err(Error::Cancelled));
+            }
+            (index, small::fetch(self, file, batch).await)
+        })
     }
 
     /// Runs work that blocks on the disk on a thread that may block.

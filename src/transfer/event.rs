@@ -8,9 +8,11 @@ use crate::model::RepoPath;
 
 /// One event of a transfer.
 ///
-/// Order: `Started` once; then for each file `FileStarted`, any number of `FileProgress`, `Retrying` and `Waiting`,
-/// `Verifying`, `FileFinished`. Nothing follows the last `FileFinished`: the result of [`super::run`] tells the end, also
-/// when it fails or is cancelled. A file that is there already has only `FileFinished`.
+/// Order: `Started` once, first; then for each file `FileStarted`, any number of `FileProgress`, `Retrying` and `Waiting`,
+/// `Verifying`, `FileFinished`, in this order. Several files are fetched at once, so the events of one lie between those
+/// of another, and files finish in any order: the largest begins first. Nothing follows the last `FileFinished`: the
+/// result of [`super::run`] tells the end, also when it fails or is cancelled. A file that is there already has only
+/// `FileFinished`. `Waiting` may come before `FileStarted`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TransferEvent {
@@ -39,8 +41,10 @@ pub enum TransferEvent {
         bytes: u64,
         /// Its size.
         total: u64,
+        /// Connections through which bytes of it come; 0 when it stands still.
+        connections: usize,
     },
-    /// The connection failed and is tried again.
+    /// The only connection of the file failed and is tried again. While others bring bytes, one that fails is not told.
     Retrying {
         /// The file.
         file: RepoPath,

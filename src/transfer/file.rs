@@ -1,8 +1,10 @@
 //! One file: locked, fetched, compared, published.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::engine::Run;
 use super::journal::{Identity, Journal};
@@ -41,16 +43,16 @@ pub fn staged_path(staging: &Staging) -> Option<String> {
 }
 
 /// Removes a partial, then its journal, and only then lets go of the lock.
-fn remove_both(staging: &Staging, lock: FileLock) -> Result<()> {
+pub(super) fn remove_both(staging: &Staging, lock: FileLock) -> Result<()> {
     remove_if_there(&staging.partial)?;
     remove_if_there(&staging.journal)?;
     drop(lock);
     Ok(())
 }
 
-/// Fetches and publishes `file`.
-pub(super) async fn fetch(run: &mut Run<'_>, file: &RemoteFile) -> Result<PathBuf> {
-    let before = run.fetched;
+/// Fetches and publishes `file`. `turn` is given up when all that is left of it is on its way.
+pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, turn: Option<OwnedSemaphorePermit>) -> Result<PathBuf> {
+    let mut fetched = 0;
     let staging = {
         let (destination, file) = (Arc::clone(run.destination), file.clone());
         run.blocking(move || destination.stage(&file)).await?
@@ -58,18 +60,14 @@ pub(super) async fn fetch(run: &mut Run<'_>, file: &RemoteFile) -> Result<PathBu
     let lock = acquire(run, file, &staging).await?;
     let path = match look_again(run, file, &staging, lock).await? {
         Found::There(path) => path,
-        Found::Missing(partial) => {
-            run.budget.restart_clock(now());
-            complete(run, file, &staging, *partial).await?
-        }
+        Found::Missing(partial) => complete(run, file, &staging, *partial, turn, &mut fetched).await?,
     };
-    let fetched = run.fetched - before;
     run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched });
     Ok(path)
 }
 
 /// Waits until nobody else works on the file.
-async fn acquire(run: &Run<'_>, file: &RemoteFile, staging: &Staging) -> Result<FileLock> {
+pub(super) async fn acquire(run: &Run<'_>, file: &RemoteFile, staging: &Staging) -> Result<FileLock> {
     let mut told = None;
     let mut seen = None;
     loop {
@@ -127,7 +125,16 @@ async fn look_again(run: &Run<'_>, file: &RemoteFile, staging: &Staging, lock: F
 
 /// Fetches what is missing and publishes the file when its checksum is right. Another try from the start follows a
 /// wrong checksum once: bytes that a crash or another program damaged are gone then.
-async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, partial: Partial) -> Result<PathBuf> {
+async fn complete(
+    run: &Run<'_>,
+    file: &RemoteFile,
+    staging: &Staging,
+    partial: Partial,
+    turn: Option<OwnedSemaphorePermit>,
+    fetched: &mut u64,
+) -> Result<PathBuf> {
+    let turn = Mutex::new(turn);
+    let budget = Mutex::new(run.budget());
     run.tell(TransferEvent::FileStarted {
         file: file.path.clone(),
         bytes: partial.ranges().covered(),
@@ -136,7 +143,7 @@ async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, parti
     let mut partial = partial;
     let mut again = false;
     loop {
-        let (kept, received) = receive(run, file, partial).await;
+        let (kept, received) = receive(run, file, &budget, partial, &turn, fetched).await;
         let Some(mut kept) = kept else {
             return Err(received.err().unwrap_or(Error::Cancelled));
         };
@@ -148,6 +155,7 @@ async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, parti
                     file: file.path.clone(),
                     bytes: kept.ranges().covered(),
                     total: file.size,
+                    connections: 0,
                 });
                 run.blocking(move || if empty { kept.remove() } else { Ok(()) }).await?;
                 return Err(error);
@@ -181,7 +189,7 @@ async fn complete(run: &mut Run<'_>, file: &RemoteFile, staging: &Staging, parti
                 Ok(kept)
             })
             .await?;
-        run.budget.restart_clock(now());
+        run.with_budget(&budget, |budget| budget.restart_clock(now()));
     }
 }
 

@@ -4,15 +4,22 @@
 //! [`Destination`] (a store does). It knows neither.
 
 mod adopt;
+mod batch;
+mod connections;
+mod courtesy;
 mod engine;
 mod event;
 mod file;
+mod filling;
+mod growth;
 mod hash;
 mod journal;
 mod partial;
+mod pieces;
 mod ranges;
 mod receive;
 mod retry;
+mod small;
 mod throttle;
 mod writer;
 
@@ -24,6 +31,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 
 pub use adopt::adopt;
+pub use connections::Connections;
+pub use courtesy::Courtesy;
 pub use engine::{Options, Outcome, Request, run};
 pub use event::{EventSink, TransferEvent};
 pub use file::{discard, staged_path};
@@ -31,6 +40,7 @@ pub use hash::Hasher;
 pub use retry::RetryPolicy;
 pub use throttle::Throttle;
 
+use crate::disk::publish::beside;
 use crate::error::Result;
 use crate::model::{RemoteFile, Validator};
 
@@ -38,6 +48,9 @@ use crate::model::{RemoteFile, Validator};
 pub struct Opening {
     /// Offset of the first byte: the start of the range, or 0 when the source sends the whole file instead.
     pub from: u64,
+    /// Offset after the last byte: the end of the range, or the size when the source sends the whole file. A source that was
+    /// answered with bytes that were not asked for gives none of them, and `to` is `from`.
+    pub to: u64,
     /// Length of the whole file as the source says now.
     pub size: u64,
     /// For the next [`Source::open`]; none when the source gives none.
@@ -49,7 +62,7 @@ pub struct Opening {
 /// Where bytes come from.
 pub trait Source: Send + Sync {
     /// Opens `range` of `file`. With a validator the source sends that range only if the bytes are still the same,
-    /// and the whole file otherwise.
+    /// and the whole file otherwise. Several ranges of one file are open at once, each over a connection of its own.
     ///
     /// # Errors
     /// [`crate::Error::Changed`] when the file is another one now; [`crate::Error::Unreachable`] and
@@ -93,11 +106,17 @@ pub trait Destination: Send + Sync {
     /// [`crate::Error::UnsafePath`] or [`crate::Error::Io`].
     fn stage(&self, file: &RemoteFile) -> Result<Staging>;
 
-    /// Publishes the whole, verified and synced partial under its final name and notes its checksum.
+    /// Publishes the whole and verified partial under its final name, after a sync of its bytes, and notes its checksum.
     ///
     /// # Errors
     /// [`crate::Error::Io`]; the partial then still stands.
     fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf>;
+
+    /// [`Self::publish`] for several small files whose bytes are written but not synced, which costs less than one by
+    /// one. The promise is the same: a name appears after the bytes behind it are synced. Gives a result a file.
+    fn publish_all(&self, files: &[(&RemoteFile, &Staging)]) -> Vec<Result<PathBuf>> {
+        beside(files, |(file, staging)| self.publish(file, staging))
+    }
 
     /// Called once after the last file of a request is published: writes the record.
     ///

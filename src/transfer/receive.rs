@@ -1,256 +1,647 @@
-//! The network's side of one file: connections, one after another, until nothing is missing.
+//! The network's side of one file: several connections, each with a piece of it, until nothing is missing.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use tokio::time::timeout;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
 
+use super::connections::Permit;
 use super::engine::Run;
+use super::filling::{Filling, TICK};
+use super::growth::{Failure, Growth, Sample, WINDOW};
 use super::hash::Hasher;
 use super::partial::Partial;
-use super::ranges::RangeSet;
-use super::retry::{random, worth_another_try};
-use super::writer::{BUFFER, Pipeline};
+use super::pieces::{Piece, Pieces};
+use super::retry::{Budget, random, worth_another_try};
+use super::writer::Pipeline;
 use super::{Opening, TransferEvent};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
 
-/// Progress is told at most so often, and a buffer that is not full waits at most so long.
-const TICK: Duration = Duration::from_millis(250);
+/// A file from this size on begins with two connections.
+const LARGE: u64 = 32 * 1024 * 1024;
+/// So many answers in a row that are not what was asked for are taken for accidents.
+const ACCIDENTS: u32 = 2;
+/// So often a file with a checksum begins anew because its validator changed; from then on the checksum alone decides.
+const RESTARTS: u32 = 2;
+/// A connection that fails so often in a row while others do not is not opened again.
+const TRIES: u32 = 4;
+/// A pause that is longer gives the connection to others.
+const SHORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of a partial. It is lost (closed, its lock given back) only when a thread died.
 pub(super) type Received = (Option<Partial>, Result<Option<Digest>>);
 
-/// Fetches what `partial` lacks of `file` and computes the digest of the whole.
-pub(super) async fn receive(run: &mut Run<'_>, file: &RemoteFile, partial: Partial) -> Received {
-    let here = partial.ranges().clone();
-    let validator = partial.validator().cloned();
-    let pipeline = match start(file, partial) {
-        Ok(pipeline) => pipeline,
-        Err(error) => return (None, Err(error)),
-    };
-    let best = here.covered();
-    let mut receiver = Receiver { run, file, here, validator, best, told: Instant::now() };
-    let (pipeline, result) = receiver.fill(pipeline).await;
-    let Some(pipeline) = pipeline else { return (None, result.map(|()| None)) };
-    let cancel = receiver.run.cancel;
-    match result {
-        Ok(()) => {
-            receiver.tell(&pipeline);
-            run.tell(TransferEvent::Verifying { file: file.path.clone() });
-            pipeline.finish(cancel).await
+/// Fetches what `partial` lacks of `file` and computes the digest of the whole. `turn` is given up when all that is left
+/// is on its way.
+pub(super) async fn receive(
+    run: &Run<'_>,
+    file: &RemoteFile,
+    budget: &Mutex<Budget>,
+    mut partial: Partial,
+    turn: &Mutex<Option<OwnedSemaphorePermit>>,
+    fetched: &mut u64,
+) -> Received {
+    let mut best = partial.ranges().covered();
+    let mut ready = None;
+    let mut restarts = 0;
+    loop {
+        let here = partial.ranges().clone();
+        let validator = partial.validator().cloned();
+        let hasher = file.digest.map(|digest| Hasher::new(digest.algorithm(), file.size));
+        let pipeline = match Pipeline::start(partial, hasher, run.options.connections.most()) {
+            Ok(pipeline) => pipeline,
+            Err(error) => return (None, Err(error)),
+        };
+        let segments = Segments::new(run, file, &pipeline, budget, turn, here, validator, best, restarts);
+        let ended = segments.fill(ready.take()).await;
+        best = segments.lock().best;
+        if file.size >= LARGE && matches!(ended, Ended::Whole) {
+            run.options.connections.set_hint(segments.lock().growth.target());
         }
-        Err(error) => {
-            receiver.tell(&pipeline);
-            let (partial, stopped) = pipeline.stop().await;
-            // What broke the disk's side explains more than what it made of the network's.
-            (partial, Err(stopped.err().unwrap_or(error)))
+        *fetched += segments.lock().fetched;
+        drop(segments);
+        match ended {
+            Ended::Whole => {
+                tell(run, file, &pipeline);
+                run.tell(TransferEvent::Verifying { file: file.path.clone() });
+                return pipeline.finish(run.cancel).await;
+            }
+            Ended::Failed(error) => {
+                tell(run, file, &pipeline);
+                let (partial, stopped) = pipeline.stop().await;
+                // What broke the disk's side explains more than what it made of the network's.
+                return (partial, Err(stopped.err().unwrap_or(error)));
+            }
+            Ended::Again(opening) => {
+                let (stopped, result) = pipeline.stop().await;
+                let Some(mut stopped) = stopped else { return (None, result.map(|()| None)) };
+                if let Err(error) = result {
+                    return (Some(stopped), Err(error));
+                }
+                let reset = run.blocking(move || {
+                    stopped.reset()?;
+                    Ok(stopped)
+                });
+                partial = match reset.await {
+                    Ok(partial) => partial,
+                    Err(error) => return (None, Err(error)),
+                };
+                ready = opening.map(|opening| *opening);
+                restarts += 1;
+            }
         }
     }
 }
 
-fn start(file: &RemoteFile, partial: Partial) -> Result<Pipeline> {
-    let hasher = file.digest.map(|digest| Hasher::new(digest.algorithm(), file.size));
-    Pipeline::start(partial, hasher)
+/// Tells how many bytes are written.
+fn tell(run: &Run<'_>, file: &RemoteFile, pipeline: &Pipeline) {
+    run.tell(TransferEvent::FileProgress {
+        file: file.path.clone(),
+        bytes: pipeline.written(),
+        total: file.size,
+        connections: 0,
+    });
 }
 
-struct Receiver<'a, 'r> {
-    run: &'a mut Run<'r>,
-    file: &'a RemoteFile,
-    /// What was there or was sent to the pipeline.
-    here: RangeSet,
+/// How the connections of a file came to their end.
+enum Ended {
+    /// Every byte was sent to the pipeline.
+    Whole,
+    /// What is here belongs to something else: from the start, with this answer if it begins there.
+    Again(Option<Box<Opening>>),
+    Failed(Error),
+}
+
+/// How one connection came to its end.
+enum End {
+    /// There is nothing for it to do, or it is one too many.
+    Idle,
+    Again(Option<Box<Opening>>),
+    Failed(Error),
+}
+
+/// Why a piece was not brought.
+enum Problem {
+    Again(Option<Box<Opening>>),
+    Error(Error),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+struct State {
+    pieces: Pieces,
+    growth: Growth,
     validator: Option<Validator>,
+    /// Bytes that are here or in a buffer; with what was here before.
+    arrived: u64,
     /// The most that was ever here: only more than that is progress, so that a server that always starts again
     /// does not keep a transfer alive for ever.
     best: u64,
-    /// When progress was told last.
+    /// Bytes that came over the network.
+    fetched: u64,
+    /// Connections that are used, and those of them through which bytes come.
+    alive: usize,
+    moving: usize,
+    /// One stream brings the whole rest: nothing else tells that two parts belong together, or ranges are ignored.
+    serial: bool,
+    /// Answers in a row that were not what was asked for.
+    strange: u32,
+    /// Time that connections waited for this host since the last sample.
+    held_up: Duration,
+    sampled: Instant,
     told: Instant,
+    /// Bytes per second in the last window.
+    rate: u64,
+    last_arrived: u64,
 }
 
-impl Receiver<'_, '_> {
-    /// Opens connection after connection until nothing is missing. The pipeline comes back unless it was lost.
-    async fn fill(&mut self, mut pipeline: Pipeline) -> (Option<Pipeline>, Result<()>) {
-        let mut ready: Option<Opening> = None;
+/// The connections of one file.
+struct Segments<'a, 'r> {
+    run: &'a Run<'r>,
+    file: &'a RemoteFile,
+    pipeline: &'a Pipeline,
+    budget: &'a Mutex<Budget>,
+    turn: &'a Mutex<Option<OwnedSemaphorePermit>>,
+    /// Ends every connection after it has sent what it has.
+    stop: CancellationToken,
+    begun: Instant,
+    /// Whether a validator that differs means other bytes; after some restarts only the checksum does.
+    strict: bool,
+    state: Mutex<State>,
+}
+
+impl<'a, 'r> Segments<'a, 'r> {
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        run: &'a Run<'r>,
+        file: &'a RemoteFile,
+        pipeline: &'a Pipeline,
+        budget: &'a Mutex<Budget>,
+        turn: &'a Mutex<Option<OwnedSemaphorePermit>>,
+        here: super::ranges::RangeSet,
+        validator: Option<Validator>,
+        best: u64,
+        restarts: u32,
+    ) -> Self {
+        let connections = &run.options.connections;
+        let start = if file.size >= LARGE { connections.hint().unwrap_or(2) } else { 1 };
+        let arrived = here.covered();
+        let begun = Instant::now();
+        Self {
+            run,
+            file,
+            pipeline,
+            budget,
+            turn,
+            stop: run.cancel.child_token(),
+            begun,
+            strict: file.digest.is_none() || restarts < RESTARTS,
+            state: Mutex::new(State {
+                pieces: Pieces::new(file.size, here),
+                growth: Growth::new(start, connections.most()),
+                serial: file.digest.is_none() && validator.is_none(),
+                validator,
+                arrived,
+                best,
+                fetched: 0,
+                alive: 0,
+                moving: 0,
+                strange: 0,
+                held_up: Duration::ZERO,
+                sampled: begun,
+                told: begun,
+                rate: 0,
+                last_arrived: arrived,
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works on the budget, with what other files have found out.
+    fn with_budget<T>(&self, work: impl FnOnce(&mut Budget) -> T) -> T {
+        self.run.with_budget(self.budget, work)
+    }
+
+    /// Opens connections until nothing is missing.
+    async fn fill(&self, ready: Option<Opening>) -> Ended {
+        let mut ready = ready;
+        let mut workers = FuturesUnordered::new();
+        let mut failure = None;
+        let mut ticks = interval(WINDOW);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let Some(gap) = self.here.gaps(self.file.size).next() else { return (Some(pipeline), Ok(())) };
-            // Without a digest nothing but a validator can tell that two halves belong together.
-            if !self.here.is_empty() && self.file.digest.is_none() && self.validator.is_none() {
-                pipeline = match self.start_again(pipeline).await {
-                    Ok(pipeline) => pipeline,
-                    Err(error) => return (None, Err(error)),
-                };
-                continue;
+            self.give_up_turn();
+            if failure.is_none() && self.lock().pieces.is_done() {
+                return Ended::Whole;
             }
-            let opening = match ready.take() {
-                Some(opening) => Ok(opening),
-                None => self.open(gap.clone()).await,
-            };
-            let result = match opening {
-                Err(error) => Err(error),
-                Ok(opening) if opening.size != self.file.size => {
-                    Err(Error::Changed { file: self.file.path.as_str().to_owned() })
+            if workers.is_empty() {
+                if let Some(error) = failure {
+                    return Ended::Failed(error);
                 }
-                Ok(opening) if self.is_another(&opening, &gap) => {
-                    pipeline = match self.start_again(pipeline).await {
-                        Ok(pipeline) => pipeline,
-                        Err(error) => return (None, Err(error)),
-                    };
-                    ready = Some(opening).filter(|opening| opening.from == 0);
-                    continue;
+                match self.first().await {
+                    Ok(permit) => workers.push(self.connection(permit, ready.take())),
+                    Err(error) => return Ended::Failed(error),
                 }
-                Ok(opening) if opening.from != gap.start => Err(Error::BadAnswer {
-                    url: self.url(),
-                    reason: format!("asked for bytes from {}, it sent them from {}", gap.start, opening.from),
-                }),
-                Ok(opening) => {
-                    if opening.validator.is_some() {
-                        self.validator = opening.validator;
-                        pipeline.set_validator(self.validator.clone());
-                    }
-                    self.pump(&pipeline, opening.stream, gap).await
-                }
-            };
-            let Err(error) = result else { continue };
-            if !worth_another_try(&error, &self.run.budget) {
-                return (Some(pipeline), Err(error));
             }
-            let asked = match &error {
-                Error::RateLimited { retry_after, .. } => *retry_after,
-                _ => None,
-            };
-            let policy = self.run.options.retry;
-            let Some((attempt, after)) = self.run.budget.failed(&policy, asked, random(), now()) else {
-                return (Some(pipeline), Err(error));
-            };
-            self.tell(&pipeline);
-            self.run.tell(TransferEvent::Retrying {
-                file: self.file.path.clone(),
-                attempt,
-                after,
-                error: error.to_string(),
-            });
             tokio::select! {
-                () = tokio::time::sleep(after) => {}
-                () = self.run.cancel.cancelled() => return (Some(pipeline), Err(Error::Cancelled)),
+                ended = workers.next() => match ended {
+                    Some(End::Again(opening)) => return Ended::Again(opening),
+                    Some(End::Failed(error)) => {
+                        failure.get_or_insert(error);
+                        self.stop.cancel();
+                    }
+                    Some(End::Idle) | None => {}
+                },
+                _ = ticks.tick() => {
+                    for _ in 0..self.sample() {
+                        let Some(permit) = self.run.options.connections.more() else { break };
+                        workers.push(self.connection(permit, None));
+                    }
+                }
             }
         }
     }
 
-    /// Whether the server sends a file that does not continue what is here.
-    fn is_another(&self, opening: &Opening, gap: &Range<u64>) -> bool {
-        let from_the_start = opening.from == 0 && gap.start > 0;
-        let other_bytes = match (&self.validator, &opening.validator) {
-            (Some(known), Some(now)) => known != now && !self.here.is_empty(),
-            // A server that no longer tells could send anything, and without a checksum nobody would notice.
-            (Some(_), None) => self.file.digest.is_none() && !self.here.is_empty(),
-            _ => false,
+    /// Waits for the first connection; that is no failure of the server's.
+    async fn first(&self) -> Result<Permit> {
+        let waited = Instant::now();
+        let permit = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(Error::Cancelled),
+            permit = self.run.options.connections.first() => permit,
         };
-        from_the_start || other_bytes
+        if waited.elapsed() > Duration::from_millis(100) {
+            self.with_budget(|budget| budget.restart_clock(now()));
+        }
+        Ok(permit)
     }
 
-    async fn open(&mut self, gap: Range<u64>) -> Result<Opening> {
+    /// Lets the next file begin when all of this one is on its way.
+    fn give_up_turn(&self) {
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if turn.is_some() {
+            let state = self.lock();
+            if state.serial || !state.pieces.has_unassigned() {
+                turn.take();
+            }
+        }
+    }
+
+    /// Looks at the throughput; gives how many connections to add.
+    fn sample(&self) -> usize {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let took = state.sampled.elapsed();
+        if took >= WINDOW / 2 {
+            state.sampled = Instant::now();
+            let (open, moving) = (state.alive, state.moving);
+            let held_up = state.held_up.as_secs_f64() / (took.as_secs_f64() * open.max(1) as f64);
+            state.held_up = Duration::ZERO;
+            state.rate = ((state.arrived.saturating_sub(state.last_arrived)) as f64 / took.as_secs_f64()) as u64;
+            state.last_arrived = state.arrived;
+            let sample =
+                Sample { now: self.begun.elapsed(), bytes: state.arrived, held_up: held_up.min(1.0), open: moving };
+            state.growth.sample(sample);
+        }
+        let told = state.told.elapsed() >= TICK;
+        if told {
+            state.told = Instant::now();
+        }
+        let more = if state.serial || state.moving == 0 || self.stop.is_cancelled() {
+            0
+        } else {
+            state.growth.target().saturating_sub(state.alive)
+        };
+        let connections = state.moving;
+        drop(guard);
+        if told {
+            self.run.tell(TransferEvent::FileProgress {
+                file: self.file.path.clone(),
+                bytes: self.pipeline.written(),
+                total: self.file.size,
+                connections,
+            });
+        }
+        more
+    }
+
+    /// One connection from its first piece to its last.
+    async fn connection(&self, permit: Permit, ready: Option<Opening>) -> End {
+        self.lock().alive += 1;
+        let end = self.pieces(permit, ready).await;
+        self.lock().alive -= 1;
+        end
+    }
+
+    async fn pieces(&self, permit: Permit, mut ready: Option<Opening>) -> End {
+        let mut permit = Some(permit);
+        let mut failures = 0;
+        loop {
+            if self.stop.is_cancelled() {
+                return End::Failed(Error::Cancelled);
+            }
+            let piece = match self.next() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => return End::Idle,
+                Err(()) => return End::Again(None),
+            };
+            let before = self.lock().arrived;
+            let brought = self.bring(&piece, ready.take()).await;
+            self.lock().pieces.release(piece.id);
+            let error = match brought {
+                Ok(()) => {
+                    failures = 0;
+                    continue;
+                }
+                Err(Problem::Again(opening)) => return End::Again(opening),
+                Err(Problem::Error(error)) => error,
+            };
+            if error.is_cancelled() || self.stop.is_cancelled() {
+                return End::Failed(Error::Cancelled);
+            }
+            let (others, progress) = {
+                let state = self.lock();
+                (state.alive > 1, state.arrived > before)
+            };
+            failures = if progress { 1 } else { failures + 1 };
+            match self.after(&error, others, failures) {
+                After::Give => return End::Failed(error),
+                After::Retire => return End::Idle,
+                After::Pause(pause) => {
+                    if pause > SHORT_PAUSE {
+                        permit = None;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return End::Failed(Error::Cancelled),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    if permit.is_none() {
+                        match self.first().await {
+                            Ok(again) => permit = Some(again),
+                            Err(error) => return End::Failed(error),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What to do after a failure: the last connection tries for as long as the budget lasts, the others only while
+    /// that costs little.
+    fn after(&self, error: &Error, others: bool, failures: u32) -> After {
+        let refused = matches!(error, Error::RateLimited { .. } | Error::Refused { .. });
+        let failure = if refused { Failure::Refused } else { Failure::Broke };
+        self.lock().growth.failed(failure, self.begun.elapsed());
+        if refused {
+            self.run.options.connections.refused();
+        }
+        let worth = self.with_budget(|budget| worth_another_try(error, budget));
+        tracing::debug!(file = %self.file.path, failures, others, "a connection failed: {error}");
+        if others && (worth || matches!(error, Error::Refused { status: 403, .. })) {
+            return if refused || failures >= TRIES {
+                After::Retire
+            } else {
+                After::Pause(self.run.options.retry.pause(failures, None, random()))
+            };
+        }
+        if !worth {
+            return After::Give;
+        }
+        let asked = match error {
+            Error::RateLimited { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let policy = self.run.options.retry;
+        let next = self.with_budget(|budget| budget.failed(&policy, asked, random(), now()));
+        let Some((attempt, after)) = next else { return After::Give };
+        tell(self.run, self.file, self.pipeline);
+        self.run.tell(TransferEvent::Retrying {
+            file: self.file.path.clone(),
+            attempt,
+            after,
+            error: error.to_string(),
+        });
+        After::Pause(after)
+    }
+
+    /// The next piece for a connection; none when there is nothing to do or the connection is one too many. `Err` when
+    /// nothing tells that what is here and what would come belong together.
+    fn next(&self) -> std::result::Result<Option<Piece>, ()> {
+        let short = self.run.options.connections.is_short();
+        let mut state = self.lock();
+        if state.pieces.is_done() {
+            return Ok(None);
+        }
+        let here = !state.pieces.here().is_empty();
+        if here && self.file.digest.is_none() && state.validator.is_none() {
+            return if state.alive > 1 { Ok(None) } else { Err(()) };
+        }
+        let target = if state.serial { 1 } else { state.growth.target() };
+        if state.alive > 1 && (short || state.alive > target) {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        if state.serial {
+            let gap = state.pieces.here().gaps(self.file.size).next();
+            return Ok(gap.map(|gap| state.pieces.take_all_from(gap.start, now)));
+        }
+        let piece = state.pieces.take(target, now);
+        Ok(piece.or_else(|| state.pieces.split(now)))
+    }
+
+    /// Asks for a piece and sends what comes to the pipeline.
+    async fn bring(&self, piece: &Piece, ready: Option<Opening>) -> std::result::Result<(), Problem> {
+        let size = self.file.size;
+        let (validator, strange) = {
+            let state = self.lock();
+            (state.validator.clone().filter(|_| self.strict), state.strange)
+        };
+        // A server that keeps sending other ranges may still send the whole.
+        let range = if strange > ACCIDENTS { 0..size } else { piece.range.clone() };
+        let fresh = ready.is_none();
+        let asked = Instant::now();
+        let opening = match ready {
+            Some(opening) => opening,
+            None => self.open(range, validator.as_ref()).await?,
+        };
+        if let Some(courtesy) = self.run.options.courtesy.as_ref().filter(|_| fresh) {
+            let rate = self.run.rate();
+            courtesy.answered(self.run.begun.elapsed(), asked.elapsed(), rate);
+        }
+        if opening.size != size {
+            return Err(Error::Changed { file: self.file.path.as_str().to_owned() }.into());
+        }
+        let whole = opening.from == 0 && opening.to >= size;
+        let mut piece = piece.clone();
+        {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            let untouched = state.pieces.here().is_empty() && state.arrived == 0;
+            if !untouched && self.is_another(state.validator.as_ref(), opening.validator.as_ref()) {
+                return Err(Problem::Again(whole.then(|| Box::new(opening))));
+            }
+            if whole && piece.range != (0..size) {
+                if untouched && piece.range.start == 0 {
+                    piece = state.pieces.take_all_from(0, Instant::now());
+                    state.serial = true;
+                } else if strange >= ACCIDENTS {
+                    return Err(Problem::Again(Some(Box::new(opening))));
+                } else {
+                    state.strange += 1;
+                    let reason = "it sent the whole file instead of a part of it".to_owned();
+                    return Err(Error::Unreachable { url: self.url(), reason }.into());
+                }
+            } else if opening.from != piece.range.start || opening.to < piece.range.end {
+                state.strange += 1;
+                let reason = format!(
+                    "asked for the bytes from {} to {}, it sent those from {} to {}",
+                    piece.range.start, piece.range.end, opening.from, opening.to
+                );
+                return Err(Error::Unreachable { url: self.url(), reason }.into());
+            } else {
+                state.strange = 0;
+                state.serial &=
+                    opening.validator.is_none() && self.file.digest.is_none() || whole && piece.range.start == 0;
+            }
+            if opening.validator.is_some() && opening.validator != state.validator {
+                state.validator.clone_from(&opening.validator);
+                self.pipeline.set_validator(opening.validator);
+            }
+            state.moving += 1;
+        }
+        let result = self.pump(&piece, opening.stream).await;
+        let mut state = self.lock();
+        state.moving -= 1;
+        state.pieces.release(piece.id);
+        result.map_err(Problem::Error)
+    }
+
+    /// Whether a validator tells of other bytes than those that are here.
+    fn is_another(&self, known: Option<&Validator>, now: Option<&Validator>) -> bool {
+        match (known, now) {
+            (Some(known), Some(now)) => self.strict && known != now,
+            // A server that no longer tells could send anything, and without a checksum nobody would notice.
+            (Some(_), None) => self.file.digest.is_none(),
+            _ => false,
+        }
+    }
+
+    async fn open(&self, range: Range<u64>, validator: Option<&Validator>) -> Result<Opening> {
         let limit = self.patience();
-        let opening = self.run.source.open(self.file, gap, self.validator.as_ref());
+        let opening = self.run.source.open(self.file, range, validator);
         tokio::select! {
             biased;
-            () = self.run.cancel.cancelled() => Err(Error::Cancelled),
+            () = self.stop.cancelled() => Err(Error::Cancelled),
             opening = timeout(limit, opening) => opening.unwrap_or_else(|_| Err(self.silent("no answer", limit))),
         }
     }
 
     /// How long to wait for the next sign of life.
     fn patience(&self) -> Duration {
-        let left = self.run.budget.left(now()).unwrap_or(Duration::MAX);
+        let left = self.with_budget(|budget| budget.left(now())).unwrap_or(Duration::MAX);
         self.run.options.stall.min(left.max(Duration::from_millis(1)))
     }
 
-    /// Takes the bytes of `gap` from `stream` and sends them on.
-    async fn pump(
-        &mut self,
-        pipeline: &Pipeline,
-        mut stream: BoxStream<'static, Result<Bytes>>,
-        gap: Range<u64>,
-    ) -> Result<()> {
-        let cancel = self.run.cancel;
-        let cancelled = cancel.cancelled();
-        tokio::pin!(cancelled);
-        let mut block = Filling { buffer: None, start: gap.start, flushed: Instant::now() };
-        let mut at = gap.start;
+    /// Takes the bytes of a piece from `stream` and sends them on. Whatever comes of it, what has arrived is sent.
+    async fn pump(&self, piece: &Piece, mut stream: BoxStream<'static, Result<Bytes>>) -> Result<()> {
+        let stopped = self.stop.cancelled();
+        tokio::pin!(stopped);
+        let mut block = Filling::new(piece.range.start);
+        let mut limit = self.patience();
+        let mut heard = Instant::now();
         let result = loop {
-            if at >= gap.end {
-                break Ok(());
-            }
-            let limit = self.patience();
+            let at = block.end();
+            let Some(end) = self.lock().pieces.end(piece.id).filter(|end| at < *end) else { break Ok(()) };
             let next = tokio::select! {
                 biased;
-                () = &mut cancelled => break Err(Error::Cancelled),
-                next = timeout(limit, stream.next()) => next,
+                () = &mut stopped => break Err(Error::Cancelled),
+                next = timeout(TICK.min(limit), stream.next()) => next,
             };
             let bytes = match next {
                 Ok(Some(Ok(bytes))) => bytes,
                 Ok(Some(Err(error))) => break Err(error),
-                Ok(None) => break Err(self.ended_early(at, gap.end)),
-                Err(_) => break Err(self.silent("no byte", limit)),
+                Ok(None) => break Err(self.ended_early(at, end)),
+                Err(_) if heard.elapsed() >= limit => break Err(self.silent("no byte", limit)),
+                Err(_) => {
+                    self.send(&mut block, piece.id);
+                    continue;
+                }
             };
-            self.run.fetched += bytes.len() as u64;
+            let waited = Instant::now();
             tokio::select! {
                 biased;
-                () = &mut cancelled => break Err(Error::Cancelled),
-                () = self.run.options.throttle.take(bytes.len() as u64) => {}
+                () = &mut stopped => break Err(Error::Cancelled),
+                () = self.run.passes(bytes.len() as u64) => {}
             }
-            // What a server sends beyond the range is not asked for.
-            let wanted = usize::try_from(gap.end - at).map_or(bytes.len(), |room| room.min(bytes.len()));
-            let stored = tokio::select! {
-                biased;
-                () = &mut cancelled => Err(Error::Cancelled),
-                stored = block.take(pipeline, &bytes[..wanted]) => stored,
+            // What a server sends beyond the piece is not asked for, or another connection has got it.
+            let wanted = usize::try_from(end - at).map_or(bytes.len(), |room| room.min(bytes.len()));
+            let mut rest = &bytes[..wanted];
+            let stored = loop {
+                if rest.is_empty() {
+                    break Ok(());
+                }
+                let taken = tokio::select! {
+                    biased;
+                    () = &mut stopped => Err(Error::Cancelled),
+                    taken = block.take(self.pipeline, rest) => taken,
+                };
+                match taken {
+                    Ok(taken) => rest = &rest[taken..],
+                    Err(error) => break Err(error),
+                }
+                if block.is_full() {
+                    self.send(&mut block, piece.id);
+                }
             };
-            at = block.end();
-            self.here.insert(gap.start..at);
+            let taken = block.end() - at;
+            heard = Instant::now();
+            let progress = {
+                let mut state = self.lock();
+                state.held_up += heard.saturating_duration_since(waited);
+                state.pieces.arrive(piece.id, block.end(), heard);
+                state.arrived += taken;
+                state.fetched += bytes.len() as u64;
+                let progress = state.arrived > state.best;
+                state.best = state.best.max(state.arrived);
+                progress
+            };
+            self.run.count(bytes.len() as u64);
+            if progress {
+                self.with_budget(|budget| budget.progress(now()));
+                self.run.has_arrived();
+                limit = self.run.options.stall.min(self.run.options.patience.unwrap_or(Duration::MAX));
+            }
             if let Err(error) = stored {
                 break Err(error);
             }
-            let covered = self.here.covered();
-            if covered > self.best {
-                self.best = covered;
-                self.run.budget.progress(now());
-            }
-            if self.told.elapsed() >= TICK {
-                self.tell(pipeline);
+            if block.is_due() {
+                self.send(&mut block, piece.id);
             }
         };
-        block.flush(pipeline);
+        self.send(&mut block, piece.id);
         result
     }
 
-    /// Forgets what is here and begins at 0.
-    async fn start_again(&mut self, pipeline: Pipeline) -> Result<Pipeline> {
-        let (partial, stopped) = pipeline.stop().await;
-        stopped?;
-        let Some(mut partial) = partial else { return Err(Error::Cancelled) };
-        let partial = self
-            .run
-            .blocking(move || {
-                partial.reset()?;
-                Ok(partial)
-            })
-            .await?;
-        self.here = RangeSet::default();
-        self.validator = None;
-        start(self.file, partial)
-    }
-
-    /// Tells how many bytes are written.
-    fn tell(&mut self, pipeline: &Pipeline) {
-        self.told = Instant::now();
-        self.run.tell(TransferEvent::FileProgress {
-            file: self.file.path.clone(),
-            bytes: pipeline.written(),
-            total: self.file.size,
-        });
+    /// Sends the buffer to the pipeline.
+    fn send(&self, block: &mut Filling, id: u64) {
+        if let Some(range) = block.flush(self.pipeline) {
+            self.lock().pieces.sent(id, range);
+        }
     }
 
     fn url(&self) -> String {
@@ -266,55 +657,16 @@ impl Receiver<'_, '_> {
     }
 }
 
+/// What a connection does after a failure.
+enum After {
+    /// The file fails.
+    Give,
+    /// Others go on without it.
+    Retire,
+    Pause(Duration),
+}
+
 /// The time by the runtime's clock, which tests can move.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// The buffer that is being filled.
-struct Filling {
-    buffer: Option<Vec<u8>>,
-    start: u64,
-    flushed: Instant,
-}
-
-impl Filling {
-    /// Where the next byte belongs.
-    fn end(&self) -> u64 {
-        self.start + self.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64)
-    }
-
-    /// Copies `bytes` into buffers and sends those that are full, or that wait for long.
-    async fn take(&mut self, pipeline: &Pipeline, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let mut buffer = match self.buffer.take() {
-                Some(buffer) => buffer,
-                None => pipeline.buffer().await?,
-            };
-            // Blocks end at multiples of their length, so that all but the first begin on a page.
-            let aligned = BUFFER - usize::try_from(self.start % BUFFER as u64).unwrap_or(0);
-            let (now, later) = bytes.split_at(bytes.len().min(aligned - buffer.len()));
-            buffer.extend_from_slice(now);
-            bytes = later;
-            let full = buffer.len() == aligned;
-            self.buffer = Some(buffer);
-            if full {
-                self.flush(pipeline);
-            }
-        }
-        if self.flushed.elapsed() >= TICK {
-            self.flush(pipeline);
-        }
-        Ok(())
-    }
-
-    /// Sends what is there.
-    fn flush(&mut self, pipeline: &Pipeline) {
-        self.flushed = Instant::now();
-        if let Some(buffer) = self.buffer.take() {
-            let length = buffer.len() as u64;
-            pipeline.send(self.start, buffer);
-            self.start += length;
-        }
-    }
 }

@@ -81,6 +81,11 @@ impl Budget {
         self.since = now;
     }
 
+    /// Bytes arrive, if not of this file: from now on the patience holds.
+    pub(super) fn arrives(&mut self) {
+        self.bytes_arrived = true;
+    }
+
     /// A byte came that was not there before.
     pub(super) fn progress(&mut self, now: Instant) {
         self.since = now;

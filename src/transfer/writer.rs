@@ -30,12 +30,15 @@ use crate::model::{Digest, Validator};
 
 /// Length of a buffer; with two of them at work all fits into the second-level cache of a core.
 pub(super) const BUFFER: usize = 256 * 1024;
-/// Buffers of one file.
+/// Buffers of one file, besides one for each connection that may be filling it.
 const BUFFERS: usize = 6;
-/// So many bytes are synced together.
-const SYNC_BYTES: u64 = 2 * 1024 * 1024;
-/// Writing pauses when so many bytes are not synced: with the full buffers this is what a crash can cost.
-const UNSYNCED: u64 = 3 * 1024 * 1024;
+/// For each connection so many bytes are synced together; what is not synced is what a crash costs.
+const SYNC_BYTES: u64 = 512 * 1024;
+/// Bounds of that for all connections of a file.
+const LEAST_SYNC: u64 = 1024 * 1024;
+const MOST_SYNC: u64 = 4 * 1024 * 1024;
+/// Writing pauses when this and what is synced together are not synced.
+const AHEAD: u64 = 2 * 1024 * 1024;
 /// Fewer bytes are synced after this time.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,8 @@ struct Shared {
     pool: Pool,
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// So many bytes are synced together.
+    sync_bytes: u64,
     /// Bytes that are written.
     written: AtomicU64,
     /// The digest is not wanted any more.
@@ -123,16 +128,17 @@ pub(super) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts the threads. With a hasher the digest of the whole file is computed, what `partial` already holds
-    /// included.
-    pub(super) fn start(partial: Partial, hasher: Option<Hasher>) -> Result<Self> {
+    /// Starts the threads for at most so many connections. With a hasher the digest of the whole file is computed, what
+    /// `partial` already holds included.
+    pub(super) fn start(partial: Partial, hasher: Option<Hasher>, connections: usize) -> Result<Self> {
         let ranges = partial.ranges().clone();
         let length = usize::try_from(partial.size()).map_or(BUFFER, |size| size.clamp(1, BUFFER));
         let shared = Arc::new(Shared {
-            pool: Pool { free: Mutex::default(), permits: Semaphore::new(BUFFERS), length },
+            pool: Pool { free: Mutex::default(), permits: Semaphore::new(BUFFERS + connections), length },
             written: AtomicU64::new(ranges.covered()),
             progress: Mutex::new(Progress { written: ranges.clone(), ..Progress::default() }),
             changed: Condvar::new(),
+            sync_bytes: SYNC_BYTES.saturating_mul(connections as u64).clamp(LEAST_SYNC, MOST_SYNC),
             stop: AtomicBool::new(false),
         });
         let path = partial.path().to_owned();
@@ -317,7 +323,7 @@ fn write(
         };
         let length = block.bytes.len() as u64;
         let mut progress = lock(&shared.progress);
-        while progress.unsynced >= UNSYNCED && !progress.has_failed {
+        while progress.unsynced >= shared.sync_bytes + AHEAD && !progress.has_failed {
             progress = shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
         if progress.has_failed {
@@ -332,7 +338,7 @@ fn write(
         shared.written.store(progress.written.covered(), Ordering::Relaxed);
         let before = progress.unsynced;
         progress.unsynced += length;
-        let wake = before == 0 || (before < SYNC_BYTES && progress.unsynced >= SYNC_BYTES);
+        let wake = before == 0 || (before < shared.sync_bytes && progress.unsynced >= shared.sync_bytes);
         drop(progress);
         if wake {
             shared.changed.notify_all();
@@ -356,7 +362,8 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
     loop {
         let mut progress = lock(&shared.progress);
         loop {
-            let due = progress.unsynced >= SYNC_BYTES || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
+            let due =
+                progress.unsynced >= shared.sync_bytes || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
             if due || progress.ended {
                 break;
             }

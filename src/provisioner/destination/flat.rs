@@ -1,6 +1,7 @@
 //! A folder of the flat store as the place where files go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -20,10 +21,13 @@ use crate::store::flat::staging::{StagingName, staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile, sidecar};
 use crate::transfer::{self, Destination, Request, Staging};
 
+/// So many small files are published before the record is written again.
+const RECORD_AFTER: usize = 500;
+
 /// The folder of one download.
 ///
-/// The record claims the folder before the first byte and is brought up to date after every file, so that what a crash
-/// leaves is described truthfully.
+/// The record claims the folder before the first byte and is brought up to date after every large file and at the end, so
+/// that what a crash leaves is described truthfully; for small files in between their sidecars speak.
 #[derive(Debug)]
 pub(in crate::provisioner) struct FlatDestination {
     root: PathBuf,
@@ -38,6 +42,8 @@ pub(in crate::provisioner) struct FlatDestination {
     changed: AtomicBool,
     /// One record is written at a time.
     record: Mutex<()>,
+    /// Published files that the record does not have yet.
+    unrecorded: Mutex<Vec<RemoteFile>>,
     /// With `force`: what lay under each name when this run first looked. Another inode there has been published since.
     replaced: Mutex<BTreeMap<RepoPath, (u64, u64)>>,
     cancel: CancellationToken,
@@ -61,6 +67,7 @@ impl FlatDestination {
             force: plan.request.force,
             changed: AtomicBool::new(false),
             record: Mutex::new(()),
+            unrecorded: Mutex::default(),
             replaced: Mutex::new(BTreeMap::new()),
             cancel,
         }
@@ -89,6 +96,25 @@ impl FlatDestination {
             sidecar::write(&self.folder, &file.path, &self.commit, &digest.to_string())?;
         }
         self.merge(std::slice::from_ref(file))
+    }
+
+    /// Notes a file whose content is known to be right, where the record follows.
+    fn note_beside(&self, file: &RemoteFile) -> Result<()> {
+        match &file.digest {
+            Some(digest) => sidecar::write(&self.folder, &file.path, &self.commit, &digest.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts files into the record, or remembers them until it is worth it: their sidecars vouch for them meanwhile. A file
+    /// without checksum has none.
+    fn record_later(&self, files: &[&RemoteFile]) -> Result<()> {
+        let due = {
+            let mut unrecorded = self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner);
+            unrecorded.extend(files.iter().map(|file| (*file).clone()));
+            unrecorded.len() >= RECORD_AFTER || files.iter().any(|file| file.digest.is_none())
+        };
+        if due { self.settle() } else { Ok(()) }
     }
 
     /// Bookkeeping about files that were there before: where it cannot be written (a read-only store), the files are
@@ -122,18 +148,29 @@ pub(in crate::provisioner) fn vouched(folder: &Path, file: &RemoteFile, commit: 
     }
 }
 
-/// Removes what unfinished downloads of other versions of a file left beside it, once the file is there: nothing will ever
-/// continue them. A partial that somebody works on stays.
-pub(in crate::provisioner) fn discard_partials_of(target: &Path) {
-    let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else { return };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let staged = entries.flatten().filter_map(|entry| StagingName::parse(&entry.file_name()));
-    let keys: BTreeSet<String> = staged.filter(|staged| staged.target == name).map(|staged| staged.key).collect();
-    for key in keys {
-        let (partial, journal) = staging_paths(target, &key);
-        match transfer::discard(&Staging { partial, journal }) {
-            Ok(()) | Err(Error::Locked { .. }) => {}
-            Err(error) => tracing::warn!("a partial of {} stays behind: {error}", text::printable_path(target)),
+/// Removes what unfinished downloads of other versions of these files left beside them, once the files are there: nothing
+/// will ever continue them. A partial that somebody works on stays.
+pub(in crate::provisioner) fn discard_partials_of(targets: &[PathBuf]) {
+    let mut folders: BTreeMap<&Path, BTreeSet<&OsStr>> = BTreeMap::new();
+    for target in targets {
+        if let (Some(folder), Some(name)) = (target.parent(), target.file_name()) {
+            folders.entry(folder).or_default().insert(name);
+        }
+    }
+    for (folder, names) in folders {
+        let Ok(entries) = fs::read_dir(folder) else { continue };
+        let staged = entries.flatten().filter_map(|entry| StagingName::parse(&entry.file_name()));
+        let keys: BTreeSet<(OsString, String)> = staged
+            .filter(|staged| names.contains(staged.target.as_os_str()))
+            .map(|staged| (staged.target.clone(), staged.key))
+            .collect();
+        for (name, key) in keys {
+            let target = folder.join(name);
+            let (partial, journal) = staging_paths(&target, &key);
+            match transfer::discard(&Staging { partial, journal }) {
+                Ok(()) | Err(Error::Locked { .. }) => {}
+                Err(error) => tracing::warn!("a partial of {} stays behind: {error}", text::printable_path(&target)),
+            }
         }
     }
 }
@@ -148,6 +185,11 @@ impl Place for FlatDestination {
         let target = file.path.below(&self.folder);
         fs::symlink_metadata(target)
             .is_ok_and(|status| status.is_file() && status.len() == file.size && !self.is_to_be_replaced(file, &status))
+    }
+
+    fn settle(&self) -> Result<()> {
+        let files = std::mem::take(&mut *self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner));
+        if files.is_empty() { Ok(()) } else { self.merge(&files) }
     }
 }
 
@@ -217,18 +259,45 @@ impl Destination for FlatDestination {
         }
         publish::publish(&staging.partial, &target)?;
         self.note(file)?;
-        discard_partials_of(&target);
+        discard_partials_of(std::slice::from_ref(&target));
         Ok(target)
     }
 
+    fn publish_all(&self, files: &[(&RemoteFile, &Staging)]) -> Vec<Result<PathBuf>> {
+        let targets: Vec<PathBuf> = files.iter().map(|(file, _)| file.path.below(&self.folder)).collect();
+        let pairs: Vec<(&Path, &Path)> = files
+            .iter()
+            .zip(&targets)
+            .map(|((_, staging), target)| (staging.partial.as_path(), target.as_path()))
+            .collect();
+        let mut results = publish::publish_all(&pairs);
+        let there: Vec<&RemoteFile> =
+            files.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|((file, _), _)| *file).collect();
+        let mut noted = publish::beside(&there, |file| self.note_beside(file)).into_iter();
+        for result in results.iter_mut().filter(|result| result.is_ok()) {
+            *result = noted.next().unwrap_or(Ok(()));
+        }
+        let recorded = self.record_later(&there);
+        if let (Err(error), Some(result)) = (recorded, results.iter_mut().find(|result| result.is_ok())) {
+            *result = Err(error);
+        }
+        discard_partials_of(&targets);
+        results.into_iter().zip(targets).map(|(result, target)| result.map(|()| target)).collect()
+    }
+
     fn finish(&self, files: &[RemoteFile]) -> Result<()> {
-        let written = self.merge(files).and_then(|()| {
+        // Both end with syncs, which the file system joins.
+        let written = publish::beside(&[true, false], |record| {
+            if *record {
+                self.unrecorded.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                return self.merge(files);
+            }
             if self.listing.is_empty() {
                 return Ok(());
             }
             sidecar::write_tree(&self.folder, &self.commit, &self.listing)
         });
-        self.note_present(written)
+        self.note_present(written.into_iter().collect())
     }
 }
 

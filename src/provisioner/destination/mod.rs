@@ -23,6 +23,14 @@ pub(super) trait Place: Destination {
 
     /// Whether something of the right length is there already, whatever its bytes are.
     fn is_there(&self, file: &RemoteFile) -> bool;
+
+    /// Brings bookkeeping that was put off up to date, after a run that did not finish.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads the whole file at `location` (relative to `root`) and compares.

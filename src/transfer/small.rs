@@ -1,0 +1,244 @@
+//! Small files: fetched whole into memory, compared there, written and published in groups.
+//!
+//! A file of the size that a connection brings in one go needs no journal: after a crash it is fetched again. What is
+//! under its final name is whole, compared and synced as every other file is.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use rustix::fs::OFlags;
+use tokio::time::timeout;
+
+use super::batch::{Batch, Staged};
+use super::engine::Run;
+use super::file::{acquire, remove_both};
+use super::hash::Hasher;
+use super::partial::write_error;
+use super::receive::now;
+use super::retry::{Budget, random, worth_another_try};
+use super::{Staging, TransferEvent};
+use crate::disk::lock::FileLock;
+use crate::error::{Error, Result};
+use crate::model::RemoteFile;
+
+/// The largest small file.
+const SMALL: u64 = 1024 * 1024;
+
+pub(super) fn is_small(file: &RemoteFile) -> bool {
+    file.size <= SMALL
+}
+
+/// Fetches `file` and publishes it with others of its kind.
+pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, batch: &Batch) -> Result<PathBuf> {
+    let staging = {
+        let (destination, file) = (Arc::clone(run.destination), file.clone());
+        run.blocking(move || destination.stage(&file)).await?
+    };
+    let lock = acquire(run, file, &staging).await?;
+    let (destination, remote, place) = (Arc::clone(run.destination), file.clone(), staging.clone());
+    // Whoever had the lock may have published it.
+    let found = run
+        .blocking(move || {
+            Ok(match destination.present(&remote)? {
+                Some(path) => {
+                    remove_both(&place, lock)?;
+                    Ok(path)
+                }
+                None => Err(lock),
+            })
+        })
+        .await?;
+    let lock = match found {
+        Ok(path) => {
+            run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
+            return Ok(path);
+        }
+        Err(lock) => lock,
+    };
+    run.tell(TransferEvent::FileStarted { file: file.path.clone(), bytes: 0, total: file.size });
+    let mut fetched = 0;
+    let path = match compared(run, file, &mut fetched).await {
+        Ok(bytes) => put(run, file, &staging, lock, bytes, batch).await?,
+        Err(error) => {
+            run.blocking(move || remove_both(&staging, lock)).await?;
+            return Err(error);
+        }
+    };
+    run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched });
+    Ok(path)
+}
+
+/// The bytes of the file; fetched once more when their checksum is wrong.
+async fn compared(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Vec<u8>> {
+    let mut again = false;
+    loop {
+        let bytes = tried(run, file, fetched).await?;
+        run.tell(TransferEvent::Verifying { file: file.path.clone() });
+        let Some(expected) = file.digest else { return Ok(bytes) };
+        let mut hasher = Hasher::new(expected.algorithm(), file.size);
+        hasher.update(&bytes);
+        let actual = hasher.finish();
+        if actual == expected {
+            return Ok(bytes);
+        }
+        if again {
+            return Err(Error::ChecksumMismatch {
+                file: file.path.as_str().to_owned(),
+                expected: expected.to_string(),
+                actual: actual.to_string(),
+            });
+        }
+        again = true;
+        run.tell(TransferEvent::Retrying {
+            file: file.path.clone(),
+            attempt: 1,
+            after: Duration::ZERO,
+            error: format!("wrong checksum: expected {expected}, got {actual}; fetching it again from the start"),
+        });
+    }
+}
+
+/// The bytes of the file, asked for again for as long as that is worth it.
+async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Vec<u8>> {
+    if file.size == 0 {
+        return Ok(Vec::new());
+    }
+    let connections = &run.options.connections;
+    let budget = Mutex::new(run.budget());
+    loop {
+        let waited = Instant::now();
+        let permit = tokio::select! {
+            biased;
+            () = run.cancel.cancelled() => return Err(Error::Cancelled),
+            permit = connections.first() => permit,
+        };
+        if waited.elapsed() > Duration::from_millis(100) {
+            run.with_budget(&budget, |budget| budget.restart_clock(now()));
+        }
+        let error = match once(run, file, &budget, fetched).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        drop(permit);
+        if matches!(error, Error::RateLimited { .. } | Error::Refused { .. }) {
+            connections.refused();
+        }
+        if !run.with_budget(&budget, |budget| worth_another_try(&error, budget)) {
+            return Err(error);
+        }
+        let asked = match &error {
+            Error::RateLimited { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        let policy = run.options.retry;
+        let next = run.with_budget(&budget, |budget| budget.failed(&policy, asked, random(), now()));
+        let Some((attempt, after)) = next else { return Err(error) };
+        let (path, error) = (file.path.clone(), error.to_string());
+        run.tell(TransferEvent::Retrying { file: path, attempt, after, error });
+        tokio::select! {
+            () = run.cancel.cancelled() => return Err(Error::Cancelled),
+            () = tokio::time::sleep(after) => {}
+        }
+    }
+}
+
+/// One request and its answer.
+async fn once(run: &Run<'_>, file: &RemoteFile, budget: &Mutex<Budget>, fetched: &mut u64) -> Result<Vec<u8>> {
+    let cancelled = run.cancel.cancelled();
+    tokio::pin!(cancelled);
+    let url = || run.request.endpoint.clone();
+    let silent = |what: &str, limit: Duration| Error::Unreachable {
+        url: url(),
+        reason: format!("{what} for {:.0} s", limit.as_secs_f64().max(1.0)),
+    };
+    let left = run.with_budget(budget, |budget| budget.left(now())).unwrap_or(Duration::MAX);
+    let limit = run.options.stall.min(left.max(Duration::from_millis(1)));
+    let opening = tokio::select! {
+        biased;
+        () = &mut cancelled => return Err(Error::Cancelled),
+        opening = timeout(limit, run.source.open(file, 0..file.size, None)) => {
+            opening.unwrap_or_else(|_| Err(silent("no answer", limit)))?
+        }
+    };
+    if opening.size != file.size {
+        return Err(Error::Changed { file: file.path.as_str().to_owned() });
+    }
+    if opening.from != 0 || opening.to < file.size {
+        let reason = format!("asked for all of it, it sent the bytes from {} to {}", opening.from, opening.to);
+        return Err(Error::BadAnswer { url: url(), reason });
+    }
+    let mut stream = opening.stream;
+    let size = usize::try_from(file.size).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size {
+        let next = tokio::select! {
+            biased;
+            () = &mut cancelled => return Err(Error::Cancelled),
+            next = timeout(limit, stream.next()) => next.map_err(|_| silent("no byte", limit))?,
+        };
+        let Some(piece) = next.transpose()? else {
+            let reason = format!("the connection closed {} bytes too early", size - bytes.len());
+            return Err(Error::Unreachable { url: url(), reason });
+        };
+        run.count(piece.len() as u64);
+        *fetched += piece.len() as u64;
+        tokio::select! {
+            biased;
+            () = &mut cancelled => return Err(Error::Cancelled),
+            () = run.passes(piece.len() as u64) => {}
+        }
+        // A second answer of the same length is no progress: it would keep a file alive that always breaks.
+        run.has_arrived();
+        bytes.extend_from_slice(&piece[..piece.len().min(size - bytes.len())]);
+    }
+    // Only an answer that is read to its end leaves its connection to the next one.
+    let _ = timeout(Duration::from_millis(50), stream.next()).await;
+    Ok(bytes)
+}
+
+/// Writes the bytes beside the target and publishes them with others.
+async fn put(
+    run: &Run<'_>,
+    file: &RemoteFile,
+    staging: &Staging,
+    lock: FileLock,
+    bytes: Vec<u8>,
+    batch: &Batch,
+) -> Result<PathBuf> {
+    let place = staging.clone();
+    let (written, lock) = run
+        .blocking(move || match write(&place, &bytes) {
+            Ok(written) => Ok((written, lock)),
+            Err(error) => {
+                remove_both(&place, lock)?;
+                Err(error)
+            }
+        })
+        .await?;
+    batch.add(run, Staged { file: file.clone(), staging: staging.clone(), written, lock }).await
+}
+
+fn write(staging: &Staging, bytes: &[u8]) -> Result<(u64, u64)> {
+    let path = &staging.partial;
+    let mut file: File = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(Error::io("create", path))?;
+    let found = file.metadata().map_err(Error::io("read", path))?;
+    if !found.is_file() {
+        let reason = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file");
+        return Err(Error::io("write", path)(reason));
+    }
+    file.set_len(0)
+        .and_then(|()| file.write_all(bytes))
+        .map_err(|error| write_error("write", path, bytes.len() as u64, error))?;
+    Ok((found.dev(), found.ino()))
+}
