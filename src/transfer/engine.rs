@@ -21,6 +21,9 @@ use crate::disk::space::space;
 use crate::error::{Error, Result};
 use crate::model::RemoteFile;
 
+/// Small files that wait for the disk while others are fetched.
+const BESIDE: usize = 64;
+
 /// Files of one repository at one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -234,8 +237,8 @@ impl Run<'_> {
         };
         let batch = Batch::default();
         let small = async {
-            // Twice as many as connections: while some are on their way, others are put on disk.
-            let width = 2 * self.options.connections.most();
+            // More than connections: while some are on their way, others are put on disk, and hold no bytes in memory.
+            let width = 2 * self.options.connections.most() + BESIDE;
             let mut waiting = small.into_iter();
             let mut files = FuturesUnordered::new();
             for (index, file) in waiting.by_ref().take(width) {

@@ -7,7 +7,7 @@ pub(super) const WINDOW: Duration = Duration::from_millis(100);
 /// So many windows a larger number gets to show that it is faster: a fresh connection needs round trips for that.
 const TRIAL: u32 = 10;
 /// The number is not raised for so long after it did not help; twice as long each time.
-const FIRST_HOLD: Duration = Duration::from_secs(10);
+const FIRST_HOLD: Duration = Duration::from_secs(4);
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 /// The same after a connection failed by itself, and after the server refused one.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -52,19 +52,37 @@ pub(super) struct Growth {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
-    /// The throughput of this number is measured next.
-    Measure,
+    /// The throughput of this number is measured: that of the first window says little, the mean of the others counts.
+    Measure(Mean),
     /// A larger number is tried; `rate` is that of `from`.
-    Trial { from: usize, rate: f64, windows: u32 },
+    Trial { from: usize, rate: f64, mean: Mean },
     /// Until then the number stays.
     Hold { until: Duration },
+}
+
+/// The mean rate over some windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Mean {
+    windows: u32,
+    sum: f64,
+}
+
+impl Mean {
+    fn with(self, rate: f64) -> Self {
+        Self { windows: self.windows + 1, sum: if self.windows == 0 { 0.0 } else { self.sum + rate } }
+    }
+
+    /// None before the second window.
+    fn rate(self) -> Option<f64> {
+        (self.windows > 1).then(|| self.sum / f64::from(self.windows - 1))
+    }
 }
 
 impl Growth {
     pub(super) fn new(start: usize, most: usize) -> Self {
         let most = most.max(1);
         let target = start.clamp(1, most);
-        Self { most, target, phase: Phase::Measure, hold: FIRST_HOLD, last: None, held_up: 0 }
+        Self { most, target, phase: Phase::Measure(Mean::default()), hold: FIRST_HOLD, last: None, held_up: 0 }
     }
 
     /// How many connections there should be.
@@ -103,18 +121,23 @@ impl Growth {
         }
         self.phase = match self.phase {
             Phase::Hold { until } if sample.now < until => self.phase,
-            Phase::Hold { .. } => Phase::Measure,
-            Phase::Measure if rate <= 0.0 || sample.open < self.target => Phase::Measure,
-            Phase::Measure => self.try_more(rate, sample.held_up),
-            Phase::Trial { from, rate: former, windows } => {
+            Phase::Hold { .. } => Phase::Measure(Mean::default()),
+            Phase::Measure(_) if rate <= 0.0 || sample.open < self.target => Phase::Measure(Mean::default()),
+            Phase::Measure(mean) => {
+                let mean = mean.with(rate);
+                mean.rate().map_or(Phase::Measure(mean), |rate| self.try_more(rate, sample.held_up))
+            }
+            Phase::Trial { from, rate: former, mean } => {
                 let expected = self.target as f64 / from as f64;
-                if rate >= former * (1.0 + 0.4 * (expected - 1.0)) && sample.open >= self.target {
+                let mean = mean.with(rate);
+                let now = mean.rate().unwrap_or(0.0);
+                if now >= former * (1.0 + 0.4 * (expected - 1.0)) && sample.open >= self.target {
                     self.hold = FIRST_HOLD;
-                    self.try_more(rate, sample.held_up)
-                } else if windows + 1 < TRIAL && sample.held_up <= HELD_UP {
-                    Phase::Trial { from, rate: former, windows: windows + 1 }
+                    self.try_more(now, sample.held_up)
+                } else if mean.windows < TRIAL && sample.held_up <= HELD_UP {
+                    Phase::Trial { from, rate: former, mean }
                 } else {
-                    if rate < former * 1.1 {
+                    if now < former * 1.1 {
                         self.target = from;
                     }
                     let until = sample.now + self.hold;
@@ -128,11 +151,11 @@ impl Growth {
 
     fn try_more(&mut self, rate: f64, held_up: f64) -> Phase {
         if self.target >= self.most || held_up > HELD_UP {
-            return Phase::Measure;
+            return Phase::Measure(Mean::default());
         }
         let from = self.target;
         self.target = (from * 2).min(self.most);
-        Phase::Trial { from, rate, windows: 0 }
+        Phase::Trial { from, rate, mean: Mean::default() }
     }
 }
 
@@ -159,10 +182,10 @@ mod tests {
     const MIB: f64 = 1_048_576.0;
 
     #[test]
-    fn where_each_connection_is_limited_it_grows_to_the_most_within_half_a_second() {
+    fn where_each_connection_is_limited_it_grows_to_the_most_within_a_second() {
         for most in [8, 16] {
             let mut growth = Growth::new(2, most);
-            let numbers = run(&mut growth, 5, |count| (20.0 * MIB * count as f64, 0.0));
+            let numbers = run(&mut growth, 10, |count| (20.0 * MIB * count as f64, 0.0));
             assert_eq!(*numbers.last().unwrap(), most, "{numbers:?}");
         }
     }
