@@ -221,7 +221,11 @@ mod tests {
         drop(held);
         for expected in [2, 1, 1] {
             tokio::time::advance(Duration::from_secs(25)).await;
-            while connections.lock().until.unwrap() > Instant::now() + connections.lock().hold / 3 {
+            let over = |connections: &Connections| {
+                let state = connections.lock();
+                state.until.unwrap() <= Instant::now() + state.hold / 3
+            };
+            while !over(&connections) {
                 tokio::time::advance(Duration::from_secs(10)).await;
             }
             connections.refused();

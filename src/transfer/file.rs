@@ -52,15 +52,26 @@ pub(super) fn remove_both(staging: &Staging, lock: FileLock) -> Result<()> {
 
 /// Fetches and publishes `file`. `turn` is given up when all that is left of it is on its way.
 pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, turn: Option<OwnedSemaphorePermit>) -> Result<PathBuf> {
-    let mut fetched = 0;
     let staging = {
         let (destination, file) = (Arc::clone(run.destination), file.clone());
         run.blocking(move || destination.stage(&file)).await?
     };
     let lock = acquire(run, file, &staging).await?;
-    let path = match look_again(run, file, &staging, lock).await? {
+    locked(run, file, &staging, lock, turn).await
+}
+
+/// The rest of [`fetch`], with the lock.
+pub(super) async fn locked(
+    run: &Run<'_>,
+    file: &RemoteFile,
+    staging: &Staging,
+    lock: FileLock,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<PathBuf> {
+    let mut fetched = 0;
+    let path = match look_again(run, file, staging, lock).await? {
         Found::There(path) => path,
-        Found::Missing(partial) => complete(run, file, &staging, *partial, turn, &mut fetched).await?,
+        Found::Missing(partial) => complete(run, file, staging, *partial, turn, &mut fetched).await?,
     };
     run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched });
     Ok(path)

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::batch::{Batch, Staged};
 use super::engine::Run;
-use super::file::{acquire, remove_both};
+use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
 use super::partial::write_error;
 use super::receive::now;
@@ -49,7 +49,10 @@ pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, batch: &Batch) -> Re
                     remove_both(&place, lock)?;
                     Ok(path)
                 }
-                None => Err(lock),
+                None => {
+                    let begun = lock.file().metadata().is_ok_and(|journal| journal.len() > 0);
+                    Err((lock, begun))
+                }
             })
         })
         .await?;
@@ -58,7 +61,9 @@ pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, batch: &Batch) -> Re
             run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
             return Ok(path);
         }
-        Err(lock) => lock,
+        // Somebody put a part of it there, with a journal: it is continued as a large one is.
+        Err((lock, true)) => return locked(run, file, &staging, lock, None).await,
+        Err((lock, false)) => lock,
     };
     run.tell(TransferEvent::FileStarted { file: file.path.clone(), bytes: 0, total: file.size });
     let mut fetched = 0;
