@@ -397,3 +397,110 @@ fn wait_for(path: &Path) -> Result<FileLock> {
         thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(byte: &str) -> Digest {
+        Digest::parse(&byte.repeat(32)).unwrap()
+    }
+
+    /// A file that nobody has touched for a while.
+    fn old(path: &Path) -> Fingerprint {
+        fs::write(path, b"bytes").unwrap();
+        let begin = Instant::now();
+        loop {
+            let fingerprint = Fingerprint::at(path).unwrap();
+            if !fingerprint.is_fresh() {
+                return fingerprint;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn what_one_process_found_another_knows_until_the_file_changes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("state/verified.json");
+        let (one, two) = (Remembered::in_file(path.clone()), Remembered::in_file(path.clone()));
+        let a = old(&scratch.path().join("a"));
+        let b = old(&scratch.path().join("b"));
+        one.remember(&a, digest("aa"));
+        two.remember(&b, digest("bb"));
+        one.keep();
+        two.keep();
+        one.refresh();
+        for memory in [&one, &two, &Remembered::in_file(path.clone())] {
+            memory.refresh();
+            assert!(memory.good(&a, digest("aa")).is_some() && memory.good(&b, digest("bb")).is_some());
+            assert_eq!(memory.good(&a, digest("bb")), None, "another promise is another question");
+        }
+        // A bad result takes the good one away, for everybody.
+        two.forget(&a);
+        two.keep();
+        one.refresh();
+        assert_eq!(one.good(&a, digest("aa")), None);
+        fs::write(scratch.path().join("b"), b"other").unwrap();
+        let changed = Fingerprint::at(&scratch.path().join("b")).unwrap();
+        assert_eq!(one.good(&changed, digest("bb")), None);
+    }
+
+    #[test]
+    fn many_processes_lose_nothing_of_each_other() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("verified.json");
+        let files: Vec<Fingerprint> = (0..16).map(|number| old(&scratch.path().join(number.to_string()))).collect();
+        thread::scope(|scope| {
+            for file in &files {
+                let path = path.clone();
+                scope.spawn(move || {
+                    let memory = Remembered::in_file(path);
+                    memory.remember(file, digest("aa"));
+                    memory.keep();
+                });
+            }
+        });
+        let memory = Remembered::in_file(path);
+        memory.refresh();
+        assert!(files.iter().all(|file| memory.good(file, digest("aa")).is_some()));
+    }
+
+    #[test]
+    fn what_changed_a_moment_ago_is_not_remembered() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("f");
+        let fingerprint = old(&path);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let fresh = Fingerprint { changed: (i64::try_from(now.as_secs()).unwrap() + 1, 5), ..fingerprint };
+        assert!(!fresh.is_fresh(), "a time that has not come yet says nothing");
+        let fresh = Fingerprint { changed: (i64::try_from(now.as_secs()).unwrap(), 0), ..fingerprint };
+        let memory = Remembered::default();
+        memory.remember(&fresh, digest("aa"));
+        assert_eq!(memory.good(&fresh, digest("aa")), None);
+        memory.remember(&fingerprint, digest("aa"));
+        assert!(memory.good(&fingerprint, digest("aa")).is_some());
+    }
+
+    #[test]
+    fn damaged_results_and_no_place_to_write_are_no_trouble() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = old(&scratch.path().join("f"));
+        for content in ["", "{", "{\"version\":99,\"files\":[],\"models\":[]}"] {
+            let path = scratch.path().join("verified.json");
+            fs::write(&path, content).unwrap();
+            let memory = Remembered::in_file(path.clone());
+            memory.refresh();
+            memory.remember(&file, digest("aa"));
+            memory.keep();
+            let again = Remembered::in_file(path);
+            again.refresh();
+            assert!(again.good(&file, digest("aa")).is_some(), "{content}");
+        }
+        let memory = Remembered::in_file(scratch.path().join("f/verified.json"));
+        memory.remember(&file, digest("aa"));
+        memory.keep();
+        assert!(memory.good(&file, digest("aa")).is_some(), "it is known in this process all the same");
+    }
+}

@@ -1,0 +1,205 @@
+//! Verification through the program: what is remembered, what is said of sources that do not agree, sets of shards.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rbee_hive::format::gguf::{TensorType, Writer};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use support::program::Bench;
+
+fn writer() -> Writer {
+    Writer::new("llama").tensor("a", &[32, 8], TensorType::F32).tensor("b", &[32, 8], TensorType::F32)
+}
+
+fn gguf() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    writer().write_to(&mut bytes, 1).unwrap();
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fetched() -> Bench {
+    let bench = Bench::new();
+    bench.hub.put("org/M-GGUF", "m-Q4_K_M.gguf", &gguf());
+    bench.run("download org/M-GGUF").expect(0);
+    bench
+}
+
+const FILE: &str = "m-gguf/m-Q4_K_M.gguf";
+
+fn file<'a>(verified: &'a Value, path: &str) -> &'a Value {
+    let files = verified["models"][0]["files"].as_array().unwrap();
+    files.iter().find(|file| file["path"] == path).unwrap_or_else(|| panic!("{path}: {verified}"))
+}
+
+fn row(bench: &Bench) -> Value {
+    bench.run("list --json").expect(0).json()["models"][0].clone()
+}
+
+/// Changes a byte and puts back the times that a program can put back.
+fn rot(path: &Path) {
+    let before = fs::metadata(path).unwrap();
+    let mut bytes = fs::read(path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(path, bytes).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+    assert_eq!(file.metadata().unwrap().ino(), before.ino());
+}
+
+#[test]
+fn a_download_is_remembered_and_a_changed_file_is_read_again() {
+    let bench = fetched();
+    assert!(row(&bench)["verified"].is_string(), "it was verified as it came: {}", row(&bench));
+    assert!(bench.run("info m-gguf --json").expect(0).json()["verified"].is_string());
+    let changed = bench.run("verify m-gguf --changed --json").expect(0).json();
+    let note = file(&changed, "m-Q4_K_M.gguf")["note"].as_str().unwrap().to_owned();
+    assert!(note.starts_with("unchanged since it was verified"), "{note}");
+    let full = bench.run("verify m-gguf --json").expect(0).json();
+    assert!(file(&full, "m-Q4_K_M.gguf")["note"].is_null(), "every byte is read: {full}");
+
+    // The change time gives away what the modification time does not.
+    rot(&bench.model(FILE));
+    assert!(row(&bench)["verified"].is_null());
+    let changed = bench.run("verify m-gguf --changed --json").expect(1).json();
+    assert_eq!(file(&changed, "m-Q4_K_M.gguf")["status"], "corrupt");
+    let damaged = row(&bench);
+    assert_eq!(damaged["complete"], false);
+    assert!(damaged["warnings"].to_string().contains("m-Q4_K_M.gguf is corrupt"), "{damaged}");
+    // Mended, the damage is forgotten.
+    bench.run("download org/M-GGUF --force").expect(0);
+    let mended = row(&bench);
+    assert!(mended["verified"].is_string() && !mended["warnings"].to_string().contains("corrupt"), "{mended}");
+}
+
+#[test]
+fn a_plain_verification_believes_no_memory_and_a_new_file_is_not_covered() {
+    let bench = fetched();
+    fs::write(bench.model("m-gguf/extra.json"), b"{}").unwrap();
+    assert!(row(&bench)["verified"].is_null(), "a file that came later is not verified");
+    bench.run("verify m-gguf").expect(0);
+    assert!(row(&bench)["verified"].is_string());
+    let state = bench.scratch.path().join("home/.local/state/llorch-models");
+    let memory = walkdir::WalkDir::new(state).into_iter().flatten();
+    let memory = memory.map(walkdir::DirEntry::into_path).find(|path| path.ends_with("verified.json")).unwrap();
+    fs::write(&memory, b"not JSON").unwrap();
+    bench.run("verify m-gguf --changed").expect(0);
+    assert!(row(&bench)["verified"].is_string(), "what cannot be read is replaced");
+}
+
+#[test]
+fn sources_that_do_not_agree_are_named() {
+    let bench = fetched();
+    let sidecar = bench.model("m-gguf/.cache/huggingface/download/m-Q4_K_M.gguf.metadata");
+    let later = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap() + Duration::from_secs(60);
+    fs::write(&sidecar, format!("{}\n{}\n{}\n", "c".repeat(40), "ab".repeat(32), later.as_secs())).unwrap();
+    let verified = bench.run("verify m-gguf --json").expect(1).json();
+    let check = file(&verified, "m-Q4_K_M.gguf");
+    assert_eq!(
+        (check["status"].as_str(), check["expected"].as_str()),
+        (Some("corrupt"), Some("ab".repeat(32).as_str()))
+    );
+    let note = check["note"].as_str().unwrap();
+    assert!(note.contains("the record") && note.contains("the sidecar"), "{note}");
+    assert_eq!(check["actual"], hex(&gguf()).as_str());
+    let text = bench.run("verify m-gguf").expect(1).stdout;
+    assert!(text.contains("do not agree"), "{text}");
+}
+
+#[test]
+fn a_changed_file_without_record_is_said_to_have_outlived_its_sidecar() {
+    let bench = Bench::new();
+    let folder = bench.model("old");
+    fs::create_dir_all(folder.join(".huggingface/download")).unwrap();
+    fs::write(folder.join("m.gguf"), gguf()).unwrap();
+    // The place of release 0.23.
+    let sidecar = folder.join(".huggingface/download/m.gguf.metadata");
+    let write = |time: u64| fs::write(&sidecar, format!("{}\n{}\n{time}\n", "c".repeat(40), hex(&gguf()))).unwrap();
+    write(4_000_000_000);
+    let verified = bench.run("verify old --json").expect(0).json();
+    assert_eq!(file(&verified, "m.gguf")["status"], "ok");
+    write(1_000_000_000);
+    let verified = bench.run("verify old --json").expect(0).json();
+    assert_eq!(file(&verified, "m.gguf")["status"], "no-checksum");
+    assert!(file(&verified, "m.gguf")["note"].as_str().unwrap().starts_with("changed since its download"));
+}
+
+#[test]
+fn shards_are_compared_with_each_other_and_with_their_index() {
+    let bench = Bench::new();
+    let folder = bench.model("m");
+    fs::create_dir_all(&folder).unwrap();
+    let shards: Vec<Vec<u8>> = writer()
+        .into_shards(2)
+        .iter()
+        .map(|shard| {
+            let mut bytes = Vec::new();
+            shard.write_to(&mut bytes, 1).unwrap();
+            bytes
+        })
+        .collect();
+    let put = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).unwrap();
+    put("m-00001-of-00002.gguf", &shards[0]);
+    let check = |code| bench.run("verify m --quick --json").expect(code).json();
+    assert_eq!(file(&check(1), "m-00002-of-00002.gguf")["status"], "missing");
+    put("m-00002-of-00002.gguf", &shards[1]);
+    check(0);
+    put("m-00002-of-00002.gguf", &shards[1][..shards[1].len() - 700]);
+    assert_eq!(file(&check(1), "m-00002-of-00002.gguf")["status"], "truncated");
+    let mut padded = shards[1].clone();
+    padded.extend([0; 500]);
+    put("m-00002-of-00002.gguf", &padded);
+    assert_eq!(file(&check(1), "m-00002-of-00002.gguf")["status"], "extra");
+    // The first once more under the name of the second.
+    put("m-00002-of-00002.gguf", &shards[0]);
+    let twice = check(1);
+    assert_eq!(file(&twice, "m-00002-of-00002.gguf")["status"], "corrupt");
+    assert!(
+        file(&twice, "m-00002-of-00002.gguf")["note"].as_str().unwrap().contains("shard 2 of 2 by its name, 1 of 2")
+    );
+    // Renamed, nothing but the header tells that there should be more.
+    fs::remove_file(folder.join("m-00002-of-00002.gguf")).unwrap();
+    fs::rename(folder.join("m-00001-of-00002.gguf"), folder.join("m.gguf")).unwrap();
+    assert_eq!(file(&check(1), "m.gguf")["status"], "missing");
+    fs::remove_file(folder.join("m.gguf")).unwrap();
+
+    let tensors = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
+    let mut bytes = (tensors.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(tensors);
+    bytes.extend([0; 16]);
+    put("odd-a.safetensors", &bytes);
+    put("model.safetensors.index.json", br#"{"weight_map":{"w":"odd-a.safetensors","v":"odd-b.safetensors"}}"#);
+    let index = check(1);
+    assert_eq!(file(&index, "odd-b.safetensors")["status"], "missing");
+    put("odd-b.safetensors", &bytes);
+    check(0);
+}
+
+#[test]
+fn many_models_come_in_their_order_whatever_ends_first() {
+    let bench = Bench::new();
+    for (name, size) in [("a", 3_000_000_usize), ("b", 10), ("c", 500_000)] {
+        let repository = format!("org/{name}-GGUF");
+        bench.hub.put_noise(&repository, &format!("{name}.bin"), size);
+        bench.hub.put(&repository, &format!("{name}-Q8_0.gguf"), &gguf());
+        let mut command = bench.command(&format!("download {repository} --file"));
+        command.arg("*");
+        bench.finish(command).expect(0);
+    }
+    let verified = bench.run("verify --all --json --limit 1G").expect(0).json();
+    let ids: Vec<&str> =
+        verified["models"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["a-gguf", "b-gguf", "c-gguf"]);
+    let again = bench.run("verify --all --json").expect(0).json();
+    assert_eq!(verified, again);
+}
