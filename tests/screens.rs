@@ -22,6 +22,7 @@ use rbee_hive::provisioner::ScanEvent;
 use rbee_hive::store::Details;
 use rbee_hive::tui::effect::Effect;
 use rbee_hive::tui::msg::{Choice, Msg, Offer};
+use rbee_hive::tui::state::Dialog;
 use rbee_hive::tui::theme::Tier;
 use screen::{GIB, MIB, Script, holder, id, model, plan, ten_jobs, thorny_plan};
 
@@ -118,6 +119,7 @@ fn offer() -> Box<Offer> {
         files,
         principal: format!("tinyllama-1.1b-chat-v1.0.{label}.gguf"),
         bytes,
+        weights: bytes,
         problem: problem.map(str::to_owned),
     };
     Box::new(Offer {
@@ -133,6 +135,7 @@ fn offer() -> Box<Offer> {
         ],
         default: Some(1),
         note: None,
+        header: None,
     })
 }
 
@@ -162,7 +165,7 @@ fn hits() -> Vec<SearchHit> {
 type Scene = (&'static str, fn(u16, u16) -> Script);
 
 /// Every scene, at a size.
-const SCENES: [Scene; 18] = [
+const SCENES: [Scene; 19] = [
     ("notice", |w, h| {
         let mut script = Script::with(w, h, models());
         let line = "delete broken failed: /data/models/broken/weights-00001-of-00003.gguf is owned by root in a sticky \
@@ -272,6 +275,19 @@ const SCENES: [Scene; 18] = [
     ("help", |w, h| {
         let mut script = Script::with(w, h, models());
         script.press("?");
+        script
+    }),
+    ("pull-fits", |w, h| {
+        let mut script = on_gpus(w, h, 1);
+        script.press("p");
+        script.write("tinyllama");
+        script.press("Enter");
+        let generation = listing(&mut script);
+        script.send(Msg::Listed(generation, Ok(offer())));
+        let Some(Dialog::Files(dialog)) = script.state.dialogs.last() else { panic!("no files") };
+        let wait = dialog.wait;
+        let row = script.state.models.rows().find(|row| row.model.identity.id == "llama-8b").unwrap().clone();
+        script.send(Msg::Header(wait, Ok(row.metadata.clone().unwrap())));
         script
     }),
     ("fits", |w, h| on_gpus(w, h, 2)),

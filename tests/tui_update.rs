@@ -632,6 +632,7 @@ fn offer() -> Box<Offer> {
         files: 1,
         principal: format!("name-{label}.gguf"),
         bytes,
+        weights: bytes,
         problem: None,
     };
     Box::new(Offer {
@@ -646,6 +647,7 @@ fn offer() -> Box<Offer> {
         ],
         default: Some(0),
         note: None,
+        header: None,
     })
 }
 

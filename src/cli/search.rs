@@ -9,9 +9,13 @@ use super::exit::{Exit, Outcome};
 use super::output::table::{Align, Table};
 use super::session::Session;
 use crate::error::Result;
-use crate::hub::{HubClient, SearchHit, SearchQuery};
+use crate::hub::{HubClient, Repository, SearchHit, SearchQuery};
+use crate::machine::MemoryProbe;
+use crate::model::memory::{Conditions, Fit, HostMemory, Verdict};
 use crate::model::selection;
 use crate::model::{Bytes, FileName, Quantization, RemoteFile, RepoPath, text};
+use crate::provisioner::{ModelProvisioner, RemoteHeader};
+use crate::store::fit::fit_of_choice;
 
 /// Listings that are asked for at once.
 const AT_ONCE: usize = 4;
@@ -25,6 +29,10 @@ struct Hit {
     updated: Option<Timestamp>,
     gated: bool,
     tags: Vec<String>,
+    /// Null unless the listing was asked for.
+    architecture: Option<String>,
+    /// Training context in tokens.
+    context_length: Option<u64>,
     quantizations: Vec<Offer>,
 }
 
@@ -34,15 +42,23 @@ struct Offer {
     /// Null unless the listing was asked for.
     size_bytes: Option<u64>,
     files: Vec<String>,
+    /// Whether it fits this host, by a header of the repository; null unless the listing was asked for.
+    fit: Option<Fit>,
 }
 
 pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
     let hub = session.provisioner.hub()?;
     let query = SearchQuery { text: arguments.query.join(" "), limit: arguments.limit.into() };
-    let files = arguments.files;
+    let wanted = if arguments.files {
+        let probe = tokio::task::spawn_blocking(|| MemoryProbe::default().read());
+        let memory = probe.await.unwrap_or_default();
+        Some(Wanted { provisioner: session.provisioner.clone(), memory, conditions: session.settings.fit })
+    } else {
+        None
+    };
     let work = async {
         let hits = hub.search_with_files(&query).await?;
-        let hits = hits.into_iter().map(|(hit, paths)| complete(&hub, hit, paths, files));
+        let hits = hits.into_iter().map(|(hit, paths)| complete(&hub, hit, paths, wanted.as_ref()));
         Ok::<Vec<_>, crate::Error>(futures_util::stream::iter(hits).buffered(AT_ONCE).collect().await)
     };
     let (hits, signal) = session.ask_hub(work).await;
@@ -90,30 +106,77 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
 
 impl Offer {
     fn label(&self) -> String {
-        self.size_bytes.map_or_else(|| self.name.clone(), |bytes| format!("{} {}", self.name, Bytes(bytes)))
+        let mut label = self.name.clone();
+        if let Some(bytes) = self.size_bytes {
+            label.push_str(&format!(" {}", Bytes(bytes)));
+        }
+        if let Some(fit) = self.fit.as_ref().filter(|fit| fit.verdict != Verdict::Unknown) {
+            label.push_str(&format!(" ({})", fit.verdict.word()));
+        }
+        label
     }
 }
 
-/// The hit with its quantizations: their names from the search, their sizes from its listing if that is wanted. A
-/// repository that shows no listing is still a hit; why comes with it.
-async fn complete(hub: &HubClient, hit: SearchHit, paths: Vec<RepoPath>, sizes: bool) -> (Hit, Option<String>) {
-    let listed = if sizes { Some(listing(hub, &hit.id).await) } else { None };
-    let (files, known, problem) = match listed {
-        Some(Ok(files)) => (files, true, None),
-        other => {
-            let nameless = |path| RemoteFile { path, size: 0, digest: None, blob_id: None, xet_hash: None };
-            let problem = other.and_then(Result::err).map(|error| error.to_string());
-            (paths.into_iter().map(nameless).collect(), false, problem)
-        }
-    };
-    let quantizations = offers(&files, known);
-    let SearchHit { id, downloads, likes, updated, gated, tags, .. } = hit;
-    (Hit { id, downloads, likes, updated, gated, tags, quantizations }, problem)
+/// What `--files` asks for beside the hits.
+struct Wanted {
+    provisioner: ModelProvisioner,
+    memory: HostMemory,
+    conditions: Conditions,
 }
 
-async fn listing(hub: &HubClient, id: &str) -> Result<Vec<RemoteFile>> {
+/// The hit with its quantizations: their names from the search; if that is wanted, their sizes from its listing and what they
+/// need from one header. A repository that shows no listing or no header is still a hit; why comes with it.
+async fn complete(
+    hub: &HubClient,
+    hit: SearchHit,
+    paths: Vec<RepoPath>,
+    wanted: Option<&Wanted>,
+) -> (Hit, Option<String>) {
+    let mut hit = Hit {
+        id: hit.id,
+        downloads: hit.downloads,
+        likes: hit.likes,
+        updated: hit.updated,
+        gated: hit.gated,
+        tags: hit.tags,
+        architecture: None,
+        context_length: None,
+        quantizations: Vec::new(),
+    };
+    let nameless = |path| RemoteFile { path, size: 0, digest: None, blob_id: None, xet_hash: None };
+    let named = |paths: Vec<RepoPath>| paths.into_iter().map(nameless).collect::<Vec<_>>();
+    let Some(wanted) = wanted else {
+        hit.quantizations = offers(&named(paths), false);
+        return (hit, None);
+    };
+    let (repository, files) = match listing(hub, &hit.id).await {
+        Ok(listed) => listed,
+        Err(error) => {
+            hit.quantizations = offers(&named(paths), false);
+            return (hit, Some(error.to_string()));
+        }
+    };
+    hit.quantizations = offers(&files, true);
+    let Some(header) = RemoteHeader::of(&repository, &files) else { return (hit, None) };
+    match wanted.provisioner.remote_metadata(&header).await {
+        Ok(metadata) => {
+            hit.architecture.clone_from(&metadata.architecture);
+            hit.context_length = metadata.context_length;
+            for offer in &mut hit.quantizations {
+                offer.fit = offer
+                    .size_bytes
+                    .and_then(|bytes| fit_of_choice(bytes, &metadata, &wanted.memory, &wanted.conditions));
+            }
+            (hit, None)
+        }
+        Err(error) => (hit, Some(error.to_string())),
+    }
+}
+
+async fn listing(hub: &HubClient, id: &str) -> Result<(Repository, Vec<RemoteFile>)> {
     let repository = hub.repository(id, None).await?;
-    Ok(hub.listing(&repository).await?.files)
+    let files = hub.listing(&repository).await?.files;
+    Ok((repository, files))
 }
 
 fn offers(files: &[RemoteFile], sizes: bool) -> Vec<Offer> {
@@ -129,6 +192,7 @@ fn offers(files: &[RemoteFile], sizes: bool) -> Vec<Offer> {
             name: quantization.to_string(),
             size_bytes: sizes.then(|| files.iter().map(|file| file.size).sum()),
             files: files.iter().map(|file| file.path.as_str().to_owned()).collect(),
+            fit: None,
         }
     };
     selection::quantizations(files).into_iter().map(offer).collect()

@@ -6,10 +6,12 @@ mod config_shape;
 pub mod gguf;
 mod json;
 mod metadata;
+mod prefix;
 pub mod safetensors;
 mod sniff;
 mod warnings;
 
 pub(crate) use metadata::UNREADABLE;
 pub use metadata::{Metadata, Structure, read_metadata, read_summary};
+pub use prefix::{Prefix, read_prefix};
 pub use sniff::LookAlike;

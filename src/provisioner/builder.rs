@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::remote_header::RemoteHeaders;
 use crate::config::{ConverterSettings, Environment, HubSettings, Settings};
 use crate::error::{Error, Result, io_reason};
 use crate::hub::{Catalog, HubClient, HubOptions, Token};
@@ -171,6 +172,7 @@ impl Builder {
                 catalog: self.catalog,
                 hub: self.hub,
                 client: OnceLock::new(),
+                remote_headers: RemoteHeaders::default(),
                 options: self.options,
                 converter: self.converter,
                 fault: self.fault,
@@ -197,6 +199,7 @@ struct Inner {
     catalog: Catalog,
     hub: HubOptions,
     client: OnceLock<HubClient>,
+    remote_headers: RemoteHeaders,
     options: Options,
     converter: ConverterSettings,
     fault: Option<Fault>,
@@ -306,6 +309,10 @@ impl ModelProvisioner {
     ) -> Result<T> {
         let this = self.clone();
         join(tokio::task::spawn_blocking(move || work(&this)).await)
+    }
+
+    pub(super) fn remote_headers(&self) -> &RemoteHeaders {
+        &self.inner.remote_headers
     }
 
     /// Reads a reference; the page of a model on this endpoint is one too.

@@ -55,6 +55,7 @@ mod inventory;
 mod list;
 mod outstanding;
 mod plan;
+mod remote_header;
 mod source;
 mod updates;
 mod whole;
@@ -68,4 +69,5 @@ pub use inventory::{
     Duplicate, FileCopy, IdleModel, Inventory, PlanTarget, ScanEvent, Totals, duplicates, mark_duplicates, stores,
 };
 pub use outstanding::Outstanding;
+pub use remote_header::RemoteHeader;
 pub use updates::{ChangedFile, ModelUpdate};

@@ -80,6 +80,17 @@ pub fn report(
     Some(FitReport { fit, inputs, memory: host.clone() })
 }
 
+/// Whether weights of so many bytes fit, which are not here yet: `metadata` is what the header of any of the repository's
+/// files tells.
+#[must_use]
+pub fn fit_of_choice(bytes: u64, metadata: &Metadata, host: &HostMemory, conditions: &Conditions) -> Option<Fit> {
+    if metadata.sidecar {
+        return None;
+    }
+    let weights = Weights { bytes, extra_bytes: 0 };
+    Some(fit(need(&metadata.shape, weights, metadata.layers, metadata.context_length, conditions), host))
+}
+
 /// Bytes of all weights of the set that the header belongs to.
 fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
     let all_parts = metadata.split_count.is_none_or(|parts| parts <= metadata.parts);

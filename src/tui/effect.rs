@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::msg::Generation;
 use crate::jobs::{Control, JobId, JobSpec};
 use crate::model::ModelId;
-use crate::provisioner::PlanTarget;
+use crate::provisioner::{PlanTarget, RemoteHeader};
 use crate::store::Row;
 
 /// Work to start. Answers come as messages; a request supersedes the one of its kind that came before it.
@@ -30,6 +30,8 @@ pub enum Effect {
     ReadMemory,
     /// Find out what a reference offers to download.
     List(Generation, String),
+    /// Fetch the header that tells what the choices of a repository need.
+    Header(Generation, Box<RemoteHeader>),
     /// Search the hub.
     Search(Generation, String),
     /// Nobody waits for a listing or a search any more.

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::input::Mouse;
 use super::keymap::Key;
+use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::Update;
 use crate::model::memory::HostMemory;
 use crate::model::{Holder, ModelId, Plan, StoreKind};
-use crate::provisioner::ScanEvent;
+use crate::provisioner::{RemoteHeader, ScanEvent};
 use crate::store::Details;
 use crate::store::fingerprint::Fingerprint;
 
@@ -64,6 +66,8 @@ pub enum Msg {
     Planned(Generation, Result<Box<Plan>, String>),
     /// What a repository offers.
     Listed(Generation, Result<Box<Offer>, String>),
+    /// What the header of a repository on the hub tells.
+    Header(Generation, Result<Arc<Metadata>, String>),
     /// What the hub found.
     Found(Generation, Result<Vec<SearchHit>, String>),
     /// File systems, the one with the models folder first.
@@ -119,6 +123,8 @@ pub struct Offer {
     pub default: Option<usize>,
     /// Why there is no such choice.
     pub note: Option<String>,
+    /// Where the header is that tells what the choices need.
+    pub header: Option<RemoteHeader>,
 }
 
 /// One thing to take from a repository.
@@ -134,6 +140,8 @@ pub struct Choice {
     pub principal: String,
     /// Sum of their sizes.
     pub bytes: u64,
+    /// What of it is weights.
+    pub weights: u64,
     /// Why it cannot be taken.
     pub problem: Option<String>,
 }

@@ -43,6 +43,7 @@ impl Script {
             models_dir: PathBuf::from("/data/models"),
             stores: vec![(StoreKind::Flat, PathBuf::from("/data/models")), (StoreKind::Hf, PathBuf::from("/data/hf"))],
             aliases: ["tinyllama".to_owned(), "qwen".to_owned()].into(),
+            endpoint: "https://huggingface.co".to_owned(),
             home: PathBuf::from("/home/alice"),
             bell: false,
             fit: rbee_hive::model::memory::Conditions::default(),

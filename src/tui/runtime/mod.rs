@@ -215,6 +215,7 @@ fn facts(options: &Options) -> Facts {
         models_dir: options.settings.models_dir.clone(),
         stores: stores_of(&options.inventory),
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
+        endpoint: options.settings.hub.endpoint.clone(),
         home: options.settings.paths.home.clone(),
         bell: options.settings.screen.bell,
         fit: options.settings.fit,
@@ -485,9 +486,17 @@ impl Work {
                     let result = listed.map_err(|error| error.to_string()).map(|remote| {
                         let folder = provisioner.base_dir();
                         let available = space::space(folder).ok().map(|space| space.available);
-                        Box::new(offer::offer(&reference, &remote, folder, available))
+                        Box::new(offer::offer(&reference, &remote, folder, available, &provisioner.endpoint()))
                     });
                     Msg::Listed(generation, result)
+                });
+                None
+            }
+            Effect::Header(generation, header) => {
+                let provisioner = self.provisioner.clone();
+                self.ask(async move {
+                    let told = provisioner.remote_metadata(&header).await;
+                    Msg::Header(generation, told.map_err(|error| error.to_string()))
                 });
                 None
             }

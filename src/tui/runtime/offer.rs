@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use crate::model::selection::{Candidates, Selection, Wanted, principal, quantizations, select};
-use crate::model::{Reference, text};
-use crate::provisioner::RemoteModel;
+use crate::model::{FileName, Reference, text};
+use crate::provisioner::{RemoteHeader, RemoteModel};
 use crate::tui::msg::{Choice, Offer};
 
 /// What `remote` offers to somebody who typed `typed`: every quantization, and what the reference means.
-pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available: Option<u64>) -> Offer {
+pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available: Option<u64>, endpoint: &str) -> Offer {
     let repository = &remote.repository;
     let candidates = Candidates { repository: &repository.id, files: &remote.files, refused: &remote.refused };
-    let revision = Reference::parse(typed).ok().and_then(|reference| reference.revision().map(str::to_owned));
+    let revision =
+        Reference::parse_at(typed, endpoint).ok().and_then(|reference| reference.revision().map(str::to_owned));
     let mut default = None;
     let mut choices = Vec::new();
     for label in quantizations(&remote.files) {
@@ -34,6 +35,7 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
                 files: 0,
                 principal: String::new(),
                 bytes: 0,
+                weights: 0,
                 problem: Some(error.to_string()),
             },
         });
@@ -60,6 +62,7 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
         choices,
         default,
         note,
+        header: RemoteHeader::of(repository, &remote.files),
     }
 }
 
@@ -70,12 +73,14 @@ fn is_marked(selection: &Selection, remote: &RemoteModel) -> bool {
 
 fn choice(label: String, reference: String, selection: &Selection) -> Choice {
     let name = principal(selection.files.iter().map(|file| file.path.as_str())).unwrap_or_default();
+    let weights = selection.files.iter().filter(|file| FileName::parse(file.path.file_name()).is_weights());
     Choice {
         label,
         reference,
         files: selection.files.len(),
         principal: name.to_owned(),
         bytes: selection.files.iter().map(|file| file.size).sum(),
+        weights: weights.map(|file| file.size).sum(),
         problem: None,
     }
 }
@@ -85,6 +90,8 @@ mod tests {
     use super::*;
     use crate::hub::Repository;
     use crate::model::{RemoteFile, RepoPath};
+
+    const HUB: &str = "https://huggingface.co";
 
     fn remote(files: &[(&str, u64)], marked: &[&str]) -> RemoteModel {
         let path = |path: &str| RepoPath::parse(path).unwrap();
@@ -122,7 +129,7 @@ mod tests {
             ("m-Q8_0.gguf", 70),
         ];
         let remote = remote(&files, &["m-Q8_0.gguf"]);
-        let offer = offer("name:q8_0", &remote, Path::new("/m"), None);
+        let offer = offer("name:q8_0", &remote, Path::new("/m"), None, HUB);
         let shown: Vec<_> =
             offer.choices.iter().map(|c| (c.label.as_str(), c.reference.as_str(), c.files, c.bytes)).collect();
         assert_eq!(shown, [("Q4_K_M", "org/name:Q4_K_M", 2, 30), ("Q8_0", "name:q8_0", 1, 70)]);
@@ -133,14 +140,14 @@ mod tests {
     #[test]
     fn a_file_without_a_label_is_still_the_default() {
         let remote = remote(&[("phi-q4.gguf", 10), ("phi-Q8_0.gguf", 20)], &["phi-q4.gguf"]);
-        let offer = offer("phi3", &remote, Path::new("/m"), None);
+        let offer = offer("phi3", &remote, Path::new("/m"), None, HUB);
         assert_eq!((offer.default, offer.choices[0].reference.as_str()), (Some(0), "phi3"));
         assert_eq!(offer.choices.len(), 2);
     }
 
     #[test]
     fn an_empty_repository_says_so() {
-        let offer = offer("org/name", &remote(&[("README.md", 1)], &[]), Path::new("/m"), None);
+        let offer = offer("org/name", &remote(&[("README.md", 1)], &[]), Path::new("/m"), None, HUB);
         assert!(offer.choices.is_empty() && offer.note.is_some());
     }
 }

@@ -1,8 +1,10 @@
 //! Dialogs, one over the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Line, Wait};
+use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::model::{ModelId, Plan};
 use crate::tui::keymap::Pane;
@@ -117,6 +119,10 @@ pub struct HitsDialog {
 pub struct FilesDialog {
     /// The choices.
     pub offer: Box<Offer>,
+    /// The request for the header that tells what the choices need.
+    pub wait: Generation,
+    /// What it tells, or why it cannot be told.
+    pub metadata: Option<Result<Arc<Metadata>, String>>,
     /// The one that keys go to; none where the reference means none, until a person goes to one.
     pub cursor: Option<usize>,
     /// Why the last try did not work.

@@ -58,6 +58,8 @@ pub struct Facts {
     pub stores: Vec<(StoreKind, PathBuf)>,
     /// Short names of the catalog.
     pub aliases: BTreeSet<String>,
+    /// The hub's address: the page of a model there is a reference.
+    pub endpoint: String,
     /// The home folder, for short paths.
     pub home: PathBuf,
     /// Whether the bell rings when the last job has ended.

@@ -75,6 +75,7 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
         Msg::Details(generation, result) => detail::loaded(state, generation, result),
         Msg::Planned(generation, result) => dialogs::planned(state, generation, result, now),
         Msg::Listed(generation, result) => pull::listed(state, generation, result),
+        Msg::Header(generation, result) => pull::header(state, generation, result),
         Msg::Found(generation, result) => pull::found(state, generation, result),
         Msg::Host(generation, file_systems) => {
             if generation != state.host_wait {

@@ -1,6 +1,9 @@
 //! Pulling: a reference lists its files, other text searches, a choice goes to the queue.
 
+use std::sync::Arc;
+
 use super::{Effects, moved};
+use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::JobSpec;
 use crate::model::Reference;
@@ -15,6 +18,7 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
         let waited = match state.dialogs.pop() {
             Some(Dialog::Pull(pull)) => pull.wait.is_some(),
             Some(Dialog::Hits(hits)) => hits.wait.is_some(),
+            Some(Dialog::Files(files)) => files.metadata.is_none() && files.offer.header.is_some(),
             _ => false,
         };
         return if waited { vec![Effect::StopAsking] } else { Vec::new() };
@@ -86,7 +90,7 @@ fn meaning(state: &State, text: &str) -> Result<Asked, String> {
     if !looks_like_a_name || text.contains(' ') {
         return Ok(Asked::Hits);
     }
-    Reference::parse(text).map(|_| Asked::Files).map_err(|error| error.to_string())
+    Reference::parse_at(text, &state.facts.endpoint).map(|_| Asked::Files).map_err(|error| error.to_string())
 }
 
 /// Enter on a choice: it goes to the queue, and every dialog of the pull closes.
@@ -131,7 +135,20 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
     };
     if let (true, Ok(offer)) = (waits, result) {
         let (cursor, error) = (offer.default, offer.note.clone());
-        state.dialogs.push(Dialog::Files(FilesDialog { offer, cursor, error }));
+        let wait = state.next_generation();
+        let header = offer.header.clone();
+        state.dialogs.push(Dialog::Files(FilesDialog { offer, wait, metadata: None, cursor, error }));
+        return header.into_iter().map(|header| Effect::Header(wait, Box::new(header))).collect();
+    }
+    Vec::new()
+}
+
+/// The header of the repository whose files are shown.
+pub(super) fn header(state: &mut State, generation: Generation, result: Result<Arc<Metadata>, String>) -> Effects {
+    if let Some(Dialog::Files(dialog)) = state.dialogs.last_mut()
+        && dialog.wait == generation
+    {
+        dialog.metadata = Some(result);
     }
     Vec::new()
 }

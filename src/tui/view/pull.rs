@@ -3,10 +3,13 @@
 use ratatui::layout::{Position, Rect};
 
 use super::canvas::{Canvas, Spans, centred, hints};
-use super::figures::{age, counted, path, short};
+use super::figures::{age, counted, grouped, path, short};
 use super::footer::{field as text_field, hints_of};
+use crate::model::memory::{Fit, Verdict};
 use crate::model::{Bytes, text as clean};
+use crate::store::fit::fit_of_choice;
 use crate::tui::keymap::Pane;
+use crate::tui::msg::Choice;
 use crate::tui::state::{Asked, FilesDialog, HitsDialog, Layout, PullDialog, State};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -97,7 +100,13 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let place = path(&offer.folder, &state.facts.home);
     let place = text::cut_middle(&place, room.saturating_sub(4 + text::width(&free)), symbols.ellipsis);
     canvas.put(inside, 0, 0, &format!("to {place}{free}"), Role::Dim);
-    let (line, role) = below_choice(state, dialog);
+    let (mut line, role) = below_choice(state, dialog);
+    match (&dialog.metadata, told(state, dialog)) {
+        (_, Some(told)) => line.push_str(&format!(" {} {told}", symbols.dot)),
+        (Some(Err(why)), _) => line.push_str(&format!(" {} whether it fits is unknown: {why}", symbols.dot)),
+        (None, _) if offer.header.is_some() => line.push_str(&format!(" {} reading what it needs", symbols.dot)),
+        _ => {}
+    }
     let status = text::wrap(&line, room);
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
@@ -112,11 +121,22 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
         let role = if choice.problem.is_some() { Role::Dim } else { Role::Text };
         canvas.put(table, 3, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
         canvas.put(table, 18, y, &text::pad_left(&Bytes(choice.bytes).to_string(), 8), role);
+        let mut x = 28;
+        if let Some(fit) = fit(state, dialog, choice) {
+            canvas.put(table, x, y, &fit.verdict.word(), fit_role(fit.verdict));
+            x += 12;
+            if room >= 60 {
+                let figure = text::pad_left(&fit.figure().unwrap_or_default(), 8);
+                canvas.put(table, x, y, &figure, Role::Dim);
+                x += 10;
+            }
+        }
         if room >= 50 {
             let count = counted(choice.files, "file", "files");
-            canvas.put(table, 28, y, &count, Role::Dim);
-            let name = text::cut_middle(&choice.principal, room.saturating_sub(39), symbols.ellipsis);
-            canvas.put(table, 39, y, &name, Role::Dim);
+            canvas.put(table, x, y, &count, Role::Dim);
+            let left = room.saturating_sub(usize::from(x) + 11);
+            let name = text::cut_middle(&choice.principal, left, symbols.ellipsis);
+            canvas.put(table, x + 11, y, &name, Role::Dim);
         }
         if Some(at) == dialog.cursor {
             canvas.tint(table, y, Role::Cursor);
@@ -125,6 +145,30 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let lines: Vec<Spans> = status.into_iter().map(|line| vec![(line, role)]).collect();
     canvas.lines(below(inside, 1 + table.height, status_rows), &lines, 0);
     None
+}
+
+/// Whether a choice fits, as far as the header is here.
+fn fit(state: &State, dialog: &FilesDialog, choice: &Choice) -> Option<Fit> {
+    let (memory, metadata) = (state.memory.as_ref()?, dialog.metadata.as_ref()?.as_ref().ok()?);
+    let fit = fit_of_choice(choice.weights, metadata, memory, &state.facts.fit)?;
+    (choice.weights > 0 && fit.verdict != Verdict::Unknown).then_some(fit)
+}
+
+fn fit_role(verdict: Verdict) -> Role {
+    match verdict {
+        Verdict::Fits | Verdict::Split(_) => Role::Good,
+        Verdict::Tight | Verdict::CpuOnly => Role::Warn,
+        Verdict::No | Verdict::Unknown => Role::Dim,
+    }
+}
+
+/// What the header says of all choices: `llama, 131,072 tokens of context; needs are for 8192`.
+fn told(state: &State, dialog: &FilesDialog) -> Option<String> {
+    let metadata = dialog.metadata.as_ref()?.as_ref().ok()?;
+    let architecture = metadata.architecture.as_deref().map(clean::printable);
+    let context = metadata.context_length.map(|tokens| format!("trained for {} tokens", grouped(tokens)));
+    let need = format!("fits are for {} tokens", grouped(state.facts.fit.context_for(metadata.context_length)));
+    Some([architecture, context, Some(need)].into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// Whether a complete model of this host came from `repository` with that quantization.
