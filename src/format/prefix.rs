@@ -146,7 +146,7 @@ mod tests {
                 Prefix::Enough(metadata) => assert_eq!(metadata.layers, Some(2)),
             }
         }
-        assert!(read_prefix(b"<html><body>not it</body>", 25, "m.gguf").unwrap_err().contains("web page"));
+        assert!(read_prefix(b"<html><body>not it</body>", 25, "m.gguf").unwrap_err().contains("HTML"));
     }
 
     #[test]
