@@ -67,6 +67,7 @@ fn neutral(value: &mut Value) {
                     | "total_bytes" | "free_bytes" => "[bytes]",
                     "modified" | "accessed" | "updated" | "verified" => "[time]",
                     "unreadable_processes" => "[count]",
+                    "memory" => "[memory]",
                     "mount" => "[mount]",
                     "owner" => "[user]",
                     "commit" | "pinned" | "current" => "[commit]",
