@@ -180,10 +180,9 @@ impl Tally {
     const UNKNOWN_TYPES: usize = 8;
 
     fn of_type(&mut self, kind: TensorType, parameters: u64, matrix: bool) -> Option<()> {
-        let known = kind.name().is_some();
-        let unknown = self.types.iter().filter(|entry| entry.kind.name().is_none()).count();
         let at = self.types.iter().position(|entry| entry.kind == kind).or_else(|| {
-            let full = !known && unknown >= Self::UNKNOWN_TYPES;
+            let unknown = || self.types.iter().filter(|entry| entry.kind.name().is_none()).count();
+            let full = kind.name().is_none() && unknown() >= Self::UNKNOWN_TYPES;
             full.then(|| self.types.iter().rposition(|entry| entry.kind.name().is_none())).flatten()
         });
         let at = at.unwrap_or_else(|| {

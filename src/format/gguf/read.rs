@@ -1,7 +1,7 @@
 //! The grammar of a GGUF header, read with a limit on everything that the file may say.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::io::{Read, Seek};
 
 use super::layout::{Extent, layout};
@@ -12,8 +12,8 @@ use crate::format::warnings::{Warnings, counted, shown};
 
 /// Keys of a file; real ones have under 100.
 const MOST_KEYS: u64 = 65_536;
-/// Tensors of a file; real ones have under 10,000.
-const MOST_TENSORS: u64 = 1_048_576;
+/// Tensors of a file; real ones have under 10,000. As many as this are read in a few hundredths of a second.
+const MOST_TENSORS: u64 = 262_144;
 /// Bytes of a key or a tensor's name.
 const LONGEST_NAME: u64 = 65_535;
 /// Bytes of a string.
@@ -167,11 +167,18 @@ impl<R: Read + Seek> Parser<R> {
 
     /// A key or the name of a tensor.
     fn name(&mut self, what: &str) -> Result<Vec<u8>, Halt> {
+        let mut name = Vec::new();
+        self.name_into(&mut name, what)?;
+        Ok(name)
+    }
+
+    /// The same in place of what `name` holds.
+    fn name_into(&mut self, name: &mut Vec<u8>, what: &str) -> Result<(), Halt> {
         let length = self.source.wide(what)?;
         if length > LONGEST_NAME {
             return Err(malformed(format!("{what} of {length} bytes")));
         }
-        self.source.bytes(length, length, what)
+        self.source.bytes_into(name, length, length, what)
     }
 
     fn value(&mut self, key: &[u8]) -> Result<Value, Halt> {
@@ -275,22 +282,28 @@ impl<R: Read + Seek> Parser<R> {
     }
 
     fn tensors(&mut self, count: u64) -> Result<(), Halt> {
-        let mut seen = HashSet::new();
+        let mut seen = Hashes::default();
         let mut extents = Vec::new();
         let (mut twice, mut long) = (Noted::default(), Noted::default());
+        let mut name = Vec::new();
         for index in 0..count {
-            let name = self.name("name").map_err(|halt| placed(halt, "tensor", index, None))?;
-            let info = self.tensor(&name).map_err(|halt| placed(halt, "tensor", index, Some(&name)))?;
+            self.name_into(&mut name, "name").map_err(|halt| placed(halt, "tensor", index, None))?;
+            let info = self.tensor().map_err(|halt| placed(halt, "tensor", index, Some(&name)))?;
             if !seen.insert(self.hasher.hash_one(&name)) {
                 twice.note(&name);
             }
             if name.len() > LONGEST_GGML_NAME {
                 long.note(&name);
             }
-            extents.push(Extent { offset: info.offset, bytes: info.bytes() });
+            extents.push(Extent { offset: info.offset, bytes: info.bytes });
             self.header.tally.add(&name, &info).ok_or_else(|| malformed("more than 2^63 parameters"))?;
             if self.depth == Depth::Tensors {
-                self.header.tensors.push(info);
+                self.header.tensors.push(TensorInfo {
+                    name: String::from_utf8_lossy(&name).into_owned(),
+                    dimensions: info.dimensions.get(..info.count).unwrap_or_default().to_vec(),
+                    kind: info.kind,
+                    offset: info.offset,
+                });
             }
         }
         let found = layout(self.source.position(), self.header.alignment, extents, self.length)?;
@@ -306,35 +319,68 @@ impl<R: Read + Seek> Parser<R> {
         Ok(())
     }
 
-    fn tensor(&mut self, name: &[u8]) -> Result<TensorInfo, Halt> {
+    fn tensor(&mut self) -> Result<Info, Halt> {
         let count = self.source.u32("dimensions")?;
-        if count > 4 {
-            return Err(malformed(format!("{count} dimensions")));
-        }
-        let mut dimensions = Vec::new();
-        for _ in 0..count {
-            dimensions.push(self.source.wide("dimensions")?);
+        let count = usize::try_from(count).ok().filter(|count| *count <= 4);
+        let count = count.ok_or_else(|| malformed("more than 4 dimensions"))?;
+        let mut dimensions = [1; 4];
+        for dimension in dimensions.iter_mut().take(count) {
+            *dimension = self.source.wide("dimensions")?;
         }
         let kind = TensorType(self.source.u32("type")?);
         let offset = self.source.u64("offset")?;
-        let keep = self.depth == Depth::Tensors;
-        let name = if keep { String::from_utf8_lossy(name).into_owned() } else { String::new() };
-        let info = TensorInfo { name, dimensions, kind, offset };
-        let elements = info.checked_elements().ok_or_else(|| malformed("dimensions multiply beyond 2^63"))?;
-        if let (Some(block), Some(bytes)) = (kind.block_elements(), kind.block_bytes()) {
-            let row = info.dimensions.first().copied().unwrap_or(1);
+        let product = dimensions.iter().try_fold(1_u64, |product, n| product.checked_mul(*n));
+        let elements = product.filter(|product| *product < 1 << 63);
+        let elements = elements.ok_or_else(|| malformed("dimensions multiply beyond 2^63"))?;
+        let mut bytes = None;
+        if let Some((block, block_bytes)) = kind.block() {
+            let row = dimensions[0];
             if row % block != 0 {
                 return Err(malformed(format!("rows of {row} in {kind}, which has blocks of {block}")));
             }
-            let bytes = (elements / block).checked_mul(bytes).and_then(|bytes| bytes.checked_add(offset));
-            if bytes.is_none_or(|end| end >= 1 << 63) {
+            bytes = (elements / block).checked_mul(block_bytes);
+            if bytes.and_then(|bytes| bytes.checked_add(offset)).is_none_or(|end| end >= 1 << 63) {
                 return Err(malformed("data ends beyond 2^63"));
             }
         }
-        if offset >= 1 << 63 || offset % self.header.alignment != 0 {
+        // The alignment is a power of two.
+        if offset >= 1 << 63 || offset & (self.header.alignment - 1) != 0 {
             return Err(malformed(format!("offset {offset} with an alignment of {}", self.header.alignment)));
         }
-        Ok(info)
+        Ok(Info { dimensions, count, kind, offset, elements, bytes })
+    }
+}
+
+/// A tensor without its name.
+struct Info {
+    dimensions: [u64; 4],
+    count: usize,
+    kind: TensorType,
+    offset: u64,
+    elements: u64,
+    /// `None` for a type of unknown size.
+    bytes: Option<u64>,
+}
+
+/// Hashes that were seen; they are hashed already.
+type Hashes = HashSet<u64, BuildHasherDefault<Unhashed>>;
+
+#[derive(Default)]
+struct Unhashed(u64);
+
+impl Hasher for Unhashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
     }
 }
 
@@ -383,16 +429,16 @@ fn placed(halt: Halt, what: &str, index: u64, name: Option<&[u8]>) -> Halt {
 
 impl Tally {
     /// Counts a tensor; `None` when a sum leaves 63 bits.
-    fn add(&mut self, name: &[u8], info: &TensorInfo) -> Option<()> {
+    fn add(&mut self, name: &[u8], info: &Info) -> Option<()> {
         let sum = |a: u64, b: u64| a.checked_add(b).filter(|sum| *sum < 1 << 63);
-        let elements = info.checked_elements()?;
+        let elements = info.elements;
         self.parameters = sum(self.parameters, elements)?;
-        self.bytes = sum(self.bytes, info.bytes().unwrap_or(0))?;
-        if contains(name, b"_exps") {
+        self.bytes = sum(self.bytes, info.bytes.unwrap_or(0))?;
+        if name.len() > 5 && contains(name, b"_exps") {
             self.expert_parameters = sum(self.expert_parameters, elements)?;
         }
         match name {
-            b"token_embd.weight" => self.embedding_bytes = sum(self.embedding_bytes, info.bytes().unwrap_or(0))?,
+            b"token_embd.weight" => self.embedding_bytes = sum(self.embedding_bytes, info.bytes.unwrap_or(0))?,
             b"output.weight" => self.output = true,
             _ => {}
         }
@@ -402,7 +448,7 @@ impl Tally {
         if name.ends_with(b".in_sum2") || name.ends_with(b".counts") {
             self.imatrix_tensors += 1;
         }
-        self.of_type(info.kind, elements, info.dimensions.len() > 1)
+        self.of_type(info.kind, elements, info.count > 1)
     }
 }
 

@@ -175,9 +175,16 @@ impl<R: Read + Seek> Source<R> {
 
     /// The first `keep` of `count` bytes; the rest is passed over.
     pub(super) fn bytes(&mut self, count: u64, keep: u64, what: &str) -> Result<Vec<u8>, Halt> {
+        let mut kept = Vec::new();
+        self.bytes_into(&mut kept, count, keep, what)?;
+        Ok(kept)
+    }
+
+    /// The same in place of what `kept` holds.
+    pub(super) fn bytes_into(&mut self, kept: &mut Vec<u8>, count: u64, keep: u64, what: &str) -> Result<(), Halt> {
         self.require(count, what)?;
         let keep = count.min(keep);
-        let mut kept = Vec::new();
+        kept.clear();
         let mut left = keep;
         while left > 0 {
             self.fill(1)?;
@@ -186,8 +193,7 @@ impl<R: Read + Seek> Source<R> {
             self.start += step;
             left -= step as u64;
         }
-        self.skip(count - keep, what)?;
-        Ok(kept)
+        self.skip(count - keep, what)
     }
 
     /// Passes over `count` bytes without reading those that are not buffered yet.

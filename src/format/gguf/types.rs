@@ -37,6 +37,17 @@ tensor_types! {
     41 Q1_0 128/18, 42 Q2_0 64/18,
 }
 
+/// Place in the table by number: a header has many tensors, and each is looked up several times.
+const PLACES: [u8; 64] = {
+    let mut places = [u8::MAX; 64];
+    let mut at = 0;
+    while at < KNOWN.len() {
+        places[KNOWN[at].id as usize] = at as u8;
+        at += 1;
+    }
+    places
+};
+
 impl TensorType {
     /// Every type whose size is known, in the order of their numbers.
     pub fn all() -> impl Iterator<Item = Self> {
@@ -44,7 +55,13 @@ impl TensorType {
     }
 
     fn known(self) -> Option<&'static Known> {
-        KNOWN.binary_search_by_key(&self.0, |known| known.id).ok().and_then(|at| KNOWN.get(at))
+        let place = usize::try_from(self.0).ok().and_then(|id| PLACES.get(id))?;
+        KNOWN.get(usize::from(*place))
+    }
+
+    /// Elements and bytes of one block.
+    pub(super) fn block(self) -> Option<(u64, u64)> {
+        self.known().map(|known| (known.block_elements, known.block_bytes))
     }
 
     /// ggml's name, in upper case; `None` for a number that is not known here.
