@@ -152,7 +152,7 @@ fn links_from_another_store_break_and_hard_links_do_not() {
         paths
     };
     let tag = plan(&inventory, StoreKind::Ollama, "tiny:latest");
-    assert_eq!(breaks(&tag), [studio.clone()]);
+    assert_eq!(breaks(&tag), [studio]);
     assert_eq!(tag.breaks[0].model.store, StoreKind::LmStudio);
     let hub = plan(&inventory, StoreKind::Hf, "org/a");
     let mut expected = vec![local.clone(), flat.clone()];

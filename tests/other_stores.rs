@@ -674,7 +674,7 @@ fn ollama_of_another_user_is_blocked_with_the_command_that_would_do_it() {
     }
     assert!(output.contains("steps: 0"), "{output}");
     assert!(
-        output.contains("run as 12345 or root; its owner would do it with: sudo -u 12345 ollama rm a:x"),
+        output.contains("run as 12345 or root; its owner would do it with: sudo -u '#12345' ollama rm a:x"),
         "{output}"
     );
 }

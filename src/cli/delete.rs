@@ -115,9 +115,6 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         session.output.say("what would go has changed since it was shown; nothing is deleted yet");
         plan = again;
     }
-    if yes && let Some(line) = unseen(&plan) {
-        session.output.say(&format!("llorch-models: {}: {line}", names(&plan)));
-    }
     let (report, signal) = execute(session, &plan).await?;
     if json {
         session.output.json(&Deleted::new(&plan, Some(&report)))?;

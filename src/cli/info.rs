@@ -76,7 +76,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     fact("mount", model.mount.as_deref().map(text::printable_path));
     fact("modified", model.modified.map(|time| time.to_string()));
     fact("used", model.accessed.map(|time| time.to_string()));
-    fact("", details.evidence.access_times.map(|times| format!("({})", times.trust())));
+    fact("", details.evidence.access_times.map(|times| times.trust().to_owned()));
     fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
     for revision in &details.revisions {
         let refs = if revision.refs.is_empty() { String::new() } else { format!(" ({})", revision.refs.join(", ")) };

@@ -1,5 +1,6 @@
 //! The folders of this program, and those of the programs whose variables it follows.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::Environment;
@@ -51,7 +52,7 @@ impl Paths {
         let hubs = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"];
         let llama_hub_cache =
             hubs.iter().find_map(|name| environment.path(name)).unwrap_or_else(|| hf_home.join("hub"));
-        let is_empty = |name: &str| environment.raw(name).is_some_and(|value| value.is_empty());
+        let is_empty = |name: &str| environment.raw(name).is_some_and(OsStr::is_empty);
         let set = hubs.iter().find(|name| environment.raw(name).is_some());
         let hf_hub_cache = match set {
             Some(name) if is_empty(name) => PathBuf::from("."),

@@ -135,7 +135,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
-        assert_eq!(std::fs::metadata(&log.0.as_path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(log.0.as_path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(lines[0]["models"][0]["files"][0]["checksum"], "ab".repeat(32));
         assert_eq!(lines[0]["models"][0]["commits"][0], "c0ffee");
         assert_eq!(lines[0]["removed"][0], "/m/tinyllama/x.gguf");

@@ -49,7 +49,7 @@ impl Inventory {
         measure(plan, &before, still_open, &mut fate, &mut report);
         for (index, step) in plan.steps.iter().enumerate() {
             let asks: Vec<&Ask> = plan.asks.iter().filter(|ask| ask.steps.contains(&index)).collect();
-            let all_deleted = !asks.is_empty() && asks.iter().all(|ask| deleted.iter().any(|done| *done == *ask));
+            let all_deleted = !asks.is_empty() && asks.iter().all(|ask| deleted.contains(ask));
             if fate[index] == Fate::ToRun && all_deleted && step.operation.is_file() {
                 fate[index] = Fate::KeptByServer;
                 let error =

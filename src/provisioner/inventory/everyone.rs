@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,11 +64,9 @@ pub(super) fn look(system: &Path) -> Found {
     drop(sender);
     let until = Instant::now() + PATIENCE;
     let mut found: Vec<Option<Answer>> = homes.iter().map(|_| None).collect();
-    loop {
-        match answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok((home, answer)) => found[home] = Some(answer),
-            Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => break,
-        }
+    // Until every home has answered, or the time is over.
+    while let Ok((home, answer)) = answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        found[home] = Some(answer);
     }
     told(&homes, found)
 }

@@ -9,7 +9,7 @@ use super::OllamaStore;
 use super::read::{self, Contents, Tag, TagKind};
 use crate::disk::folder::Folder;
 use crate::error::Result;
-use crate::machine::{current_user, user_label};
+use crate::machine::{current_user, user_name};
 use crate::model::{Ask, Broken, Digest, Kept, Plan, text};
 use crate::store::planning::{PlanBuilder, lexical};
 use crate::store::tree::Entry;
@@ -204,7 +204,9 @@ impl OllamaStore {
                     continue;
                 }
                 for blocked in plan.blocked.iter_mut().filter(|blocked| blocked.path == path) {
-                    let command = format!("sudo -u {} ollama rm {}", user_label(owner), tag.id);
+                    // sudo takes a number only in this form.
+                    let user = user_name(owner).unwrap_or_else(|| format!("'#{owner}'"));
+                    let command = format!("sudo -u {user} ollama rm {}", tag.id);
                     blocked.because.push_str(&format!("; its owner would do it with: {command}"));
                 }
             }
