@@ -123,11 +123,11 @@ fn filtering_marking_and_deleting_removes_exactly_the_marked() {
 fn a_model_in_use_is_deleted_only_after_a_second_yes() {
     let bench = bench();
     let weights = bench.model("alpha/alpha-F16.gguf");
-    let mut holder = std::process::Command::new("sh")
+    let mut holder = Command::new("sh")
         .args(["-c", "exec 9<\"$1\"; echo ready; read line", "sh"])
         .arg(&weights)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut ready = [0; 6];

@@ -268,7 +268,7 @@ fn stale(shown: rbee_hive::model::Plan, by_scan: bool) -> Script {
     script.planned(shown);
     script.soon(Msg::Drawn);
     if by_scan {
-        script.state.models.scan_begins(rbee_hive::tui::msg::Generation(999), script.at);
+        script.state.models.scan_begins(Generation(999), script.at);
     } else {
         script.at += Duration::from_secs(61);
     }
