@@ -4,9 +4,10 @@
 Rows run in turn (A B C, A B C, ...); figures are medians, ratios are medians of the ratios within a round.
 Only ratios mean anything: absolute times belong to the machine. Peers that are not installed are left out and named.
 
-    benches/compare.py [screen] [download] [transfer] [--rounds N] [--size MIB] [--program PATH]
+    benches/compare.py [screen] [scan] [download] [transfer] [--rounds N] [--size MIB] [--program PATH]
 
-`screen` needs nothing else. `download` needs nginx; curl, openssl, aria2c and hf are compared when they are there.
+`screen` needs nothing else. `scan` compares diskus, du and `hf cache ls` when they are there (`--diskus PATH`, `--hf PATH`).
+`download` needs nginx; curl, openssl, aria2c and hf are compared when they are there.
 `transfer` holds each connection to 20 MiB/s (the kernel paces the server's sockets) and puts 25 ms on each way of many
 small files; the same peers.
 """
@@ -132,6 +133,64 @@ def screen(binary, rounds):
         print(f"idle 10 s: {still['idle_bytes']} bytes, {still['idle_cpu_percent']:.3f} % of a core, {still['rss_mib']:.1f} MiB peak\n")
 
 
+# --- the scan ---------------------------------------------------------------------------------------------------
+
+
+def hub_cache(root, repositories):
+    """A cache of the hub: 60 entries a repository, three revisions of twelve links over sixteen sparse blobs."""
+    for number in range(repositories):
+        top = root / f"models--org{number % 50}--model-{number}"
+        for folder in ("blobs", "refs"):
+            (top / folder).mkdir(parents=True)
+        etags = [hashlib.sha256(f"{number}/{i}".encode()).hexdigest() for i in range(16)]
+        for etag in etags:
+            with open(top / "blobs" / etag, "wb") as blob:
+                blob.truncate(1 << 20)
+        for revision in range(3):
+            commit = hashlib.sha1(f"{number}.{revision}".encode()).hexdigest()
+            folder = top / "snapshots" / commit
+            folder.mkdir(parents=True)
+            for i in range(12):
+                name = f"model-{i:05}-of-00008.safetensors" if 0 < i <= 8 else f"file{i}.json"
+                (folder / name).symlink_to(f"../../blobs/{etags[(i + revision * 2) % 16]}")
+            (top / "refs" / "main").write_text(commit)
+
+
+def scan(binary, rounds, diskus, hf):
+    print("## Scan: a cache of the hub, 60 entries a repository, warm\n")
+    medians = {}
+    for repositories in (20, 200, 2000):
+        with tempfile.TemporaryDirectory() as scratch:
+            cache = pathlib.Path(scratch, "hub")
+            hub_cache(cache, repositories)
+            # A folder that has just been written is not remembered: it may change within a tick of the clock.
+            time.sleep(4)
+            rows = {"list --json": [binary, "list", "--json"], "du -s": ["du", "-s", str(cache)]}
+            if diskus:
+                rows["diskus -j 2"] = [diskus, "-j", "2", str(cache)]
+            if hf:
+                rows["hf cache ls"] = [hf, "cache", "ls"]
+            variables = {"HF_HUB_CACHE": str(cache)}
+            first = measured(rows["list --json"], scratch, scratch, variables)
+            results = {name: [] for name in rows}
+            for _ in range(rounds):
+                for name, command in rows.items():
+                    results[name].append(measured(command, scratch, scratch, variables))
+            print(f"{repositories} repositories, {repositories * 60:,} entries; the first look at them takes {first['wall'] * 1000:.0f} ms\n")
+            print("| program | wall ms | CPU ms | peak MiB | list / program |")
+            print("|---|---|---|---|---|")
+            for name, runs in results.items():
+                median = lambda key: statistics.median(run[key] for run in runs)
+                ratio = statistics.median(own["wall"] / run["wall"] for own, run in zip(results["list --json"], runs))
+                print(f"| {name} | {median('wall') * 1000:.1f} | {median('cpu') * 1000:.1f} | {median('rss'):.0f} | {ratio:.2f} |")
+            medians[repositories] = statistics.median(run["wall"] for run in results["list --json"])
+            print()
+    print(f"growth from 200 to 2,000 repositories: {medians[2000] / medians[200]:.1f}\n")
+    missing = [name for name, path in (("diskus", diskus), ("hf", hf)) if not path]
+    if missing:
+        print(f"not installed, left out: {', '.join(missing)}\n")
+
+
 # --- the download -----------------------------------------------------------------------------------------------
 
 
@@ -188,10 +247,10 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
         return self.answer(404, b"not found", X_Error_Code="RepoNotFound")
 
 
-def measured(command, home, cwd):
+def measured(command, home, cwd, variables=None):
     """Runs a command; wall and CPU seconds, peak MiB of the largest process."""
     started = time.perf_counter()
-    child = subprocess.Popen(command, shell=isinstance(command, str), env=environment(home), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(command, shell=isinstance(command, str), env=environment(home) | (variables or {}), cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     error = child.stderr.read()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
@@ -489,20 +548,24 @@ def transfer(binary, rounds, mib, rate):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["screen", "download", "transfer", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["screen", "scan", "download", "transfer", []], default=[])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=2048, help="MiB of the download")
     parser.add_argument("--rate", type=int, default=20, help="MiB/s of each connection in `transfer`")
     parser.add_argument("--program", help="measure this program instead of building one; `download` needs a build")
+    parser.add_argument("--diskus", default=shutil.which("diskus"))
+    parser.add_argument("--hf", default=shutil.which("hf"))
     arguments = parser.parse_args()
-    what = arguments.what or ["screen", "download", "transfer"]
+    what = arguments.what or ["screen", "scan", "download", "transfer"]
     if arguments.program and "download" not in what:
         binary, plain_loop = arguments.program, None
     else:
         binary, plain_loop = build()
     if "screen" in what:
         screen(binary, arguments.rounds)
-    if "download" in what:
+    if "scan" in what:
+        scan(binary, arguments.rounds, arguments.diskus, arguments.hf)
+    if "download" in what and plain_loop:
         download(binary, plain_loop, arguments.rounds, arguments.size)
     if "transfer" in what:
         transfer(binary, arguments.rounds, min(arguments.size, 1024), arguments.rate)
