@@ -49,9 +49,13 @@ impl Output {
 
     /// Writes one JSON value and a line break.
     pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Stop> {
-        let mut text = serde_json::to_string(value).map_err(anyhow::Error::from)?;
-        text.push('\n');
-        self.print(&text)
+        // Piece by piece: the rows of a large cache are many megabytes.
+        let mut stdout = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
+        serde_json::to_writer(&mut stdout, value).map_err(|error| match error.is_io() {
+            true => Stop::output(error.into()),
+            false => anyhow::Error::from(error).into(),
+        })?;
+        stdout.write_all(b"\n").and_then(|()| stdout.flush()).map_err(Stop::output)
     }
 
     /// Says a line to a person. Nobody there to hear it is no error.
