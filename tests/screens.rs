@@ -108,7 +108,7 @@ fn detailed(script: &mut Script) {
         file(&format!("{name}-Q4_K_M-00002-of-00002.gguf"), second, Role::Shard),
         file("README.md", 4096, Role::Other),
     ];
-    let details = Details { model: row, files, revisions: Vec::new(), evidence: Default::default(), metadata: None };
+    let details = Details::new(row, files);
     script.send(Msg::Details(generation, Ok(Box::new(details))));
 }
 

@@ -759,8 +759,7 @@ fn the_detail_follows_the_cursor_once_it_rests() {
     script.press("k");
     let mut eps = model("eps", 2, 1);
     eps.warnings.push("from another row".to_owned());
-    let details =
-        Details { model: eps, files: Vec::new(), revisions: Vec::new(), evidence: Default::default(), metadata: None };
+    let details = Details::new(eps, Vec::new());
     script.send(Msg::Details(generation, Ok(Box::new(details))));
     assert!(!script.picture().contains("from another row"), "an answer about another row is dropped");
 }

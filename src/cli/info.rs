@@ -78,10 +78,23 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     fact("used", model.accessed.map(|time| time.to_string()));
     fact("", details.evidence.access_times.map(|times| times.trust().to_owned()));
     fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
+    for part in &details.parts {
+        let (on_disk, frees) = (Bytes(part.figures.disk_bytes), Bytes(part.figures.reclaimable_bytes));
+        fact("part", Some(format!("{}, {on_disk} on disk, frees {frees} alone", text::printable(&part.quantization))));
+    }
     for revision in &details.revisions {
         let refs = if revision.refs.is_empty() { String::new() } else { format!(" ({})", revision.refs.join(", ")) };
-        fact("revision", Some(text::printable(&format!("{}{refs}", revision.commit))));
+        let on_disk = revision.disk_bytes.map(|bytes| format!("{} on disk, ", Bytes(bytes))).unwrap_or_default();
+        let frees = Bytes(revision.reclaimable_bytes);
+        let name = text::printable(&format!("{}{refs}", revision.commit));
+        fact("revision", Some(format!("{name}, {on_disk}frees {frees} alone")));
     }
+    for shared in &details.shared {
+        let name = text::printable(&shared.path);
+        let others = shared.used_by.join(", ");
+        fact("shared", Some(format!("{name}, {}, also used by {others}", Bytes(shared.disk_bytes))));
+    }
+    fact("protected", model.protected.then(|| "by the configuration: no plan takes it".to_owned()));
     if let Some(metadata) = &details.metadata {
         for (name, value) in metadata.facts() {
             fact(name, Some(value));

@@ -11,6 +11,7 @@ pub mod llama_cpp;
 pub mod lm_studio;
 mod memory;
 pub mod ollama;
+pub mod parts;
 pub mod planning;
 pub mod remembered;
 mod surroundings;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use large::LargeFile;
+pub use parts::{Figures, QuantizationPart, SharedFile};
 
 use self::fingerprint::Fingerprint;
 use crate::disk::usage::Usage;
@@ -82,6 +84,32 @@ pub struct Details {
     pub evidence: Evidence,
     /// What the header of its first weights file tells.
     pub metadata: Option<Arc<Metadata>>,
+    /// Its quantizations with what each takes, where it has several.
+    pub parts: Vec<QuantizationPart>,
+    /// Files that other rows of its store use, too.
+    pub shared: Vec<SharedFile>,
+}
+
+impl Details {
+    /// A row with its files.
+    #[must_use]
+    pub fn new(model: Model, files: Vec<ModelFile>) -> Self {
+        Self {
+            model,
+            files,
+            revisions: Vec::new(),
+            evidence: Evidence::default(),
+            metadata: None,
+            parts: Vec::new(),
+            shared: Vec::new(),
+        }
+    }
+
+    /// With what a header told.
+    #[must_use]
+    pub fn with_metadata(self, metadata: Option<Arc<Metadata>>) -> Self {
+        Self { metadata, ..self }
+    }
 }
 
 /// One revision of a model in a store that keeps several.
@@ -91,7 +119,11 @@ pub struct Revision {
     pub commit: String,
     /// Branches and tags that name it.
     pub refs: Vec<String>,
-    /// What only this revision takes.
+    /// `st_size` over its distinct files; `None` where nobody looked.
+    pub size_bytes: Option<u64>,
+    /// `st_blocks * 512` over the same.
+    pub disk_bytes: Option<u64>,
+    /// What deleting it alone would free.
     pub reclaimable_bytes: u64,
 }
 
@@ -164,6 +196,17 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::ModelNotFound`] when a target is not there.
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan>;
+
+    /// What each of `parts` of a row takes, and what deleting it alone would free; `None` for one that is not there.
+    fn figures(&self, id: &str, parts: &[Part]) -> Vec<Option<Figures>> {
+        let figures = |part: &Part| {
+            let target = Target { id: id.to_owned(), part: part.clone() };
+            let files = self.expected(&target).ok()?;
+            let plan = self.plan_deletion(&[target]).ok()?;
+            Some(Figures::of(self.root(), &files, plan.expected_bytes))
+        };
+        parts.iter().map(figures).collect()
+    }
 
     /// The row, or the part of it, that `reference` names here; `None` when it is not here. Only whole names count.
     ///

@@ -8,6 +8,7 @@ mod find;
 mod holders;
 mod idle;
 mod ollama;
+mod parts;
 mod plan;
 mod scan;
 mod seen;
@@ -143,7 +144,9 @@ impl Inventory {
     /// # Errors
     /// [`Error::ModelNotFound`].
     pub fn details(&self, model: &ModelId) -> Result<Details> {
-        let mut details = self.store(model)?.details(&model.id)?;
+        let store = self.store(model)?;
+        let mut details = store.details(&model.id)?;
+        parts::add(store.as_ref(), &mut details);
         self.add_evidence(&mut details);
         self.memory.refresh();
         self.memory.annotate(&mut details.model);

@@ -115,13 +115,7 @@ impl Store for Files {
             role: Role::Weights,
             sha256: None,
         };
-        Ok(Details {
-            model: row.model,
-            files: vec![file],
-            revisions: Vec::new(),
-            evidence: Evidence::default(),
-            metadata: None,
-        })
+        Ok(Details::new(row.model, vec![file]))
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

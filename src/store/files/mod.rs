@@ -277,13 +277,11 @@ impl<L: Layout> Store for FileStore<L> {
             What::Unit(unit) => self.files(unit),
             _ => Vec::new(),
         };
-        Ok(Details {
-            model: row.model,
-            files,
-            revisions: Vec::new(),
-            evidence: Evidence::default(),
-            metadata: row.metadata,
-        })
+        let shared = match &found.what {
+            What::Unit(unit) => self.shared(unit),
+            _ => Vec::new(),
+        };
+        Ok(Details { shared, ..Details::new(row.model, files).with_metadata(row.metadata) })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

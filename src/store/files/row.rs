@@ -5,11 +5,11 @@ use std::path::Path;
 use super::{FileStore, Found, Layout, Unit, What};
 use crate::disk::usage::Usage;
 use crate::model::{Model, ModelFile, ModelKind, Role, text};
-use crate::store::Row;
 use crate::store::flat::folder::Class;
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
+use crate::store::{Row, SharedFile};
 
 impl<L: Layout> FileStore<L> {
     /// The row.
@@ -136,6 +136,18 @@ impl<L: Layout> FileStore<L> {
             duplicate: false,
         };
         Row::new(model, usage).with_large(large).with_metadata(header)
+    }
+
+    /// What other rows use, too.
+    pub(super) fn shared(&self, unit: &Unit) -> Vec<SharedFile> {
+        let entries = unit.folder.tree.entries.iter().filter(|entry| entry.is_file());
+        entries
+            .filter_map(|entry| {
+                let used_by = unit.shared.get(&unit.folder.location(entry))?.clone();
+                let path = text::escape(entry.path.as_os_str());
+                Some(SharedFile { path, disk_bytes: entry.status.disk_bytes, used_by })
+            })
+            .collect()
     }
 
     /// Its regular files, weights first, then by path.

@@ -349,13 +349,7 @@ impl Store for FlatStore {
             Found::Model(folder) => self.model_files(folder, |_| true),
             _ => Vec::new(),
         };
-        Ok(Details {
-            model: row.model,
-            files,
-            revisions: Vec::new(),
-            evidence: Evidence::default(),
-            metadata: row.metadata,
-        })
+        Ok(Details::new(row.model, files).with_metadata(row.metadata))
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

@@ -10,7 +10,7 @@ use super::read::{Blob, Content, Entry, Ref, Repository, Revision as ReadRevisio
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::model::{Digest, FileName, Inode, ModelFile, Role, text};
-use crate::store::Revision;
+use crate::store::{Revision, SharedFile};
 
 /// A file of one or more revisions.
 #[derive(Clone, Debug)]
@@ -119,6 +119,8 @@ pub(super) fn revisions(repository: &Repository, users: &dyn Fn(&OsStr) -> u64) 
             Revision {
                 commit: text::escape(&revision.commit),
                 refs: repository.refs_of(&revision.commit),
+                size_bytes: None,
+                disk_bytes: None,
                 reclaimable_bytes: own.reclaimable_bytes(),
             }
         })
@@ -127,6 +129,35 @@ pub(super) fn revisions(repository: &Repository, users: &dyn Fn(&OsStr) -> u64) 
         (!revision.refs.iter().any(|name| name == "main"), revision.refs.is_empty(), revision.commit.clone())
     });
     revisions
+}
+
+/// Payloads of the shared store that other repositories of `all` use, too.
+pub(super) fn shared(repository: &Repository, all: &[Repository]) -> Vec<SharedFile> {
+    let mut users: BTreeMap<&OsStr, Vec<String>> = BTreeMap::new();
+    for other in all.iter().filter(|other| other.folder != repository.folder) {
+        for blob in other.blobs.values() {
+            if let Blob::Shared { hash, .. } = blob {
+                let known = users.entry(hash).or_default();
+                let id = text::printable(&other.id);
+                if known.last() != Some(&id) {
+                    known.push(id);
+                }
+            }
+        }
+    }
+    let mut shared = Vec::new();
+    let mut told = BTreeSet::new();
+    for file in distinct_files(repository) {
+        let blob = file.blob.as_ref().and_then(|name| repository.blobs.get(name));
+        if let Some(Blob::Shared { hash, .. }) = blob
+            && let Some(used_by) = users.get(hash.as_os_str())
+            && told.insert(hash.clone())
+        {
+            let path = text::escape(file.path.as_os_str());
+            shared.push(SharedFile { path, disk_bytes: file.status.disk_bytes, used_by: used_by.clone() });
+        }
+    }
+    shared
 }
 
 /// A weights file that can be read: the blob itself, so that no link has to be followed.

@@ -26,7 +26,7 @@ use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::surroundings::{Surroundings, Warnings};
 use super::verify::Expected;
-use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
+use super::{Details, Figures, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
@@ -232,12 +232,32 @@ impl Store for HfStore {
         scan::surround(&mut row, &repository, &mut Surroundings::default());
         self.add_headers(&repository, &mut row);
         Ok(Details {
-            model: row.model,
-            files: details::files(&repository),
             revisions: details::revisions(&repository, &users_of),
-            evidence: Evidence::default(),
-            metadata: row.metadata,
+            shared: details::shared(&repository, &all),
+            ..Details::new(row.model, details::files(&repository)).with_metadata(row.metadata)
         })
+    }
+
+    /// The cache is read once for all of them.
+    fn figures(&self, id: &str, parts: &[Part]) -> Vec<Option<Figures>> {
+        let none = || vec![None; parts.len()];
+        let Ok((hub, repository)) = self.repository(id) else { return none() };
+        let repositories = if repository.shares() {
+            match scan::read_all(&hub, &self.root) {
+                Ok(all) => all,
+                Err(_) => return none(),
+            }
+        } else {
+            vec![repository]
+        };
+        let Some(repository) = repositories.iter().find(|repository| repository.id == id) else { return none() };
+        let figures = |part: &Part| {
+            let target = Target { id: id.to_owned(), part: part.clone() };
+            let files = self.expected_of(&hub, repository, &target).ok()?;
+            let plan = plan::of(&self.root, &hub, &repositories, &[target]).ok()?;
+            Some(Figures::of(&self.root, &files, plan.expected_bytes))
+        };
+        parts.iter().map(figures).collect()
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
@@ -269,6 +289,12 @@ impl Store for HfStore {
 
     fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
         let (hub, repository) = self.repository(&target.id)?;
+        self.expected_of(&hub, &repository, target)
+    }
+}
+
+impl HfStore {
+    fn expected_of(&self, hub: &Folder, repository: &Repository, target: &Target) -> Result<Vec<Expected>> {
         let of = |path: &Path| {
             path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
         };
@@ -287,7 +313,7 @@ impl Store for HfStore {
             Part::Revision(_) => revision.is_some_and(|revision| revision.commit == commit),
             Part::Files(paths) => paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)),
         };
-        let expected = expected::expected(&hub, &repository, &chosen);
+        let expected = expected::expected(hub, repository, &chosen);
         match &target.part {
             Part::Quantization(label) if expected.is_empty() => {
                 Err(missing(format!("quantization {} here", text::printable(label))))

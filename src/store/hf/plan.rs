@@ -42,6 +42,13 @@ pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
     };
     let hub = Folder::open(root).map_err(io)?;
     let repositories = scan::read_all(&hub, root).map_err(io)?;
+    of(root, &hub, &repositories, targets)
+}
+
+/// The same where the repositories have been read: all of the cache, or for figures all that may share something with the targets.
+pub(super) fn of(root: &Path, hub: &Folder, repositories: &[Repository], targets: &[Target]) -> Result<Plan> {
+    let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
+    let io = |error: rustix::io::Errno| Error::io("read", root)(error.into());
     let mut builder = PlanBuilder::new(root);
     let mut selections: BTreeMap<usize, Selection> = BTreeMap::new();
     let by_id: HashMap<&str, usize> =
@@ -63,14 +70,14 @@ pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
             !repository.revisions.is_empty() && all.all(|revision| selection.revisions.contains(&revision.commit));
         if repository.status.kind != EntryType::Folder {
             // A link in place of the folder goes, and what it leads to stays.
-            builder.remove(Path::new(""), &top_entry(&hub, repository).map_err(io)?, Vec::new());
+            builder.remove(Path::new(""), &top_entry(hub, repository).map_err(io)?, Vec::new());
             for (_, to) in &repository.foreign {
                 let because = "only the link goes: what it leads to is not part of this model".to_owned();
                 builder.plan().keep.push(Kept { path: lexical(&root.join(to)), because });
             }
             continue;
         }
-        let tree = match Tree::read(&hub, &repository.folder) {
+        let tree = match Tree::read(hub, &repository.folder) {
             Ok(tree) => tree,
             Err(error) => {
                 let because = format!("its content cannot be read: {}", reason(error));
@@ -85,14 +92,14 @@ pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
         }
         let source = Source { repository, tree, selection };
         if source.selection.whole {
-            source.whole(&hub, &mut builder, &mut blocked, &mut released).map_err(io)?;
+            source.whole(hub, &mut builder, &mut blocked, &mut released).map_err(io)?;
         } else {
             source.parts(&mut builder, &mut blocked, &mut released);
         }
     }
-    release_shared(&hub, &repositories, &mut builder, &released);
+    release_shared(hub, repositories, &mut builder, &released);
     let mut plan = builder.finish(blocked);
-    plan.breaks = broken(root, &repositories, &plan);
+    plan.breaks = broken(root, repositories, &plan);
     Ok(plan)
 }
 

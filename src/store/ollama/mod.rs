@@ -157,13 +157,8 @@ impl Store for OllamaStore {
         let users = Users::of(&contents);
         let row = self.row(&contents, at, &users, &mut Surroundings::default());
         let files = self.files(&contents, &contents.tags[at]);
-        Ok(Details {
-            model: row.model,
-            files,
-            revisions: Vec::new(),
-            evidence: Evidence::default(),
-            metadata: row.metadata,
-        })
+        let shared = self.shared(&contents, at);
+        Ok(Details { shared, ..Details::new(row.model, files).with_metadata(row.metadata) })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

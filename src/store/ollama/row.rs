@@ -10,10 +10,10 @@ use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::format::{Metadata, Structure};
 use crate::model::{Digest, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text};
-use crate::store::Row;
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
+use crate::store::{Row, SharedFile};
 
 /// What needs each blob, asked once for all rows.
 pub(super) struct Users<'a> {
@@ -187,6 +187,21 @@ impl OllamaStore {
                 (false, None)
             }
         }
+    }
+
+    /// Its blobs that other tags need, too.
+    pub(super) fn shared(&self, contents: &Contents, at: usize) -> Vec<SharedFile> {
+        let users = contents.users();
+        let content = contents.tags[at].content.iter();
+        content
+            .filter_map(|(hex, layer)| {
+                let own: Vec<usize> = std::iter::once(at).chain(contents.tags[at].shadows.iter().copied()).collect();
+                let others = users.get(hex.as_str())?.iter().filter(|user| !own.contains(user));
+                let used_by: Vec<String> = others.map(|&user| text::printable(&contents.tags[user].id)).collect();
+                let disk_bytes = contents.blob_file(hex)?.status.disk_bytes;
+                (!used_by.is_empty()).then(|| SharedFile { path: label(&layer.kind, hex), disk_bytes, used_by })
+            })
+            .collect()
     }
 
     /// Its blobs that are here, weights first.
