@@ -13,9 +13,10 @@ use proptest::prelude::*;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
 use rbee_hive::model::{DeletionReport, Failure, FileCheck, FileStatus, StoreKind, Verification};
+use rbee_hive::provisioner::PlanTarget;
 use rbee_hive::store::fingerprint::Fingerprint;
 use rbee_hive::store::flat::FlatStore;
-use rbee_hive::store::{Details, Store};
+use rbee_hive::store::{Details, Figures, Part, QuantizationPart, Store};
 use rbee_hive::tui::Exit;
 use rbee_hive::tui::effect::Effect;
 use rbee_hive::tui::input::{Gesture, Mouse};
@@ -762,6 +763,55 @@ fn the_detail_follows_the_cursor_once_it_rests() {
     let details = Details::new(eps, Vec::new());
     script.send(Msg::Details(generation, Ok(Box::new(details))));
     assert!(!script.picture().contains("from another row"), "an answer about another row is dropped");
+}
+
+#[test]
+fn parts_are_marked_and_deleted_in_the_detail() {
+    let mut script = Script::with(80, 24, five());
+    script.press("Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::Details(generation, _) => Some(*generation),
+        _ => None,
+    });
+    let mut details = Details::new(model("alpha", 4, 10), Vec::new());
+    let figures = Figures { size_bytes: GIB, disk_bytes: GIB, reclaimable_bytes: GIB / 2 };
+    let labels = ["Q4_K_M", "Q8_0", "F16"];
+    details.parts = labels.map(|label| QuantizationPart { quantization: label.to_owned(), figures }).to_vec();
+    script.send(Msg::Details(generation, Ok(Box::new(details))));
+    let staged = |effects: Vec<Effect>| -> Vec<PlanTarget> {
+        effects
+            .into_iter()
+            .find_map(|effect| match effect {
+                Effect::Plan(_, targets) => Some(targets),
+                _ => None,
+            })
+            .unwrap()
+    };
+    let part =
+        |label: &str| PlanTarget { model: id(StoreKind::Flat, "alpha"), part: Part::Quantization(label.to_owned()) };
+    script.taken();
+    script.press("d");
+    assert_eq!(staged(script.taken()), [PlanTarget::whole(id(StoreKind::Flat, "alpha"))], "no part is chosen yet");
+    script.press("Esc");
+    // The text before the parts is read first.
+    while script.state.detail.part.is_none() {
+        script.press("j");
+    }
+    let picture = script.picture();
+    assert!(picture.contains("> ") && picture.contains("Q4_K_M · frees 512 MiB"), "{picture}");
+    script.press("d");
+    assert_eq!(staged(script.taken()), [part("Q4_K_M")]);
+    assert!(script.picture().contains("delete Q4_K_M of alpha"), "{}", script.picture());
+    script.press("Esc Space j Space");
+    assert_eq!(script.state.detail.marks.len(), 2);
+    script.taken();
+    script.press("d");
+    assert_eq!(staged(script.taken()), [part("Q4_K_M"), part("F16")]);
+    script.press("Esc A");
+    assert!(script.state.detail.marks.is_empty());
+    // What is out of sight is not meant.
+    script.press("g d");
+    assert_eq!(staged(script.taken()), [PlanTarget::whole(id(StoreKind::Flat, "alpha"))]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::model::{
     Inode, Model, ModelFile, ModelId, ModelKind, Operation, Plan, Reference, Role, Step, StoreKind, StoreSummary,
 };
 use crate::store::verify::Expected;
-use crate::store::{Details, Evidence, Part, Row, Store, Target};
+use crate::store::{Details, Part, Row, Store, Target};
 
 /// A folder of files, one row a file.
 #[derive(Debug)]

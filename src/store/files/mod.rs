@@ -22,7 +22,7 @@ use super::planning::{Folders, lexical};
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
 use super::verify::{Expected, Promise, Source};
-use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
+use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::{Folder, Status};
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};

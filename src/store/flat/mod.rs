@@ -37,7 +37,7 @@ use super::planning::lexical;
 use super::surroundings::Surroundings;
 use super::tree::{Entry, Tree};
 use super::verify::{Expected, Promise, Source};
-use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
+use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::EntryType;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};

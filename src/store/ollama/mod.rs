@@ -26,7 +26,7 @@ use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
 use super::verify::{Expected, Source};
-use super::{Details, Evidence, Part, Row, Store, StoreLink, Target};
+use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Wait;
 use crate::model::ModelId;
-use crate::store::Details;
+use crate::store::{Details, Part};
 
 /// What the detail is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,4 +29,16 @@ pub struct Detail {
     pub due: Option<Duration>,
     /// Lines that are scrolled away.
     pub scroll: usize,
+    /// The part that keys go to; none is the whole row.
+    pub part: Option<Part>,
+    /// The marked parts.
+    pub marks: Vec<Part>,
+}
+
+impl Detail {
+    /// What an action is about: the marked parts, else the part under the cursor; nothing is the whole row.
+    #[must_use]
+    pub fn parts(&self) -> Vec<Part> {
+        if self.marks.is_empty() { self.part.iter().cloned().collect() } else { self.marks.clone() }
+    }
 }

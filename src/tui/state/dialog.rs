@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Line, Wait};
 use crate::format::Metadata;
 use crate::hub::SearchHit;
-use crate::model::{ModelId, Plan};
+use crate::model::Plan;
+use crate::provisioner::PlanTarget;
 use crate::tui::keymap::Pane;
 use crate::tui::msg::{Generation, Offer};
 use crate::tui::update::Agreed;
@@ -53,7 +54,7 @@ impl Dialog {
 #[derive(Clone, Debug)]
 pub struct PlanDialog {
     /// What it is about.
-    pub targets: Vec<ModelId>,
+    pub targets: Vec<PlanTarget>,
     /// The request, while it runs.
     pub wait: Option<Wait>,
     /// The plan, or why there is none.

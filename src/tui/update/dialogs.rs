@@ -5,9 +5,8 @@ use std::time::Duration;
 use super::expiry::{self, Agreed};
 use super::{Effects, moved};
 use crate::jobs::JobSpec;
-use crate::model::{ModelId, Plan, text};
+use crate::model::{Plan, text};
 use crate::provisioner::PlanTarget;
-use crate::store::Part;
 use crate::tui::Exit;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
@@ -18,9 +17,9 @@ use crate::tui::state::{Dialog, Level, PlanDialog, State, SureDialog};
 const READING: Duration = Duration::from_millis(300);
 
 /// Opens the dialog of a deletion and asks for its plan.
-pub(super) fn stage(state: &mut State, targets: Vec<ModelId>, now: Now) -> Effect {
+pub(super) fn stage(state: &mut State, targets: Vec<PlanTarget>, now: Now) -> Effect {
     let wait = state.wait(now);
-    let asked = targets.iter().map(|model| PlanTarget { model: model.clone(), part: Part::Whole }).collect();
+    let asked = targets.clone();
     let dialog = PlanDialog {
         targets,
         wait: Some(wait),
@@ -202,6 +201,7 @@ pub(super) fn run(state: &mut State) -> Effects {
     for model in &plan.models {
         state.models.marks.remove(model);
     }
+    state.detail.marks.clear();
     vec![Effect::Submit(Box::new(JobSpec::Delete { plan: *plan }))]
 }
 

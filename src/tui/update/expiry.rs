@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Effects, dialogs};
 use crate::model::Plan;
-use crate::provisioner::PlanTarget;
 use crate::tui::effect::Effect;
 use crate::tui::msg::Now;
 use crate::tui::state::{Dialog, Level, PlanDialog, State};
@@ -48,7 +47,7 @@ pub(super) fn remake(state: &mut State, agreed: Agreed, now: Now) -> Effects {
     let Some(dialog) = dialog(state) else { return Vec::new() };
     dialog.wait = Some(wait);
     dialog.agreed = Some(agreed);
-    let asked = dialog.targets.iter().cloned().map(PlanTarget::whole).collect();
+    let asked = dialog.targets.clone();
     vec![Effect::Plan(wait.generation, asked)]
 }
 

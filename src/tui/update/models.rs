@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Effects, dialogs, focus, moved, read_host};
 use crate::jobs::JobSpec;
 use crate::model::{Format, Holder, ModelId, text};
-use crate::provisioner::{ConvertRequest, ScanEvent};
+use crate::provisioner::{ConvertRequest, PlanTarget, ScanEvent};
 use crate::store::fingerprint::Fingerprint;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
@@ -146,7 +146,10 @@ pub(super) fn on_targets(state: &mut State, action: Action, targets: Vec<ModelId
         return Vec::new();
     }
     match action {
-        Action::Delete => vec![dialogs::stage(state, targets, now)],
+        Action::Delete => {
+            let targets = targets.into_iter().map(PlanTarget::whole).collect();
+            vec![dialogs::stage(state, targets, now)]
+        }
         Action::Verify => vec![Effect::Submit(Box::new(JobSpec::Verify { models: targets, quick: false }))],
         Action::Convert => convert(state, &targets, now),
         Action::Copy => {

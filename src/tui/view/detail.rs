@@ -6,12 +6,13 @@ use ratatui::layout::Rect;
 
 use super::canvas::{Canvas, Spans};
 use super::figures::{age, counted, grouped, path};
+use super::parts;
 use crate::format::{Metadata, Structure};
 use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
-use crate::model::{Bytes, Holder, Model, ModelFile, Rate, Role as FileRole, size, text as clean};
-use crate::store::{Details, Evidence, fit};
+use crate::model::{Bytes, Holder, Model, ModelFile, Rate, size, text as clean};
+use crate::store::{Evidence, Part, fit};
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -22,7 +23,7 @@ const FIELD: usize = 14;
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     let symbols = canvas.look.symbols;
     let area = Rect::new(area.x + 1, area.y, area.width.saturating_sub(2), area.height).intersection(area);
-    let mut lines = lines(state, usize::from(area.width), symbols.ellipsis, symbols.none);
+    let mut lines = page(state, usize::from(area.width), symbols.ellipsis, symbols.none, symbols.dot).lines;
     if let Some(first) = lines.first_mut()
         && state.focus == Focus::Detail
         && state.dialogs.is_empty()
@@ -39,12 +40,21 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
 
 /// Number of lines at the present size.
 pub(crate) fn length(state: &State) -> usize {
-    let width = state.layout().detail.map_or(0, |area| usize::from(area.width.saturating_sub(2)));
-    lines(state, width, "~", "-").len()
+    at_present(state).lines.len()
 }
 
-fn lines(state: &State, width: usize, ellipsis: &str, none: &str) -> Vec<Spans> {
-    let mut page = Page { lines: Vec::new(), width, ellipsis, none };
+/// The parts that keys go to, with the numbers of their lines at the present size.
+pub(crate) fn parts(state: &State) -> Vec<(usize, Part)> {
+    at_present(state).parts
+}
+
+fn at_present(state: &State) -> Page<'static> {
+    let width = state.layout().detail.map_or(0, |area| usize::from(area.width.saturating_sub(2)));
+    page(state, width, "~", "-", ".")
+}
+
+fn page<'a>(state: &State, width: usize, ellipsis: &'a str, none: &'a str, dot: &'a str) -> Page<'a> {
+    let mut page = Page { lines: Vec::new(), parts: Vec::new(), width, ellipsis, none, dot };
     match state.subject {
         Subject::Model => model(&mut page, state),
         Subject::Job => match state.queue.current() {
@@ -52,23 +62,26 @@ fn lines(state: &State, width: usize, ellipsis: &str, none: &str) -> Vec<Spans> 
             None => page.say("no job", Role::Dim),
         },
     }
-    page.lines
+    page
 }
 
 /// Lines that are put together.
-struct Page<'a> {
-    lines: Vec<Spans>,
-    width: usize,
-    ellipsis: &'a str,
-    none: &'a str,
+pub(super) struct Page<'a> {
+    pub(super) lines: Vec<Spans>,
+    /// Parts that keys go to, by their lines.
+    pub(super) parts: Vec<(usize, Part)>,
+    pub(super) width: usize,
+    pub(super) ellipsis: &'a str,
+    pub(super) none: &'a str,
+    pub(super) dot: &'a str,
 }
 
 impl Page<'_> {
-    fn say(&mut self, line: &str, role: Role) {
+    pub(super) fn say(&mut self, line: &str, role: Role) {
         self.lines.extend(text::wrap(line, self.width).into_iter().map(|line| vec![(line, role)]));
     }
 
-    fn gap(&mut self) {
+    pub(super) fn gap(&mut self) {
         self.lines.push(Spans::new());
     }
 
@@ -143,7 +156,7 @@ fn model(page: &mut Page<'_>, state: &State) {
         header(page, metadata);
     }
     if let Some(details) = loaded {
-        files(page, details);
+        parts::draw(page, state, details);
     }
     copies(page, state, model);
 }
@@ -266,32 +279,6 @@ fn header(page: &mut Page<'_>, metadata: &Metadata) {
     }
     for warning in &metadata.warnings {
         page.say(&format!("! {}", clean::printable(warning)), Role::Warn);
-    }
-}
-
-fn files(page: &mut Page<'_>, details: &Details) {
-    page.gap();
-    page.say(&counted(details.files.len(), "file", "files"), Role::Title);
-    for file in &details.files {
-        let size = text::pad_left(&Bytes(file.disk_bytes).to_string(), 9);
-        let role = match file.role {
-            FileRole::Weights | FileRole::Shard => Role::Text,
-            _ => Role::Dim,
-        };
-        let name = text::cut_middle(&file.label(), page.width.saturating_sub(10), page.ellipsis);
-        page.lines.push(vec![(format!("{size} "), Role::Dim), (name, role)]);
-    }
-    if details.revisions.is_empty() {
-        return;
-    }
-    page.gap();
-    page.say(&counted(details.revisions.len(), "revision", "revisions"), Role::Title);
-    for revision in &details.revisions {
-        let size = text::pad_left(&Bytes(revision.reclaimable_bytes).to_string(), 9);
-        let commit: String = clean::printable(&revision.commit).chars().take(10).collect();
-        let refs = clean::printable(&revision.refs.join(" "));
-        let line = text::cut(&format!("{commit} {refs}"), page.width.saturating_sub(10), page.ellipsis);
-        page.lines.push(vec![(format!("{size} "), Role::Dim), (line, Role::Text)]);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::tui::state::{Focus, State};
 use crate::tui::text;
 use crate::tui::theme::{Role, Symbols};
 
-/// Cursor, mark and the sign of a model that is not complete stand before each row.
+/// Cursor, mark and a sign stand before each row: `!` not complete, `#` protected, `=` in another place, too.
 const PREFIX: u16 = 3;
 /// The name keeps this much before another of the usual columns may stand beside it.
 const NAME: u16 = 24;
@@ -67,8 +67,8 @@ const RANKS: [(Column, u16); 14] = [
     (Column::Quantization, NAME),
     (Column::Used, NAME),
     (Column::InUse, NAME),
-    (Column::Parameters, NAME),
     (Column::Store, NAME),
+    (Column::Parameters, NAME),
     (Column::Fits, NAME),
     (Column::Reclaimable, ROOMY_NAME),
     (Column::Owner, ROOMY_NAME),
@@ -258,6 +258,10 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Ro
     }
     if !model.complete {
         canvas.put(area, 2, y, "!", Role::Bad);
+    } else if model.protected {
+        canvas.put(area, 2, y, "#", Role::Good);
+    } else if model.duplicate {
+        canvas.put(area, 2, y, "=", Role::Dim);
     }
     let mut x = PREFIX;
     for (column, width) in columns {
@@ -321,8 +325,10 @@ mod tests {
         let names =
             |width: u16| columns(width, true, false).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
+        // Beside the open detail of a terminal of 120 columns.
+        assert_eq!(names(70), ["STORE", "NAME", "QUANT", "SIZE", "USED", "IN USE"]);
         assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
-        assert!(names(125).contains(&"OWNER"));
+        assert!(names(160).contains(&"OWNER"));
         assert!(names(170).contains(&"MOUNT"));
         let owned: Vec<&str> = columns(78, true, true).iter().map(|(column, _)| column.title()).collect();
         assert!(owned.contains(&"OWNER"), "{owned:?}");
