@@ -37,7 +37,8 @@ impl Bench {
         let hub = TestHub::start().await;
         hub.put(REPOSITORY, "config.json", CONFIG);
         hub.put(REPOSITORY, "sub/deeper/tokenizer.json", b"{\"tokens\": []}");
-        let weights = hub.put_noise(REPOSITORY, FILE, 700_000);
+        // Large enough to be kept when it is cancelled.
+        let weights = hub.put_noise(REPOSITORY, FILE, 1_500_000);
         hub.put_noise(REPOSITORY, "judged-Q8_0.gguf", 300_000);
         Self { hub, home: tempfile::tempdir().unwrap(), weights, official: Official::find().map(Arc::new) }
     }
