@@ -401,3 +401,43 @@ async fn a_blob_in_the_shared_store_counts_as_there() {
     assert_eq!(bench.download(&to_hf(REPOSITORY)).await.unwrap().fetched, 0);
     assert_eq!(tree(&bench.cache()), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_newer_on_the_hub_is_told_for_the_cache_too() {
+    let bench = Bench::new().await;
+    bench.download(&everything()).await.unwrap();
+    let provisioner = bench.provisioner();
+    let never = CancellationToken::new();
+    assert_eq!(provisioner.updates(&[], &never).await.unwrap(), []);
+    let pinned = fs::read_to_string(bench.repository().join("refs/main")).unwrap();
+    bench.hub.put(REPOSITORY, "config.json", b"{\"model_type\":\"llama\", \"changed\": true}");
+    for names in [vec![], vec![REPOSITORY.to_owned()], vec![format!("hf:{REPOSITORY}")]] {
+        let updates = provisioner.updates(&names, &never).await.unwrap();
+        let [update] = &updates[..] else { panic!("{names:?}: {updates:?}") };
+        assert_eq!((update.model.id.as_str(), &update.pinned), (REPOSITORY, &pinned));
+        assert_eq!(update.files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["config.json"]);
+    }
+    assert!(matches!(
+        provisioner.updates(&["hf:org/unknown".to_owned()], &never).await,
+        Err(Error::ModelNotFound { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_projector_comes_along_when_it_is_wanted() {
+    let bench = Bench::new().await;
+    bench.hub.put_noise(REPOSITORY, "mmproj-F16.gguf", 50_000);
+    bench.hub.put_noise(REPOSITORY, "mmproj-F32.gguf", 90_000);
+    for to in [DestinationKind::Hf, DestinationKind::Flat] {
+        let request = DownloadRequest { to, ..DownloadRequest::new(REPOSITORY) };
+        let names = |done: Downloaded| -> Vec<String> {
+            done.paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(names(bench.download(&request).await.unwrap()), [FILE]);
+        let request = DownloadRequest { mmproj: true, ..request };
+        let done = bench.download(&request).await.unwrap();
+        assert_eq!((done.path.file_name().unwrap().to_str(), done.fetched), (Some(FILE), 50_000));
+        assert_eq!(names(done), [FILE, "mmproj-F16.gguf"]);
+        assert_eq!(bench.download(&request).await.unwrap().fetched, 0);
+    }
+}

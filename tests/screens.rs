@@ -127,6 +127,8 @@ fn offer() -> Box<Offer> {
         commit: "52e7645ba7c309695bec7ac98f4f005b139cf465".to_owned(),
         folder: PathBuf::from("/home/alice/models"),
         available: Some(3 * GIB),
+        cache: Some((PathBuf::from("/data/hf/models--org--name"), Some(40 * GIB))),
+        projector: Some(("mmproj-F16.gguf".to_owned(), GIB)),
         choices: vec![
             choice("Q2_K", 1, 483 * MIB, None),
             choice("Q4_K_M", 1, 669 * MIB, None),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
-use rbee_hive::model::{DeletionReport, Failure, FileCheck, FileStatus, StoreKind, Verification};
+use rbee_hive::model::{DeletionReport, DestinationKind, Failure, FileCheck, FileStatus, StoreKind, Verification};
 use rbee_hive::provisioner::PlanTarget;
 use rbee_hive::store::fingerprint::Fingerprint;
 use rbee_hive::store::flat::FlatStore;
@@ -641,6 +641,8 @@ fn offer() -> Box<Offer> {
         commit: "0123456789".to_owned(),
         folder: PathBuf::from("/data/models"),
         available: Some(151 * GIB),
+        cache: Some((PathBuf::from("/data/hf/models--org--name"), Some(40 * GIB))),
+        projector: Some(("mmproj-F16.gguf".to_owned(), GIB)),
         choices: vec![
             choice("Q4_K_M", "org/name", 4 * GIB),
             choice("Q8_0", "org/name:Q8_0", 8 * GIB),
@@ -665,7 +667,29 @@ fn pulling_lists_then_queues() {
     let effects = script.taken();
     let [JobSpec::Download(request)] = submitted(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(request.reference, "org/name:Q8_0");
+    assert_eq!((request.to, request.mmproj), (DestinationKind::Flat, false));
     assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn a_pull_can_go_to_the_cache_with_the_projector() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("org/name");
+    script.press("Enter");
+    let asked = script.taken();
+    let generation = asked.iter().find_map(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    script.send(Msg::Listed(generation.unwrap(), Ok(offer())));
+    script.press("t m");
+    let shown = script.picture();
+    assert!(shown.contains("to /data/hf/") && shown.contains("with mmproj, 1.00 GiB"), "{shown}");
+    script.press("Enter");
+    let effects = script.taken();
+    let [JobSpec::Download(request)] = submitted(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!((request.to, request.mmproj), (DestinationKind::Hf, true));
 }
 
 #[test]

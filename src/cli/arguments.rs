@@ -182,6 +182,9 @@ pub struct Download {
     /// Where to: flat is the models folder, hf the Hugging Face cache
     #[arg(long, value_name = "STORE", value_parser = destination)]
     pub to: Option<DestinationKind>,
+    /// Also the vision projector (mmproj) that a GGUF model loads beside its weights
+    #[arg(long)]
+    pub mmproj: bool,
     /// Fetch also what is there already
     #[arg(long)]
     pub force: bool,

@@ -12,7 +12,7 @@ use crate::model::{Bytes, text};
 use crate::provisioner::{ConvertRequest, DownloadRequest};
 
 pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
-    let Download { reference, file, to, force, limit, connections, courtesy, json } = arguments;
+    let Download { reference, file, to, mmproj, force, limit, connections, courtesy, json } = arguments;
     let to = to.unwrap_or(session.settings.destination);
     let settings = &mut session.settings;
     settings.connections = connections.unwrap_or(settings.connections);
@@ -21,7 +21,7 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
         Some(Courtesy::Auto) => Environment::of_process().text("SSH_CONNECTION").is_some(),
         Some(chosen) => chosen == Courtesy::Always,
     };
-    let request = DownloadRequest { reference, files: file, to, force };
+    let request = DownloadRequest { reference, files: file, to, force, mmproj };
     work(session, JobSpec::Download(request), limit, json).await
 }
 

@@ -313,6 +313,7 @@ mod tests {
             files: vec!["*.gguf".into()],
             to: DestinationKind::Flat,
             force: false,
+            mmproj: false,
         });
         for kind in [
             JobEventKind::Queued { spec: Box::new(spec), position: 2 },

@@ -255,6 +255,7 @@ mod tests {
             files: Vec::new(),
             to: DestinationKind::Flat,
             force: false,
+            mmproj: false,
         })
     }
 

@@ -272,6 +272,7 @@ mod tests {
             files: Vec::new(),
             to: DestinationKind::Flat,
             force: false,
+            mmproj: false,
         };
         let mut job = JobStatus::new(JobId(id), JobSpec::Download(request));
         (job.state, job.bytes, job.total) = (state, 10, Some(20));

@@ -311,6 +311,7 @@ mod tests {
             files: Vec::new(),
             to: DestinationKind::Flat,
             force: false,
+            mmproj: false,
         })
     }
 

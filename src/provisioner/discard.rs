@@ -7,7 +7,7 @@ use walkdir::WalkDir;
 use super::plan::Meaning;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
-use crate::model::selection::Wanted;
+use crate::model::selection::{Wanted, is_projector};
 use crate::model::{FileName, Quantization, RepoPath};
 use crate::store::flat::staging::{StagingName, staging_paths};
 use crate::store::{Part, Store, Target};
@@ -28,7 +28,7 @@ impl ModelProvisioner {
     fn discard_now(&self, request: &DownloadRequest) -> Result<()> {
         let meaning = self.meaning(request)?;
         if request.to == DestinationKind::Hf {
-            return self.discard_cached(&meaning);
+            return self.discard_cached(request, &meaning);
         }
         let folder = self.store().target_folder(&meaning.reference, &meaning.repository)?;
         let partials = partials_below(&folder)?;
@@ -36,14 +36,16 @@ impl ModelProvisioner {
             return Ok(());
         }
         let targets: Vec<&str> = partials.iter().map(|partial| partial.target.as_str()).collect();
-        for partial in partials.iter().filter(|partial| is_meant(&meaning.wanted, &partial.target, &targets)) {
+        for partial in partials.iter().filter(|partial| {
+            (request.mmproj && is_projector(&partial.target)) || is_meant(&meaning.wanted, &partial.target, &targets)
+        }) {
             transfer::discard(&partial.staging)?;
         }
         self.remove_if_empty(&folder)
     }
 
     /// In the Hugging Face cache partials are named by checksums: their journals tell which file they are.
-    fn discard_cached(&self, meaning: &Meaning) -> Result<()> {
+    fn discard_cached(&self, request: &DownloadRequest, meaning: &Meaning) -> Result<()> {
         let blobs = self.hf_writer(&meaning.repository)?.folder().join("blobs");
         let partials: Vec<Partial> = partials_below(&blobs)?
             .into_iter()
@@ -53,7 +55,9 @@ impl ModelProvisioner {
             })
             .collect();
         let targets: Vec<&str> = partials.iter().map(|partial| partial.target.as_str()).collect();
-        for partial in partials.iter().filter(|partial| is_meant(&meaning.wanted, &partial.target, &targets)) {
+        for partial in partials.iter().filter(|partial| {
+            (request.mmproj && is_projector(&partial.target)) || is_meant(&meaning.wanted, &partial.target, &targets)
+        }) {
             transfer::discard(&partial.staging)?;
         }
         self.remove_if_empty_cached(&meaning.repository)

@@ -19,12 +19,15 @@ pub struct DownloadRequest {
     pub to: DestinationKind,
     /// Fetch also what is there already, and replace what is in the way.
     pub force: bool,
+    /// Fetch also the vision projector (`mmproj`) of a GGUF model.
+    #[serde(default)]
+    pub mmproj: bool,
 }
 
 impl DownloadRequest {
     /// Asks for what `reference` means, in the flat store.
     pub fn new(reference: impl Into<String>) -> Self {
-        Self { reference: reference.into(), files: Vec::new(), to: DestinationKind::Flat, force: false }
+        Self { reference: reference.into(), files: Vec::new(), to: DestinationKind::Flat, force: false, mmproj: false }
     }
 }
 

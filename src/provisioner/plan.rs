@@ -4,7 +4,7 @@ use super::whole::Cached;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::hub::{HubClient, Repository};
-use crate::model::selection::{Candidates, Selection, Wanted, select};
+use crate::model::selection::{Candidates, Selection, Wanted, select, with_projector};
 use crate::model::{Reference, RemoteFile, RepoPath, text};
 use crate::store::{flat, hf};
 
@@ -59,7 +59,7 @@ impl ModelProvisioner {
         };
         let listing = hub.listing(&repository).await?;
         let candidates = Candidates { repository: &repository.id, files: &listing.files, refused: &listing.refused };
-        let Selection { files, quantization } = select(&candidates, &meaning.wanted)?;
+        let Selection { files, quantization } = choose(&candidates, &meaning.wanted, request.mmproj)?;
         refuse_deep(&files, request.to)?;
         let total = sum(&files, &repository.id)?;
         if repository.gated {
@@ -144,6 +144,12 @@ impl ModelProvisioner {
             place: format!("the catalog; give org/name, or one of: {}", aliases.join(", ")),
         }
     }
+}
+
+/// What a request takes from a listing.
+pub(super) fn choose(listing: &Candidates<'_>, wanted: &Wanted, mmproj: bool) -> Result<Selection> {
+    let selection = select(listing, wanted)?;
+    if mmproj { with_projector(listing, selection) } else { Ok(selection) }
 }
 
 pub(super) fn sum(files: &[RemoteFile], repository: &str) -> Result<u64> {

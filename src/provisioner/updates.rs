@@ -7,10 +7,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::ModelProvisioner;
 use super::list::{children, is_folder};
+use super::plan::DEFAULT_REVISION;
 use crate::error::{Error, Result};
+use crate::model::selector::Selector;
 use crate::model::{ModelId, RemoteFile, RepoPath, StoreKind, text};
 use crate::store::Store;
 use crate::store::flat::{Record, RecordedFile};
+use crate::store::hf::{HfStore, Pinned};
 
 /// A model whose repository has moved on. Serialises as an element of `updates --json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,33 +44,63 @@ pub struct ChangedFile {
     pub new_size_bytes: Option<u64>,
 }
 
+/// A model that is here, as far as it can be compared.
+struct Known {
+    model: ModelId,
+    repository: String,
+    revision: String,
+    commit: String,
+    files: Vec<RecordedFile>,
+}
+
+fn known_cached(store: &HfStore, found: Pinned) -> Known {
+    let file = |file: RemoteFile| RecordedFile { path: file.path, size: file.size, digest: file.digest };
+    Known {
+        model: ModelId { store: StoreKind::Hf, store_path: store.root().to_owned(), id: found.id.clone() },
+        repository: found.id,
+        revision: found.revision,
+        commit: found.commit,
+        files: found.files.into_iter().map(file).collect(),
+    }
+}
+
 impl ModelProvisioner {
-    /// Asks the hub about the models that `references` name, or about every folder with a record when there are none, and
+    /// Asks the hub about the models that `references` name, or about every folder with a record and every ref of the
+    /// Hugging Face cache when there are none, and
     /// gives those whose repository has another commit now. A model without record cannot be compared: named, it is an error.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`], [`Error::Damaged`] for a model of unknown origin, and those of the hub.
     pub async fn updates(&self, references: &[String], cancel: &CancellationToken) -> Result<Vec<ModelUpdate>> {
-        let names = references.to_vec();
-        let rows = self.blocking(move |this| this.recorded(&names)).await?;
+        let (names, cancelled) = (references.to_vec(), cancel.clone());
+        let known = self.blocking(move |this| this.known_versions(&names, &cancelled)).await?;
         let hub = self.hub()?;
         let mut updates = Vec::new();
-        for (id, record) in rows {
+        for known in known {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let repository = hub.repository(&record.repository, Some(&record.revision)).await?;
-            if repository.commit == record.commit {
+            let repository = match hub.repository(&known.repository, Some(&known.revision)).await {
+                // A cache keeps what no hub has any longer, and what came from another one.
+                Err(
+                    error @ (Error::RepositoryNotFound { .. }
+                    | Error::RevisionNotFound { .. }
+                    | Error::Gated { .. }
+                    | Error::SignIn { .. }),
+                ) if known.model.store == StoreKind::Hf && references.is_empty() => {
+                    tracing::info!("{error}");
+                    continue;
+                }
+                other => other?,
+            };
+            if repository.commit == known.commit {
                 continue;
             }
             let listing = hub.listing(&repository).await?;
-            let folder = self.store().root().join(text::unescape(&id));
-            let here: Vec<RecordedFile> =
-                record.files.into_iter().filter(|file| file.path.below(&folder).is_file()).collect();
-            let files = changed_files(&here, &listing.files);
+            let files = changed_files(&known.files, &listing.files);
             updates.push(ModelUpdate {
-                model: ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id },
-                pinned: record.commit,
+                model: known.model,
+                pinned: known.commit,
                 current: repository.commit,
                 fetch_bytes: files.iter().filter_map(|file| file.new_size_bytes).sum(),
                 free_bytes: files.iter().filter(|file| file.new_size_bytes.is_some()).map(|file| file.size_bytes).sum(),
@@ -75,6 +108,57 @@ impl ModelProvisioner {
             });
         }
         Ok(updates)
+    }
+
+    /// What is here of each model that can be compared: by its record, or by the refs of the Hugging Face cache.
+    fn known_versions(&self, references: &[String], cancel: &CancellationToken) -> Result<Vec<Known>> {
+        if references.is_empty() {
+            let mut known: Vec<Known> = self.all_recorded()?.into_iter().map(|row| self.known_flat(row)).collect();
+            if let Ok(store) = self.hf_store() {
+                known.extend(store.all_pinned(cancel)?.into_iter().map(|found| known_cached(store, found)));
+            }
+            return Ok(known);
+        }
+        let mut known = Vec::with_capacity(references.len());
+        for reference in references {
+            let selector = Selector::parse(reference).ok().filter(|selector| selector.store().is_some());
+            let (kind, text) = match &selector {
+                Some(selector) => (selector.store(), selector.rest()),
+                None => (None, reference.as_str()),
+            };
+            if kind != Some(StoreKind::Hf) {
+                match self.recorded(&[text.to_owned()]) {
+                    Err(Error::ModelNotFound { .. }) if kind.is_none() => {}
+                    rows => {
+                        known.extend(rows?.into_iter().map(|row| self.known_flat(row)));
+                        continue;
+                    }
+                }
+            }
+            let found = self.cached(text)?.ok_or_else(|| self.not_found(reference))?;
+            known.push(found);
+        }
+        Ok(known)
+    }
+
+    /// The revision of the Hugging Face cache that a reference names.
+    fn cached(&self, reference: &str) -> Result<Option<Known>> {
+        let Ok(store) = self.hf_store() else { return Ok(None) };
+        let parsed = self.reference(reference)?;
+        let Some(repository) = parsed.repository() else { return Ok(None) };
+        let revision = parsed.revision().unwrap_or(DEFAULT_REVISION);
+        Ok(store.pinned(repository, revision)?.map(|found| known_cached(store, found)))
+    }
+
+    fn known_flat(&self, (id, record): (String, Record)) -> Known {
+        let folder = self.store().root().join(text::unescape(&id));
+        Known {
+            model: ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id },
+            repository: record.repository,
+            revision: record.revision,
+            commit: record.commit,
+            files: record.files.into_iter().filter(|file| file.path.below(&folder).is_file()).collect(),
+        }
     }
 
     fn recorded(&self, references: &[String]) -> Result<Vec<(String, Record)>> {

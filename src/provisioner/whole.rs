@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::destination::vouched;
-use super::plan::{DEFAULT_REVISION, Meaning, sum};
+use super::plan::{DEFAULT_REVISION, Meaning, choose, sum};
 use super::{DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::Result;
 use crate::hub::Repository;
-use crate::model::selection::{Candidates, Selection, Wanted, missing_shards, select};
+use crate::model::selection::{Candidates, Selection, Wanted, missing_shards};
 use crate::model::{Quantization, Reference, RemoteFile};
 use crate::store::flat::{Record, RecordedFile, tree};
 use crate::store::hf::Found;
@@ -45,7 +45,7 @@ impl ModelProvisioner {
         let tree = tree::read_tree(&folder, &record.commit);
         let complete = tree.is_some();
         let files = tree.unwrap_or_else(|| recorded_files(&record));
-        let Some((selection, certain)) = selected(&record.repository, &files, &meaning.wanted, complete) else {
+        let Some((selection, certain)) = selected(&record.repository, &files, meaning, request, complete) else {
             return Ok(None);
         };
         let whole = selection.files.iter().all(|file| {
@@ -66,7 +66,7 @@ impl ModelProvisioner {
         let Some(found) = store.pinned(&meaning.repository, revision)? else { return Ok(None) };
         let complete = found.listing.is_some();
         let files = found.listing.unwrap_or(found.files);
-        let Some((selection, certain)) = selected(&found.id, &files, &meaning.wanted, complete) else {
+        let Some((selection, certain)) = selected(&found.id, &files, meaning, request, complete) else {
             return Ok(None);
         };
         let writer = self.hf_writer(&found.id)?;
@@ -114,15 +114,22 @@ fn recorded_files(record: &Record) -> Vec<RemoteFile> {
     record.files.iter().map(remote).collect()
 }
 
-/// What `wanted` selects among `files`, and whether it would select the same of the whole repository; `complete` says that
+/// What a request takes of `files`, and whether it would select the same of the whole repository; `complete` says that
 /// they are that.
-fn selected(repository: &str, files: &[RemoteFile], wanted: &Wanted, complete: bool) -> Option<(Selection, bool)> {
-    let selection = select(&Candidates { repository, files, refused: &[] }, wanted).ok()?;
+fn selected(
+    repository: &str,
+    files: &[RemoteFile],
+    meaning: &Meaning,
+    request: &DownloadRequest,
+    complete: bool,
+) -> Option<(Selection, bool)> {
+    let candidates = Candidates { repository, files, refused: &[] };
+    let selection = choose(&candidates, &meaning.wanted, request.mmproj).ok()?;
     if !missing_shards(selection.files.iter().map(|file| file.path.as_str())).is_empty() {
         return None;
     }
     let certain = complete
-        || match wanted {
+        || match &meaning.wanted {
             Wanted::File(_) | Wanted::Quantization(_) => true,
             // No other quantization comes before this one, whatever else the repository has.
             Wanted::Default => selection.quantization == Some(Quantization::new("Q4_K_M")),

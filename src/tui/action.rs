@@ -100,6 +100,10 @@ actions! {
     ClearEnded = "clear-ended",
     /// Says yes to what the dialog asks.
     Confirm = "confirm",
+    /// Sends the download to the other kind of store.
+    Destination = "destination",
+    /// Takes the vision projector along, or leaves it.
+    Projector = "projector",
     /// Closes the dialog, or leaves a text field without keeping it.
     Close = "close",
     /// The help.

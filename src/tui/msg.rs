@@ -117,6 +117,10 @@ pub struct Offer {
     pub folder: PathBuf,
     /// Room there for this user.
     pub available: Option<u64>,
+    /// Where a download into the Hugging Face cache would go, and the room there.
+    pub cache: Option<(PathBuf, Option<u64>)>,
+    /// The vision projector that the repository has for its GGUF models, and its size.
+    pub projector: Option<(String, u64)>,
     /// What can be taken.
     pub choices: Vec<Choice>,
     /// The choice that the reference named, or that it means without `:QUANT`.

@@ -41,6 +41,7 @@ impl Script {
         let facts = Facts {
             host: "gpu01".to_owned(),
             models_dir: PathBuf::from("/data/models"),
+            destination: rbee_hive::model::DestinationKind::Flat,
             stores: vec![(StoreKind::Flat, PathBuf::from("/data/models")), (StoreKind::Hf, PathBuf::from("/data/hf"))],
             aliases: ["tinyllama".to_owned(), "qwen".to_owned()].into(),
             endpoint: "https://huggingface.co".to_owned(),

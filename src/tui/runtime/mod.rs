@@ -39,6 +39,7 @@ use crate::machine::{self, MemoryProbe, Mounts};
 use crate::model::{StoreKind, text};
 use crate::provisioner::{Inventory, ModelProvisioner};
 use crate::store::Row;
+use crate::store::Store as _;
 use lane::Lane;
 use rows::Rows;
 
@@ -213,6 +214,7 @@ fn facts(options: &Options) -> Facts {
     Facts {
         host: text::printable(&machine::hostname()),
         models_dir: options.settings.models_dir.clone(),
+        destination: options.settings.destination,
         stores: stores_of(&options.inventory),
         aliases: options.provisioner.catalog().entries().iter().map(|entry| entry.alias.clone()).collect(),
         endpoint: options.settings.hub.endpoint.clone(),
@@ -486,7 +488,12 @@ impl Work {
                     let result = listed.map_err(|error| error.to_string()).map(|remote| {
                         let folder = provisioner.base_dir();
                         let available = space::space(folder).ok().map(|space| space.available);
-                        Box::new(offer::offer(&reference, &remote, folder, available, &provisioner.endpoint()))
+                        let mut offer = offer::offer(&reference, &remote, folder, available, &provisioner.endpoint());
+                        if let Ok(cache) = provisioner.hf_store() {
+                            let free = space::space(cache.root()).ok().map(|space| space.available);
+                            offer.cache = Some((cache.root().to_owned(), free));
+                        }
+                        Box::new(offer)
                     });
                     Msg::Listed(generation, result)
                 });

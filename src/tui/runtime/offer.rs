@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use crate::model::selection::{Candidates, Selection, Wanted, principal, quantizations, select};
-use crate::model::{FileName, Reference, text};
+use crate::model::selection::{Candidates, Selection, Wanted, principal, projector, quantizations, select};
+use crate::model::{FileName, Reference, RepoPath, text};
 use crate::provisioner::{RemoteHeader, RemoteModel};
 use crate::tui::msg::{Choice, Offer};
 
 /// What `remote` offers to somebody who typed `typed`: every quantization, and what the reference means.
 pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available: Option<u64>, endpoint: &str) -> Offer {
+    let marked = remote.marked.iter().map(RepoPath::as_str).find(|path| path.ends_with(".gguf"));
     let repository = &remote.repository;
     let candidates = Candidates { repository: &repository.id, files: &remote.files, refused: &remote.refused };
     let revision =
@@ -59,6 +60,8 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
         commit: repository.commit.clone(),
         folder: folder.to_owned(),
         available,
+        cache: None,
+        projector: projector(&remote.files, marked.unwrap_or("")).map(|file| (file.path.to_string(), file.size)),
         choices,
         default,
         note,
@@ -89,7 +92,7 @@ fn choice(label: String, reference: String, selection: &Selection) -> Choice {
 mod tests {
     use super::*;
     use crate::hub::Repository;
-    use crate::model::{RemoteFile, RepoPath};
+    use crate::model::RemoteFile;
 
     const HUB: &str = "https://huggingface.co";
 

@@ -1,12 +1,13 @@
 //! Dialogs, one over the other.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Line, Wait};
 use crate::format::Metadata;
 use crate::hub::SearchHit;
-use crate::model::Plan;
+use crate::model::{DestinationKind, Plan};
 use crate::provisioner::PlanTarget;
 use crate::tui::keymap::Pane;
 use crate::tui::msg::{Generation, Offer};
@@ -126,6 +127,27 @@ pub struct FilesDialog {
     pub metadata: Option<Result<Arc<Metadata>, String>>,
     /// The one that keys go to; none where the reference means none, until a person goes to one.
     pub cursor: Option<usize>,
+    /// Where the download goes.
+    pub to: DestinationKind,
+    /// Whether the vision projector comes along.
+    pub mmproj: bool,
     /// Why the last try did not work.
     pub error: Option<String>,
+}
+
+impl FilesDialog {
+    /// The folder that the download goes to, and the room there.
+    #[must_use]
+    pub fn place(&self) -> (&Path, Option<u64>) {
+        match (&self.offer.cache, self.to) {
+            (Some((folder, free)), DestinationKind::Hf) => (folder, *free),
+            _ => (&self.offer.folder, self.offer.available),
+        }
+    }
+
+    /// Bytes of the projector, if it comes along.
+    #[must_use]
+    pub fn extra(&self) -> u64 {
+        self.offer.projector.as_ref().filter(|_| self.mmproj).map_or(0, |(_, bytes)| *bytes)
+    }
 }

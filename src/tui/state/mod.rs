@@ -28,8 +28,8 @@ pub use watch::Watch;
 use super::Exit;
 use super::keymap::{Keymap, Pane};
 use super::msg::{FileSystem, Generation, Now};
-use crate::model::StoreKind;
 use crate::model::memory::{Conditions, HostMemory};
+use crate::model::{DestinationKind, StoreKind};
 
 /// How long a store, the hub or a plan may take before the screen says that it does not answer.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +54,8 @@ pub struct Facts {
     pub host: String,
     /// Base folder of the flat store.
     pub models_dir: PathBuf,
+    /// Where downloads go unless the pull dialog says otherwise.
+    pub destination: DestinationKind,
     /// Stores that a scan asks; they change only when a person asks for the stores of every user.
     pub stores: Vec<(StoreKind, PathBuf)>,
     /// Short names of the catalog.

@@ -6,8 +6,8 @@ use super::{Effects, moved};
 use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::JobSpec;
-use crate::model::Reference;
-use crate::provisioner::{DestinationKind, DownloadRequest};
+use crate::model::{DestinationKind, Reference};
+use crate::provisioner::DownloadRequest;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{Generation, Now, Offer};
@@ -50,7 +50,15 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
                 dialog.error = None;
                 return Vec::new();
             }
-            if action == Action::Open { take(state) } else { Vec::new() }
+            match action {
+                Action::Open => return take(state),
+                Action::Destination if dialog.offer.cache.is_some() => dialog.to = dialog.to.other(),
+                Action::Destination => dialog.error = Some("no Hugging Face cache is known here".to_owned()),
+                Action::Projector if dialog.offer.projector.is_some() => dialog.mmproj = !dialog.mmproj,
+                Action::Projector => dialog.error = Some("this repository has no vision projector".to_owned()),
+                _ => {}
+            }
+            Vec::new()
         }
         _ => Vec::new(),
     }
@@ -109,8 +117,9 @@ fn take(state: &mut State) -> Effects {
     let request = DownloadRequest {
         reference: choice.reference.clone(),
         files: Vec::new(),
-        to: DestinationKind::default(),
+        to: dialog.to,
         force: false,
+        mmproj: dialog.mmproj,
     };
     state.dialogs.retain(|dialog| !matches!(dialog, Dialog::Pull(_) | Dialog::Hits(_) | Dialog::Files(_)));
     vec![Effect::Submit(Box::new(JobSpec::Download(request)))]
@@ -135,9 +144,18 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
     };
     if let (true, Ok(offer)) = (waits, result) {
         let (cursor, error) = (offer.default, offer.note.clone());
+        let to = if offer.cache.is_some() { state.facts.destination } else { DestinationKind::Flat };
         let wait = state.next_generation();
         let header = offer.header.clone();
-        state.dialogs.push(Dialog::Files(FilesDialog { offer, wait, metadata: None, cursor, error }));
+        state.dialogs.push(Dialog::Files(FilesDialog {
+            offer,
+            wait,
+            metadata: None,
+            cursor,
+            to,
+            mmproj: false,
+            error,
+        }));
         return header.into_iter().map(|header| Effect::Header(wait, Box::new(header))).collect();
     }
     Vec::new()

@@ -96,8 +96,12 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let title = format!("{} at {commit}", clean::printable(&offer.repository));
     let inside = frame(canvas, state, layout.large_dialog(), &title, Pane::Files);
     let room = usize::from(inside.width);
-    let free = offer.available.map(|free| format!(" {} {} free", symbols.dot, Bytes(free))).unwrap_or_default();
-    let place = path(&offer.folder, &state.facts.home);
+    let (folder, available) = dialog.place();
+    let mut free = available.map(|free| format!(" {} {} free", symbols.dot, Bytes(free))).unwrap_or_default();
+    if let Some((_, bytes)) = offer.projector.as_ref().filter(|_| dialog.mmproj) {
+        free.push_str(&format!(" {} with mmproj, {}", symbols.dot, Bytes(*bytes)));
+    }
+    let place = path(folder, &state.facts.home);
     let place = text::cut_middle(&place, room.saturating_sub(4 + text::width(&free)), symbols.ellipsis);
     canvas.put(inside, 0, 0, &format!("to {place}{free}"), Role::Dim);
     let (mut line, role) = below_choice(state, dialog);
@@ -195,10 +199,11 @@ fn below_choice(state: &State, dialog: &FilesDialog) -> (String, Role) {
         return (problem.clone(), Role::Warn);
     }
     let here = is_here(state, &dialog.offer.repository, &choice.label);
-    match dialog.offer.available {
+    let bytes = choice.bytes.saturating_add(dialog.extra());
+    match dialog.place().1 {
         _ if here => ("+ is on this host already; Enter queues the download all the same".to_owned(), Role::Good),
-        Some(free) if choice.bytes > free => {
-            (format!("{} short: the download will wait for room", Bytes(choice.bytes - free)), Role::Warn)
+        Some(free) if bytes > free => {
+            (format!("{} short: the download will wait for room", Bytes(bytes - free)), Role::Warn)
         }
         _ if dialog.cursor == dialog.offer.default => {
             ("* is what the reference means; Enter queues the download".to_owned(), Role::Dim)
