@@ -329,7 +329,7 @@ async fn both_at_once_fetch_every_byte_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_download_leaves_a_cache_without_fault_and_goes_on() {
     let bench = Bench::new().await;
-    bench.hub.fault(Fault::on(FILE, What::Slow(400_000)).at_bytes());
+    bench.hub.fault(Fault::on(FILE, What::Slow(150_000)).at_bytes().always());
     let provisioner = bench.provisioner();
     let plan = provisioner.plan_download(&to_hf(REPOSITORY)).await.unwrap();
     let cancel = CancellationToken::new();
@@ -351,13 +351,14 @@ async fn a_cancelled_download_leaves_a_cache_without_fault_and_goes_on() {
         bench.listed().await;
         bench.hf(&["cache", "ls"]).await;
     }
+    bench.hub.clear_faults();
     let before = bench.hub.file_bytes_sent();
     bench.download(&to_hf(REPOSITORY)).await.unwrap();
     assert!(bench.hub.file_bytes_sent() - before < bench.weights.len() as u64);
     assert_eq!(partials(), 0);
 
     fs::remove_dir_all(bench.repository()).unwrap();
-    bench.hub.fault(Fault::on(FILE, What::Slow(400_000)).at_bytes());
+    bench.hub.fault(Fault::on(FILE, What::Slow(150_000)).at_bytes().always());
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
     let events: EventSink = Arc::new(move |event| {
