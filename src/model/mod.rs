@@ -15,6 +15,7 @@ mod row;
 pub mod selection;
 pub mod selector;
 pub mod size;
+mod sweep;
 pub mod text;
 mod verification;
 
@@ -30,4 +31,5 @@ pub use repo_path::RepoPath;
 pub(crate) use repo_path::wildcard as matches_pattern;
 pub use row::{Format, Holder, Model, StoreSummary};
 pub use size::{Bytes, Rate};
+pub use sweep::{Certainty, Garbage, Sweep, SweepItem, SweepStep};
 pub use verification::{FileCheck, FileStatus, Verification};

@@ -15,6 +15,7 @@ pub mod parts;
 pub mod planning;
 pub mod remembered;
 mod surroundings;
+pub mod sweep;
 pub mod tree;
 pub mod verify;
 
@@ -33,7 +34,7 @@ use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
 use crate::machine::AccessTimes;
-use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary};
+use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep};
 
 /// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
 #[derive(Clone, Debug, PartialEq)]
@@ -206,6 +207,12 @@ pub trait Store: fmt::Debug + Send + Sync {
             Some(Figures::of(self.root(), &files, plan.expected_bytes))
         };
         parts.iter().map(figures).collect()
+    }
+
+    /// Everything here that nothing can use any more. Nothing is changed; what could not be read in full is told in the
+    /// warnings, and nothing is offered there. A cancelled look finds nothing.
+    fn sweep(&self, _context: &sweep::SweepContext, _cancel: &CancellationToken) -> Sweep {
+        Sweep::default()
     }
 
     /// The row, or the part of it, that `reference` names here; `None` when it is not here. Only whole names count.

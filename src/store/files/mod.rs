@@ -20,13 +20,14 @@ use super::flat::resolved_root;
 use super::headers::Headers;
 use super::planning::{Folders, lexical};
 use super::surroundings::Surroundings;
+use super::sweep::{SweepContext, Sweeper};
 use super::tree::{Entry, Tree};
 use super::verify::{Expected, Promise, Source};
 use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::{Folder, Status};
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
-use crate::model::{Digest, ModelId, Plan, Reference, StoreKind, StoreSummary, text};
+use crate::model::{Digest, ModelId, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
 const MAX_MISSING: u32 = 1000;
@@ -42,6 +43,10 @@ pub trait Layout: fmt::Debug + Send + Sync + 'static {
     /// read.
     #[doc(hidden)]
     fn read(folder: &Folder, only: Option<&Path>) -> std::result::Result<Listing, Errno>;
+
+    /// Offers what nothing below the open folder at the root can use any more.
+    #[doc(hidden)]
+    fn sweep(folder: &Folder, sweeper: &mut Sweeper<'_>) -> std::result::Result<(), Errno>;
 }
 
 /// A store of plain files. Clones share the headers that were read.
@@ -286,6 +291,18 @@ impl<L: Layout> Store for FileStore<L> {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         self.plan(targets)
+    }
+
+    fn sweep(&self, context: &SweepContext, _cancel: &CancellationToken) -> Sweep {
+        let mut sweeper = Sweeper::new(L::KIND, &self.root, context);
+        match Folder::open(&self.root).and_then(|folder| L::sweep(&folder, &mut sweeper)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                let root = text::printable_path(&self.root);
+                sweeper.warn(format!("cannot read {root}: {}", super::tree::reason(error)));
+            }
+        }
+        sweeper.finish()
     }
 
     fn find(&self, reference: &Reference) -> Result<Option<Target>> {

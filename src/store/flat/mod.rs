@@ -12,6 +12,7 @@ mod row;
 mod rows;
 pub mod sidecar;
 pub mod staging;
+mod sweep;
 pub mod tree;
 mod weights;
 
@@ -35,13 +36,14 @@ use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::planning::lexical;
 use super::surroundings::Surroundings;
+use super::sweep::SweepContext;
 use super::tree::{Entry, Tree};
 use super::verify::{Expected, Promise, Source};
 use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::EntryType;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
-use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, text};
+use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
 const MAX_MISSING: u32 = 1000;
@@ -354,6 +356,10 @@ impl Store for FlatStore {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         self.plan(targets)
+    }
+
+    fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {
+        self.find_dead(context, cancel)
     }
 
     fn find(&self, reference: &Reference) -> Result<Option<Target>> {

@@ -14,6 +14,7 @@ mod plan;
 mod read;
 mod row;
 mod scan;
+mod sweep;
 mod write;
 
 use std::ffi::{CStr, OsStr};
@@ -25,12 +26,15 @@ use tokio_util::sync::CancellationToken;
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::surroundings::{Surroundings, Warnings};
+use super::sweep::SweepContext;
 use super::verify::Expected;
 use super::{Details, Figures, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
-use crate::model::{Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, text};
+use crate::model::{
+    Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, Sweep, text,
+};
 use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
@@ -262,6 +266,10 @@ impl Store for HfStore {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         plan::plan(&self.root, targets)
+    }
+
+    fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {
+        sweep::sweep(&self.root, context, cancel)
     }
 
     fn find(&self, reference: &Reference) -> Result<Option<Target>> {

@@ -4,6 +4,7 @@
 //! Folders in it are the hub form and belong to the Hugging Face cache.
 
 mod manifest;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use self::manifest::{Manifest, repository_of_url};
 use super::files::{FileStore, Found, Layout, Listing, Unit, What, is_hidden};
 use super::flat::folder::{Class, SetKey};
+use super::sweep::Sweeper;
 use super::tree::Entry;
 use crate::disk::folder::{EntryType, Folder};
 use crate::model::{FileName, Role, StoreKind, text};
@@ -115,6 +117,10 @@ impl Layout for LlamaCpp {
         }
         reader.read(folder, &mut listing);
         Ok(listing)
+    }
+
+    fn sweep(folder: &Folder, sweeper: &mut Sweeper<'_>) -> Result<(), Errno> {
+        sweep::find_dead(folder, sweeper)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Source of the layout: `lms import` and the documentation of LM Studio. It keeps no checksums, and finds models by looking.
 
 pub mod root;
+mod sweep;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 
 use super::files::{FileStore, Found, Layout, Listing, Unit, What, is_hidden};
 use super::flat::folder::{Class, ModelFolder, RecordState, SetKey, classify};
+use super::sweep::Sweeper;
 use super::tree::{Entry, Tree, reason};
 use crate::disk::folder::{EntryType, Folder};
 use crate::model::{StoreKind, text};
@@ -46,6 +48,10 @@ impl Layout for LmStudio {
         loose(&top, false, &mut listing);
         listing.rows.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(listing)
+    }
+
+    fn sweep(folder: &Folder, sweeper: &mut Sweeper<'_>) -> Result<(), Errno> {
+        sweep::find_dead(folder, sweeper)
     }
 }
 

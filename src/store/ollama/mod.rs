@@ -11,6 +11,7 @@ mod read;
 mod row;
 mod server;
 pub mod service;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,12 +26,13 @@ use super::fingerprint::Fingerprint;
 use super::flat::resolved_root;
 use super::headers::Headers;
 use super::surroundings::Surroundings;
+use super::sweep::SweepContext;
 use super::verify::{Expected, Source};
 use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::Folder;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
-use crate::model::{Digest, Plan, Reference, StoreKind, StoreSummary, text};
+use crate::model::{Digest, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// A models folder of Ollama: the one that holds `manifests` and `blobs`. Clones share the headers that were read.
 #[derive(Clone, Debug)]
@@ -163,6 +165,10 @@ impl Store for OllamaStore {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         self.plan(targets)
+    }
+
+    fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {
+        self.find_dead(context, cancel)
     }
 
     /// Names are compared as Ollama compares them: without regard to case, and without a tag it is `latest`.
