@@ -12,6 +12,7 @@ mod parts;
 mod plan;
 mod scan;
 mod seen;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod totals;
