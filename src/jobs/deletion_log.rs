@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::disk::publish::{create_folders, open_or_create};
 use crate::error::{Error, Result};
 use crate::model::text::escape;
-use crate::model::{DeletionReport, Digest, ModelId};
+use crate::model::{DeletionReport, Digest, ModelId, SweepItem};
 use crate::provisioner::Inventory;
 use crate::store::flat::Record;
 
@@ -44,6 +44,9 @@ struct OriginFile {
 struct Entry<'a> {
     time: Timestamp,
     models: &'a [Origin],
+    /// Of a sweep: what went and why it was dead.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    items: &'a [SweepItem],
     #[serde(flatten)]
     report: &'a DeletionReport,
 }
@@ -82,14 +85,23 @@ impl DeletionLog {
 
     /// Appends one line. A deletion is done whether it can be noted or not: a full disk is where deletions happen.
     pub(super) fn note(&self, models: &[Origin], report: &DeletionReport) {
-        if let Err(error) = self.append(models, report) {
+        self.note_all(models, &[], report);
+    }
+
+    /// Appends one line about a sweep.
+    pub(super) fn note_sweep(&self, items: &[SweepItem], report: &DeletionReport) {
+        self.note_all(&[], items, report);
+    }
+
+    fn note_all(&self, models: &[Origin], items: &[SweepItem], report: &DeletionReport) {
+        if let Err(error) = self.append(models, items, report) {
             tracing::warn!("the deletion is not noted: {error}");
         }
     }
 
-    fn append(&self, models: &[Origin], report: &DeletionReport) -> Result<()> {
+    fn append(&self, models: &[Origin], items: &[SweepItem], report: &DeletionReport) -> Result<()> {
         let path = self.0.as_path();
-        let entry = Entry { time: Timestamp::now(), models, report };
+        let entry = Entry { time: Timestamp::now(), models, items, report };
         let mut line = serde_json::to_vec(&entry).map_err(|error| Error::io("write", path)(error.into()))?;
         line.push(b'\n');
         if let Some(folder) = path.parent() {

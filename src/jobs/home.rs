@@ -21,6 +21,11 @@ impl Home {
         Self { models_dir: models_dir.to_owned(), endpoint }
     }
 
+    /// The models folder.
+    pub(super) fn models_dir(&self) -> &Path {
+        &self.models_dir
+    }
+
     /// Why a job of this home does not run in `present`, and how it does.
     pub(super) fn why_not_in(&self, present: &Self) -> String {
         let mut flags = Vec::new();

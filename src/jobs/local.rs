@@ -66,7 +66,7 @@ impl LocalJobs {
     pub fn start(provisioner: ModelProvisioner, inventory: Inventory, options: LocalJobsOptions) -> Self {
         let LocalJobsOptions { downloads, limit, queue_file, deletion_log, transfer } = options;
         let home = Home::new(provisioner.store().root(), provisioner.endpoint());
-        let runner = Performer::new(provisioner, inventory, transfer, deletion_log);
+        let runner = Performer::new(provisioner, inventory, transfer, deletion_log, queue_file.clone());
         runner.set_limit(limit);
         Self::with_runner(Arc::new(runner), downloads, limit, queue_file, Some(home))
     }

@@ -12,6 +12,7 @@ mod queue_file;
 mod runner;
 mod snapshot;
 mod spec;
+mod sweeping;
 mod tracker;
 mod worker;
 
@@ -19,6 +20,7 @@ pub use event::{EVENT_VERSION, JobEvent, JobEventKind, JobOutcome};
 pub use local::{LocalJobs, LocalJobsOptions};
 pub use snapshot::{FileProgress, JobState, JobStatus, Snapshot};
 pub use spec::{JobId, JobSpec};
+pub use sweeping::sweep_context;
 
 use serde::{Deserialize, Serialize};
 

@@ -18,6 +18,7 @@ use crate::disk::lock::FileLock;
 use crate::disk::publish;
 use crate::error::{Error, Result, io_reason};
 use crate::model::text::printable_path;
+use crate::provisioner::DownloadRequest;
 
 /// Version of the file's form.
 const VERSION: u32 = 1;
@@ -188,11 +189,14 @@ fn lock(path: &Path) -> Result<Option<FileLock>> {
 }
 
 fn read(path: &Path, home: Option<&Home>) -> std::result::Result<Saved, String> {
+    content(path)?.map_or_else(|| Ok(Saved::default()), |bytes| parse(&bytes, home))
+}
+
+/// The file's bytes; `None` when there is none.
+fn content(path: &Path) -> std::result::Result<Option<Vec<u8>>, String> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Saved::default());
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(error) => return Err(io_reason(&error)),
     };
     let mut bytes = Vec::new();
@@ -200,10 +204,10 @@ fn read(path: &Path, home: Option<&Home>) -> std::result::Result<Saved, String> 
     if bytes.len() as u64 > MAX_BYTES {
         return Err("it is too large".to_owned());
     }
-    parse(&bytes, home)
+    Ok(Some(bytes))
 }
 
-fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, String> {
+fn check_version(bytes: &[u8]) -> std::result::Result<(), String> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,
@@ -212,6 +216,11 @@ fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, Str
     if version.version != VERSION {
         return Err(format!("it is of version {}, this program writes version {VERSION}", version.version));
     }
+    Ok(())
+}
+
+fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, String> {
+    check_version(bytes)?;
     let content: Content = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let highest = content.jobs.iter().map(|job| job.id.0).max().unwrap_or(0);
     let mut jobs: Vec<JobStatus> = Vec::with_capacity(content.jobs.len());
@@ -250,6 +259,19 @@ fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, Str
     // Ended ones come first, as everywhere.
     jobs.sort_by_key(|job| !job.state.has_ended());
     Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs, foreign })
+}
+
+/// The downloads in the queue file at `path`, whoever keeps it, with the models folder that each was asked for, where one was
+/// noted. Nothing is locked or changed.
+pub(super) fn downloads(path: &Path) -> std::result::Result<Vec<(Option<PathBuf>, DownloadRequest)>, String> {
+    let Some(bytes) = content(path)? else { return Ok(Vec::new()) };
+    check_version(&bytes)?;
+    let content: Content = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let downloads = content.jobs.into_iter().filter_map(|entry| match entry.spec {
+        JobSpec::Download(request) => Some((entry.home.map(|home| home.models_dir().to_owned()), request)),
+        _ => None,
+    });
+    Ok(downloads.collect())
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf> {

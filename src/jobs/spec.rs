@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::model::{ModelId, Plan};
+use crate::model::{ModelId, Plan, SweepItem};
 use crate::provisioner::{ConvertRequest, DownloadRequest};
 
 /// The number of a job; never used twice in one queue file.
@@ -61,6 +61,14 @@ pub enum JobSpec {
         /// The plan, exactly as shown.
         plan: Plan,
     },
+    /// Run the plan of a sweep that a person has seen.
+    Sweep {
+        /// The plan, exactly as shown.
+        plan: Plan,
+        /// What the plan removes, for the log.
+        #[serde(default)]
+        items: Vec<SweepItem>,
+    },
 }
 
 impl JobSpec {
@@ -72,6 +80,7 @@ impl JobSpec {
             Self::Verify { .. } => "verify",
             Self::Convert(_) => "convert",
             Self::Delete { .. } => "delete",
+            Self::Sweep { .. } => "sweep",
         }
     }
 
@@ -87,6 +96,12 @@ impl JobSpec {
             Self::Verify { models, .. } => names(models),
             Self::Convert(request) => crate::model::text::printable(&request.reference),
             Self::Delete { plan } => names(&plan.models),
+            Self::Sweep { items, .. } => match items.as_slice() {
+                [one] => {
+                    crate::model::text::printable_path(std::path::Path::new(one.path.file_name().unwrap_or_default()))
+                }
+                many => format!("{} items", many.len()),
+            },
         }
     }
 }

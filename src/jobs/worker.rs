@@ -92,6 +92,11 @@ impl Claim {
             JobSpec::Delete { plan } => {
                 Self::Delete(plan.models.iter().map(|model| model.store_path.clone()).collect())
             }
+            JobSpec::Sweep { plan, .. } => {
+                let roots: std::collections::BTreeSet<PathBuf> =
+                    plan.steps.iter().map(|step| step.root.clone()).collect();
+                Self::Delete(roots.into_iter().collect())
+            }
         }
     }
 }
@@ -207,7 +212,9 @@ impl Worker {
                 JobState::Failed | JobState::Cancelled if running.is_some() => {
                     return Err(refusal(id, "its partial is being discarded"));
                 }
-                JobState::Failed | JobState::Cancelled if matches!(spec, JobSpec::Delete { .. }) => {
+                JobState::Failed | JobState::Cancelled
+                    if matches!(spec, JobSpec::Delete { .. } | JobSpec::Sweep { .. }) =>
+                {
                     return Err(refusal(id, "the disk may have changed since; ask for the deletion again"));
                 }
                 JobState::Failed | JobState::Cancelled => {

@@ -4,6 +4,7 @@ mod convert;
 mod delete;
 mod download;
 mod room;
+mod sweep;
 mod verify;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub(super) struct Performer {
     inventory: Inventory,
     transfer: Options,
     deletion_log: Option<DeletionLog>,
+    /// The queue on disk, whose jobs go on with partial files.
+    queue_file: Option<PathBuf>,
     room: Room,
 }
 
@@ -34,9 +37,10 @@ impl Performer {
         inventory: Inventory,
         transfer: Options,
         deletion_log: Option<PathBuf>,
+        queue_file: Option<PathBuf>,
     ) -> Self {
         let deletion_log = deletion_log.map(DeletionLog::new);
-        Self { provisioner, inventory, transfer, deletion_log, room: Room::default() }
+        Self { provisioner, inventory, transfer, deletion_log, queue_file, room: Room::default() }
     }
 
     /// Whether downloads wait for what is missing instead of failing.
@@ -54,6 +58,7 @@ impl Runner for Performer {
                 JobSpec::Convert(request) => this.convert(request.clone(), &run).await,
                 JobSpec::Verify { models, quick } => this.verify(models.clone(), *quick, &run).await,
                 JobSpec::Delete { plan } => this.delete(plan.clone(), &run).await,
+                JobSpec::Sweep { plan, items } => this.sweep(plan.clone(), items.clone(), &run).await,
             }
         })
     }
@@ -63,7 +68,7 @@ impl Runner for Performer {
         Box::pin(async move {
             match spec {
                 JobSpec::Download(request) => provisioner.discard(&request).await,
-                JobSpec::Verify { .. } | JobSpec::Delete { .. } | JobSpec::Convert(_) => Ok(()),
+                JobSpec::Verify { .. } | JobSpec::Delete { .. } | JobSpec::Sweep { .. } | JobSpec::Convert(_) => Ok(()),
             }
         })
     }
