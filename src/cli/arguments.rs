@@ -12,7 +12,7 @@ use super::exit::Exit;
 use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
 use crate::model::memory::CacheType;
-use crate::model::{Bytes, DestinationKind, StoreKind, text};
+use crate::model::{Bytes, Certainty, DestinationKind, StoreKind, text};
 use crate::provisioner::OUTPUT_TYPES;
 
 const AFTER_HELP: &str = "\
@@ -133,6 +133,8 @@ pub enum Command {
     Verify(Verify),
     /// Delete models
     Delete(Delete),
+    /// Remove what nothing can use any more: unfinished downloads, orphans, dangling links
+    Sweep(Sweep),
     /// Show what the models take on disk
     DiskUsage(Plain),
     /// Show the short names of well-known models
@@ -277,6 +279,33 @@ pub struct Delete {
     pub json: bool,
 }
 
+const SWEEP_HELP: &str = "\
+How sure it is that nobody misses an item:
+  certain   no program can use it any more
+  likely    nothing uses it; a download would begin anew, or fetch it again
+  possible  somebody may want it, and nothing on disk can tell: revisions without a branch or tag, what was put
+            there within the last hour with an old date, links to a disk that may not be mounted
+What is certain or likely is taken. What is open, locked, younger than an hour, in the queue, on the protect list, of
+a kind that is not known, or in a folder that cannot be read in full, is never offered.";
+
+/// `sweep`.
+#[derive(Args, Debug)]
+#[command(after_help = SWEEP_HELP)]
+pub struct Sweep {
+    /// Show what would go, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Take what is at least this sure: certain, likely or possible
+    #[arg(long, value_name = "CERTAINTY", value_parser = certainty, default_value = Certainty::USUAL.name())]
+    pub certainty: Certainty,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `search`.
 #[derive(Args, Debug)]
 pub struct Search {
@@ -344,6 +373,10 @@ fn destination(text: &str) -> Result<DestinationKind, String> {
     text.parse()
 }
 
+fn certainty(text: &str) -> Result<Certainty, String> {
+    text.parse()
+}
+
 fn sort_key(text: &str) -> Result<SortKey, String> {
     SortKey::ALL.into_iter().find(|key| key.name() == text).ok_or_else(|| {
         let names: Vec<&str> = SortKey::ALL.iter().map(|key| key.name()).collect();
@@ -385,7 +418,7 @@ mod tests {
             "llorch-models download x --detach",
             "llorch-models download x --to ollama",
             "llorch-models download x --limit 0",
-            "llorch-models sweep",
+            "llorch-models sweep --certainty maybe",
             "llorch-models verify",
             "llorch-models verify x --all",
             "llorch-models verify x --quick --changed",

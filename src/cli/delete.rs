@@ -1,62 +1,14 @@
 //! `delete`: the plan is shown, agreed to, and then run exactly as it was shown.
 
-use std::path::PathBuf;
-
-use serde::{Serialize, Serializer};
-
 use super::arguments::Delete;
 use super::exit::{Exit, Outcome, Stop};
-use super::follow;
 use super::list::count;
+use super::removal::{self, Removed};
 use super::session::{Found, Session};
 use crate::error::Error;
-use crate::jobs::{JobEvent, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
-use crate::model::{Ask, Blocked, Broken, Bytes, DeletionReport, Failure, Holder, Kept, ModelId, Plan, text};
+use crate::jobs::JobSpec;
+use crate::model::{DeletionReport, Plan, text};
 use crate::provisioner::PlanTarget;
-use crate::transfer;
-
-/// `delete --json`.
-#[derive(Serialize)]
-struct Deleted<'a> {
-    models: &'a [ModelId],
-    #[serde(serialize_with = "paths")]
-    remove: Vec<PathBuf>,
-    asks: &'a [Ask],
-    keep: &'a [Kept],
-    blocked: &'a [Blocked],
-    breaks: &'a [Broken],
-    in_use_by: &'a [Holder],
-    unreadable_processes: usize,
-    expected_bytes: u64,
-    freed_bytes: Option<u64>,
-    held_bytes: Option<u64>,
-    failed: &'a [Failure],
-    dry_run: bool,
-}
-
-fn paths<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(paths.iter().map(|path| text::escape(path.as_os_str())))
-}
-
-impl<'a> Deleted<'a> {
-    fn new(plan: &'a Plan, report: Option<&'a DeletionReport>) -> Self {
-        Self {
-            models: &plan.models,
-            remove: plan.steps.iter().map(crate::model::Step::path).collect(),
-            asks: &plan.asks,
-            keep: &plan.keep,
-            blocked: &plan.blocked,
-            breaks: &plan.breaks,
-            in_use_by: &plan.in_use_by,
-            unreadable_processes: plan.unreadable_processes,
-            expected_bytes: plan.expected_bytes,
-            freed_bytes: report.map(|report| report.freed_bytes),
-            held_bytes: report.map(|report| report.held_bytes),
-            failed: report.map(|report| report.failed.as_slice()).unwrap_or_default(),
-            dry_run: report.is_none(),
-        }
-    }
-}
 
 pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
     let Delete { reference, dry_run, yes, force, json } = arguments;
@@ -75,9 +27,9 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
     };
     if dry_run {
         if json {
-            session.output.json(&Deleted::new(&plan, None))?;
+            session.output.json(&Removed::new(&plan, None))?;
         } else {
-            session.output.print(&describe(&plan))?;
+            session.output.print(&removal::describe(&names(&plan), &plan))?;
         }
         return Ok(Exit::Done);
     }
@@ -85,14 +37,14 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         if let Err(refusal) = refuse(&plan, force) {
             if json {
                 // What forbids it is for programs, too: nothing was freed.
-                session.output.json(&Deleted::new(&plan, Some(&DeletionReport::default())))?;
+                session.output.json(&Removed::new(&plan, Some(&DeletionReport::default())))?;
             }
             return Err(refusal.into());
         }
         if yes {
             break;
         }
-        session.output.say(describe(&plan).trim_end());
+        session.output.say(removal::describe(&names(&plan), &plan).trim_end());
         // Asked on a thread of its own: a signal must reach a program that waits for an answer.
         let output = session.output.clone();
         let question = format!("Delete {}?", names(&plan));
@@ -115,20 +67,13 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         session.output.say("what would go has changed since it was shown; nothing is deleted yet");
         plan = again;
     }
-    let (report, signal) = execute(session, &plan).await?;
+    let (report, signal) = removal::execute(session, JobSpec::Delete { plan: plan.clone() }).await?;
     if json {
-        session.output.json(&Deleted::new(&plan, Some(&report)))?;
+        session.output.json(&Removed::new(&plan, Some(&report)))?;
     } else {
-        session.output.print(&result(&plan, &report))?;
+        session.output.print(&removal::result(&names(&plan), &plan, &report))?;
     }
-    for failure in &report.failed {
-        session.output.say(&format!("llorch-models: {}: {}", text::printable_path(&failure.path), failure.error));
-    }
-    Ok(match signal {
-        Some(exit) => exit,
-        None if report.failed.is_empty() => Exit::Done,
-        None => Exit::Failed,
-    })
+    Ok(removal::conclude(session, &report, signal))
 }
 
 enum Planned {
@@ -184,30 +129,6 @@ fn refuse(plan: &Plan, force: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs the plan as a job, as the screen does, so that it is noted in the same place.
-async fn execute(session: &mut Session, plan: &Plan) -> Result<(DeletionReport, Option<Exit>), Stop> {
-    let options = LocalJobsOptions {
-        downloads: 1,
-        limit: None,
-        queue_file: None,
-        deletion_log: Some(session.settings.paths.state.join("deletions.jsonl")),
-        transfer: transfer::Options::default(),
-    };
-    let jobs = LocalJobs::start(session.provisioner.clone(), session.inventory.clone(), options);
-    let mut updates = jobs.subscribe();
-    let job = jobs.submit(JobSpec::Delete { plan: plan.clone() })?;
-    let cancel = session.cancel.clone();
-    let mut nothing = |_: &JobEvent| Ok(());
-    let work = follow::to_end(&jobs, &mut updates, job, &cancel, &mut nothing);
-    let (status, signal) = session.guard(work).await;
-    let Some(status) = status? else { return Err(Error::Cancelled.into()) };
-    match (status.state, status.outcome.as_deref()) {
-        (_, Some(JobOutcome::Deleted(report))) => Ok((report.clone(), signal)),
-        (JobState::Cancelled, _) => Ok((DeletionReport::default(), signal)),
-        _ => Err(Stop::Error(anyhow::anyhow!(status.why.clone().unwrap_or_else(|| "the deletion did not end".into())))),
-    }
-}
-
 fn names(plan: &Plan) -> String {
     match plan.models.as_slice() {
         [one] => one.to_string(),
@@ -215,70 +136,3 @@ fn names(plan: &Plan) -> String {
     }
 }
 
-/// The plan for a person: every path, every byte, everything that stays.
-fn describe(plan: &Plan) -> String {
-    let mut out = format!(
-        "{}: {} to remove, {} to free\n",
-        names(plan),
-        count(plan.steps.len(), "path"),
-        Bytes(plan.expected_bytes)
-    );
-    if plan.models.len() > 1 {
-        plan.models.iter().for_each(|model| out.push_str(&format!("  {model}\n")));
-    }
-    for step in &plan.steps {
-        let bytes = if step.bytes > 0 { format!("  {}", Bytes(step.bytes)) } else { String::new() };
-        out.push_str(&format!("  remove  {}{bytes}\n", text::printable_path(&step.path())));
-    }
-    for ask in &plan.asks {
-        out.push_str(&format!(
-            "  ask     Ollama's server at {} to delete {}\n",
-            ask.server,
-            text::printable(&ask.name)
-        ));
-    }
-    let mut reason = |word: &str, path: &std::path::Path, because: &str| {
-        out.push_str(&format!("  {word}  {}  {}\n", text::printable_path(path), text::printable(because)));
-    };
-    plan.keep.iter().for_each(|kept| reason("keep  ", &kept.path, &kept.because));
-    plan.blocked.iter().for_each(|blocked| reason("blocked", &blocked.path, &blocked.because));
-    plan.breaks.iter().for_each(|broken| reason("breaks", &broken.path, &format!("of {}", broken.model)));
-    for holder in &plan.in_use_by {
-        out.push_str(&format!(
-            "  in use  by process {} ({}, {})\n",
-            holder.pid,
-            holder.user,
-            text::printable(&holder.command)
-        ));
-    }
-    if let Some(line) = unseen(plan) {
-        out.push_str(&format!("  {line}\n"));
-    }
-    out
-}
-
-/// That nobody was seen to use it does not say that nobody does.
-fn unseen(plan: &Plan) -> Option<String> {
-    let what = if plan.in_use_by.is_empty() { "not seen in use" } else { "others may use it" };
-    (plan.unreadable_processes > 0).then(|| {
-        format!("{what}: {} of other users could not be looked into", count(plan.unreadable_processes, "process"))
-    })
-}
-
-fn result(plan: &Plan, report: &DeletionReport) -> String {
-    let mut out = format!("{}: {} freed", names(plan), Bytes(report.freed_bytes));
-    if report.held_bytes > 0 {
-        let pids: Vec<String> = plan.in_use_by.iter().map(|holder| holder.pid.to_string()).collect();
-        let who = match pids.as_slice() {
-            [] => "the processes that hold it end".to_owned(),
-            [one] => format!("process {one} ends"),
-            many => format!("processes {} end", many.join(", ")),
-        };
-        out.push_str(&format!(", {} of it only when {who}", Bytes(report.held_bytes)));
-    }
-    if !report.failed.is_empty() {
-        out.push_str(&format!(", {} not removed", count(report.failed.len(), "path")));
-    }
-    out.push('\n');
-    out
-}

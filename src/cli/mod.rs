@@ -14,12 +14,14 @@ mod info;
 mod list;
 mod log;
 mod output;
+mod removal;
 mod scan;
 #[cfg(feature = "tui")]
 mod screen;
 mod search;
 mod session;
 mod signals;
+mod sweep;
 mod updates;
 mod verify;
 
@@ -63,6 +65,7 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
             Command::Info(arguments) => info::run(&mut session, arguments).await,
             Command::Verify(arguments) => verify::run(&mut session, arguments).await,
             Command::Delete(arguments) => delete::run(&mut session, arguments).await,
+            Command::Sweep(arguments) => sweep::run(&mut session, arguments).await,
             Command::DiskUsage(arguments) => disk_usage::run(&mut session, arguments).await,
             Command::Catalog(arguments) => catalog::run(&mut session, arguments).await,
             Command::Search(arguments) => search::run(&mut session, arguments).await,
