@@ -74,6 +74,8 @@ actions! {
     Verify = "verify",
     /// Converts the row.
     Convert = "convert",
+    /// Looks for what nothing can use any more.
+    Sweep = "sweep",
     /// Scans the stores again.
     Rescan = "rescan",
     /// Shows the stores of every user, or hides them again.

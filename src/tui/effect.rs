@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::msg::Generation;
 use crate::jobs::{Control, JobId, JobSpec};
 use crate::model::ModelId;
-use crate::provisioner::{PlanTarget, RemoteHeader};
+use crate::provisioner::{DownloadRequest, PlanTarget, RemoteHeader};
 use crate::store::Row;
 
 /// Work to start. Answers come as messages; a request supersedes the one of its kind that came before it.
@@ -24,6 +24,8 @@ pub enum Effect {
     Details(Generation, ModelId),
     /// Find out what a deletion would do.
     Plan(Generation, Vec<PlanTarget>),
+    /// Look for what nothing can use any more; what these downloads go on with is not that.
+    Sweep(Generation, Vec<DownloadRequest>),
     /// Ask the file systems of these folders for their room.
     ReadHost(Generation, Vec<PathBuf>),
     /// Read the memory of this host and of its GPUs.

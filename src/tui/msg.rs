@@ -13,7 +13,7 @@ use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::Update;
 use crate::model::memory::HostMemory;
-use crate::model::{Holder, ModelId, Plan, StoreKind};
+use crate::model::{Holder, ModelId, Plan, StoreKind, Sweep};
 use crate::provisioner::{RemoteHeader, ScanEvent};
 use crate::store::Details;
 use crate::store::fingerprint::Fingerprint;
@@ -64,6 +64,8 @@ pub enum Msg {
     Details(Generation, Result<Box<Details>, String>),
     /// What a deletion would do.
     Planned(Generation, Result<Box<Plan>, String>),
+    /// What nothing can use any more.
+    Swept(Generation, Result<Box<Sweep>, String>),
     /// What a repository offers.
     Listed(Generation, Result<Box<Offer>, String>),
     /// What the header of a repository on the hub tells.

@@ -16,7 +16,8 @@ pub(crate) fn told(job: &JobStatus) -> (Level, String) {
         (JobState::Cancelled, _) => (Level::Info, format!("cancelled: {} {subject}", job.spec.kind())),
         (_, Some(JobOutcome::Deleted(report))) => {
             let (level, line) = deleted(report);
-            (level, format!("deleted {subject}: {line}"))
+            let done = if matches!(job.spec, JobSpec::Sweep { .. }) { "swept" } else { "deleted" };
+            (level, format!("{done} {subject}: {line}"))
         }
         (_, Some(JobOutcome::Verified(models))) => {
             let (level, line) = verified(models);

@@ -60,6 +60,8 @@ panes! {
     Hits = "hits", "pull: search results";
     /// What a repository offers.
     Files = "files", "pull: files";
+    /// What nothing can use any more.
+    Sweep = "sweep", "sweep";
     /// The help.
     Help = "help", "help";
     /// The question whether to quit.

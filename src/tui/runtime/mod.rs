@@ -34,7 +34,7 @@ use super::{ColorMode, Exit, Options, Surroundings, leave, update, view};
 use crate::disk::space;
 use crate::error::Result;
 use crate::hub::SearchQuery;
-use crate::jobs::{JobSpec, Jobs};
+use crate::jobs::{self, JobSpec, Jobs};
 use crate::machine::{self, MemoryProbe, Mounts};
 use crate::model::{StoreKind, text};
 use crate::provisioner::{Inventory, ModelProvisioner};
@@ -77,7 +77,9 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Exit> {
     let mut frames = Frames::new(look, options.surroundings.remote, start);
     // Something is on the screen before anybody asks the disk.
     let msg = frames.draw(&mut state, now)?;
-    let mut work = Work::new(options.jobs, options.inventory, options.provisioner, options.surroundings.multiplexer);
+    let queue_file = options.settings.paths.state.join("queue.json");
+    let mut work =
+        Work::new(options.jobs, options.inventory, options.provisioner, queue_file, options.surroundings.multiplexer);
     let (mut inputs, mut notices, _threads) = threads(start)?;
     let mut updates = work.jobs.subscribe();
     let mut jobs_alive = true;
@@ -372,6 +374,7 @@ enum Kind {
     Holders,
     Details,
     Plan,
+    Sweep,
     Host,
     Stores,
     Memory,
@@ -388,6 +391,8 @@ struct Work {
     jobs: Arc<dyn Jobs>,
     inventory: Inventory,
     provisioner: ModelProvisioner,
+    /// The queue on disk, which another process may keep.
+    queue_file: PathBuf,
     multiplexer: bool,
     memory: MemoryProbe,
     lanes: BTreeMap<Kind, Lane>,
@@ -410,12 +415,19 @@ impl Drop for Work {
 }
 
 impl Work {
-    fn new(jobs: Arc<dyn Jobs>, inventory: Inventory, provisioner: ModelProvisioner, multiplexer: bool) -> Self {
+    fn new(
+        jobs: Arc<dyn Jobs>,
+        inventory: Inventory,
+        provisioner: ModelProvisioner,
+        queue_file: PathBuf,
+        multiplexer: bool,
+    ) -> Self {
         let (sender, replies) = mpsc::channel(64);
         Self {
             jobs,
             inventory,
             provisioner,
+            queue_file,
             multiplexer,
             memory: MemoryProbe::default(),
             lanes: BTreeMap::new(),
@@ -472,6 +484,19 @@ impl Work {
                 });
                 None
             }
+            Effect::Sweep(generation, downloads) => {
+                let (inventory, provisioner) = (self.inventory.clone(), self.provisioner.clone());
+                let queue_file = self.queue_file.clone();
+                self.block(Kind::Sweep, move || {
+                    let look = || {
+                        let now = Timestamp::now();
+                        let context = jobs::sweep_context(&provisioner, Some(&queue_file), &downloads, now);
+                        Ok(Box::new(inventory.sweep(&context, &CancellationToken::new())))
+                    };
+                    Msg::Swept(generation, guarded(look))
+                });
+                None
+            }
             Effect::ReadHost(generation, folders) => {
                 self.block(Kind::Host, move || Msg::Host(generation, file_systems(&folders)));
                 None
@@ -522,7 +547,7 @@ impl Work {
                 None
             }
             Effect::Submit(spec) => {
-                let deletes = matches!(*spec, JobSpec::Delete { .. });
+                let deletes = matches!(*spec, JobSpec::Delete { .. } | JobSpec::Sweep { .. });
                 let what = match spec.as_ref() {
                     JobSpec::Download(_) => spec.subject(),
                     spec => format!("{} {}", spec.kind(), spec.subject()),

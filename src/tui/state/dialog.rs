@@ -1,5 +1,6 @@
 //! Dialogs, one over the other.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::{Line, Wait};
 use crate::format::Metadata;
 use crate::hub::SearchHit;
-use crate::model::{DestinationKind, Plan};
+use crate::model::{DestinationKind, Plan, Sweep, SweepItem};
 use crate::provisioner::PlanTarget;
 use crate::tui::keymap::Pane;
 use crate::tui::msg::{Generation, Offer};
@@ -26,6 +27,8 @@ pub enum Dialog {
     Hits(HitsDialog),
     /// What a repository offers.
     Files(FilesDialog),
+    /// What nothing can use any more.
+    Sweep(SweepDialog),
     /// The keys.
     Help {
         /// Lines that are scrolled away.
@@ -45,6 +48,7 @@ impl Dialog {
             Self::Pull(_) => Pane::Pull,
             Self::Hits(_) => Pane::Hits,
             Self::Files(_) => Pane::Files,
+            Self::Sweep(_) => Pane::Sweep,
             Self::Help { .. } => Pane::Help,
             Self::Quit => Pane::Quit,
         }
@@ -70,6 +74,35 @@ pub struct PlanDialog {
     pub drawn: Option<Duration>,
     /// Lines that are scrolled away.
     pub scroll: usize,
+    /// What it removes, when it is the plan of a sweep.
+    pub swept: Vec<SweepItem>,
+}
+
+/// What nothing can use any more, on its way to a plan.
+#[derive(Clone, Debug)]
+pub struct SweepDialog {
+    /// The look at the stores, while it runs.
+    pub wait: Option<Wait>,
+    /// What was found, or why nothing could be looked at.
+    pub sweep: Option<Result<Box<Sweep>, String>>,
+    /// The line that keys go to: the items, then what is kept.
+    pub cursor: usize,
+    /// Items that are chosen, by their places in what was found, which never changes.
+    pub marks: BTreeSet<usize>,
+}
+
+impl SweepDialog {
+    /// Lines to choose from and to look at.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.found().map_or(0, |sweep| sweep.items.len() + sweep.kept.len())
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn found(&self) -> Option<&Sweep> {
+        self.sweep.as_ref()?.as_ref().ok().map(AsRef::as_ref)
+    }
 }
 
 /// The second question.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use detail::{Detail, Subject};
-pub use dialog::{Asked, Dialog, FilesDialog, HitsDialog, PlanDialog, PullDialog, SureDialog};
+pub use dialog::{Asked, Dialog, FilesDialog, HitsDialog, PlanDialog, PullDialog, SureDialog, SweepDialog};
 pub use layout::{Focus, Layout};
 pub use line::Line;
 pub use models::{Models, Scan};
@@ -214,6 +214,7 @@ impl State {
             Dialog::Plan(plan) => plan.wait.as_mut(),
             Dialog::Pull(pull) => pull.wait.as_mut().map(|(wait, _)| wait),
             Dialog::Hits(hits) => hits.wait.as_mut(),
+            Dialog::Sweep(sweep) => sweep.wait.as_mut(),
             _ => None,
         });
         dialogs.chain(self.detail.wait.as_mut()).filter(|wait| !wait.slow)
@@ -232,6 +233,7 @@ impl State {
             Dialog::Plan(plan) => plan.wait,
             Dialog::Pull(pull) => pull.wait.map(|(wait, _)| wait),
             Dialog::Hits(hits) => hits.wait,
+            Dialog::Sweep(sweep) => sweep.wait,
             _ => None,
         });
         let waits = dialogs.chain(self.detail.wait).filter(|wait| !wait.slow).map(|wait| wait.since + PATIENCE);

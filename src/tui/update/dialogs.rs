@@ -29,6 +29,7 @@ pub(super) fn stage(state: &mut State, targets: Vec<PlanTarget>, now: Now) -> Ef
         agreed: None,
         drawn: None,
         scroll: 0,
+        swept: Vec::new(),
     };
     state.dialogs.push(Dialog::Plan(dialog));
     Effect::Plan(wait.generation, asked)
@@ -135,8 +136,11 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
 
 /// A person said yes to the plan: it runs, or there is one more question.
 pub(super) fn agreed(state: &mut State) -> Effects {
-    let Some(Dialog::Plan(PlanDialog { plan: Some(Ok(plan)), .. })) = state.dialogs.last() else { return Vec::new() };
-    let reasons = reasons(plan);
+    let Some(Dialog::Plan(PlanDialog { plan: Some(Ok(plan)), swept, .. })) = state.dialogs.last() else {
+        return Vec::new();
+    };
+    // Nothing that a sweep offers is in use; what cannot go is told and stays.
+    let reasons = if swept.is_empty() { reasons(plan) } else { Vec::new() };
     if reasons.is_empty() {
         return run(state);
     }
@@ -198,6 +202,10 @@ fn reasons(plan: &Plan) -> Vec<String> {
 pub(super) fn run(state: &mut State) -> Effects {
     let Some(Dialog::Plan(dialog)) = state.dialogs.pop() else { return Vec::new() };
     let Some(Ok(plan)) = dialog.plan else { return Vec::new() };
+    if !dialog.swept.is_empty() {
+        state.dialogs.retain(|dialog| !matches!(dialog, Dialog::Sweep(_)));
+        return vec![Effect::Submit(Box::new(JobSpec::Sweep { plan: *plan, items: dialog.swept }))];
+    }
     for model in &plan.models {
         state.models.marks.remove(model);
     }

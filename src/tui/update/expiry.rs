@@ -32,6 +32,8 @@ fn dialog(state: &mut State) -> Option<&mut PlanDialog> {
 pub(super) fn is_stale(state: &State, now: Now) -> bool {
     let scan = state.models.scan.generation;
     state.dialogs.iter().rev().any(|dialog| match dialog {
+        // A sweep is looked over again when it runs.
+        Dialog::Plan(dialog) if !dialog.swept.is_empty() => false,
         Dialog::Plan(dialog) => now.at.saturating_sub(dialog.made) > FRESH || dialog.scan != scan,
         _ => false,
     })

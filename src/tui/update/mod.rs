@@ -9,6 +9,7 @@ mod memory;
 mod models;
 mod pull;
 mod queue;
+mod sweep;
 
 use ratatui::layout::{Position, Rect};
 
@@ -74,6 +75,7 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
         Msg::Stores(generation, stores) => everyone::found(state, generation, stores, now),
         Msg::Details(generation, result) => detail::loaded(state, generation, result),
         Msg::Planned(generation, result) => dialogs::planned(state, generation, result, now),
+        Msg::Swept(generation, result) => sweep::found(state, generation, result, now),
         Msg::Listed(generation, result) => pull::listed(state, generation, result),
         Msg::Header(generation, result) => pull::header(state, generation, result),
         Msg::Found(generation, result) => pull::found(state, generation, result),
@@ -278,6 +280,7 @@ fn act(state: &mut State, pane: Pane, action: Action, now: Now) -> Effects {
         Pane::Filter => filter_action(state, action, now),
         Pane::Plan | Pane::Sure => dialogs::deletion(state, action, now),
         Pane::Pull | Pane::Hits | Pane::Files => pull::act(state, action, now),
+        Pane::Sweep => sweep::act(state, action, now),
         Pane::Help => dialogs::help(state, action),
         Pane::Quit => dialogs::quit(state, action),
     }
@@ -296,6 +299,7 @@ fn main_action(state: &mut State, pane: Pane, action: Action, now: Now) -> Effec
         Action::Pull => {
             state.dialogs.push(Dialog::Pull(super::state::PullDialog::default()));
         }
+        Action::Sweep => return vec![sweep::open(state, now)],
         _ => {
             return match pane {
                 Pane::Queue => queue::act(state, action, now),

@@ -22,6 +22,7 @@ mod parts;
 mod plan;
 mod pull;
 mod queue;
+mod sweep;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -33,6 +34,7 @@ pub(crate) use detail::{length as detail_length, parts as detail_parts};
 pub(crate) use dialogs::sure_readable;
 pub(crate) use help::length as help_length;
 pub(crate) use plan::{body_rows as plan_rows, length as plan_length, readable as plan_readable};
+pub(crate) use sweep::rows as sweep_rows;
 
 /// Draws `state` into `buffer`, and says where the caret of a text field is.
 pub fn draw(state: &State, look: &Look, buffer: &mut Buffer) -> Option<Position> {
@@ -69,6 +71,7 @@ pub fn draw(state: &State, look: &Look, buffer: &mut Buffer) -> Option<Position>
             Dialog::Pull(dialog) => pull::field(&mut canvas, state, dialog, &layout),
             Dialog::Hits(dialog) => pull::hits(&mut canvas, state, dialog, &layout),
             Dialog::Files(dialog) => pull::files(&mut canvas, state, dialog, &layout),
+            Dialog::Sweep(dialog) => sweep::draw(&mut canvas, state, dialog, &layout),
             Dialog::Help { scroll } => help::draw(&mut canvas, state, *scroll, &layout),
             Dialog::Quit => dialogs::quit(&mut canvas, state, &layout),
         };

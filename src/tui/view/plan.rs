@@ -76,7 +76,9 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
         }
         _ => layout.dialog(large.width, large.height.min(6)),
     };
+    let title = if dialog.swept.is_empty() { "delete" } else { "sweep" };
     let what = match dialog.targets.as_slice() {
+        [] if !dialog.swept.is_empty() => counted(dialog.swept.len(), "item", "items"),
         [one] => named(one),
         many if many.iter().any(|target| target.part != Part::Whole) => counted(many.len(), "part", "parts"),
         many => counted(many.len(), "model", "models"),
@@ -96,7 +98,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
     } else {
         hints(keys, room, symbols.dot)
     };
-    let inside = canvas.boxed(area, &format!("delete {what}"), &keys);
+    let inside = canvas.boxed(area, &format!("{title} {what}"), &keys);
     let inside = inside.inner(ratatui::layout::Margin::new(1, 0));
     let room = usize::from(inside.width);
     let (heading, role) = match (&dialog.plan, &dialog.wait) {
