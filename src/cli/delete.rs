@@ -135,4 +135,3 @@ fn names(plan: &Plan) -> String {
         many => count(many.len(), "model"),
     }
 }
-
