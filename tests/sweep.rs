@@ -235,6 +235,7 @@ fn a_blob_of_two_detached_revisions_goes_with_both_only() {
     assert!(sweep.usual().is_empty(), "a revision is taken only when it is asked for");
     let alone = sweep.plan(&BTreeSet::from([0]));
     assert!(alone.keep.iter().any(|kept| kept.because.contains("which was not chosen")), "{:?}", alone.keep);
+    assert_eq!(sweep.frees(&all(&sweep)), sweep.plan(&all(&sweep)).expected_bytes);
     let freed = take(&sweep, &all(&sweep), cache.scratch.path());
     assert_eq!(freed, 50_000_u64.div_ceil(4096) * 4096);
 }
@@ -661,6 +662,7 @@ proptest! {
         let sweep = sweep_of(&store, &later());
         let chosen: BTreeSet<usize> = chosen.into_iter().filter(|at| *at < sweep.items.len()).collect();
         let plan = sweep.plan(&chosen);
+        prop_assert_eq!(plan.expected_bytes, sweep.frees(&chosen));
         let outer = du(cache.scratch.path());
         let report = match stop {
             Some(stop) => run_with(&plan, &mut StopAt(stop)),
@@ -691,6 +693,46 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_download_that_ended_before_its_first_file() {
+    let cache = Cache::new();
+    let repo = "models--begun--one";
+    cache.reference(repo, "main", &commit('a'));
+    fs::create_dir_all(cache.hub.join(repo).join("snapshots").join(commit('a'))).unwrap();
+    let partial = format!("{repo}/blobs/{}.0123abcd.incomplete", hex('1'));
+    cache.put(&partial, &noise(9_000, 1));
+    let sweep = sweep_of(&cache.store(), &later());
+    expect(&sweep, &cache.hub, &[(&partial, Partial, Certain), (repo, AbandonedFolder, Likely)]);
+    let folder = sweep.items.iter().position(|item| item.kind == AbandonedFolder).unwrap();
+    assert_eq!(take(&sweep, &BTreeSet::from([folder]), cache.scratch.path()), sweep.items[folder].bytes);
+    assert!(!cache.hub.join(repo).exists());
+}
+
+#[test]
+fn many_revisions_are_looked_through_in_linear_time() {
+    let cache = Cache::new();
+    let look = |from: usize, count: usize| {
+        for number in from..count {
+            let repo = format!("models--org--m{number}");
+            cache.reference(&repo, "main", &commit('a'));
+            for (digit, seed) in [('a', 1), ('b', 2), ('c', 3)] {
+                for file in 0..6 {
+                    cache.file(&repo, &commit(digit), &format!("f{file}"), &noise(10, seed * 7 + file));
+                }
+            }
+        }
+        let begin = std::time::Instant::now();
+        let sweep = sweep_of(&cache.store(), &later());
+        assert_eq!(sweep.items.len(), 2 * count);
+        (begin.elapsed(), sweep)
+    };
+    let (few, _) = look(0, 40);
+    let (many, sweep) = look(40, 400);
+    // Ten times as much; a hundred times as long would be a square.
+    assert!(many < few * 40 + std::time::Duration::from_millis(500), "{few:?} for 40, {many:?} for 400");
+    assert!(sweep.plan(&all(&sweep)).steps.len() > 4_000);
 }
 
 #[test]

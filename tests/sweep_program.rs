@@ -193,7 +193,13 @@ fn found() -> Sweep {
             800 * MIB,
             "revision 11111111 of org/name, which no branch and no tag names",
         ),
-        ("models--left--over", Garbage::AbandonedFolder, Certainty::Likely, 4096, "no revision of left/over is here"),
+        (
+            "models--left--over",
+            Garbage::AbandonedFolder,
+            Certainty::Likely,
+            4096,
+            "no file of any revision of left/over is here",
+        ),
     ];
     for (number, (path, kind, certainty, bytes, why)) in (0..).zip(lines) {
         let path = PathBuf::from(path);

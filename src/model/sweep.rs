@@ -221,6 +221,21 @@ impl Sweep {
         plan
     }
 
+    /// What the chosen items free together: the bytes of [`Self::plan`] without the plan.
+    #[must_use]
+    pub fn frees(&self, chosen: &BTreeSet<usize>) -> u64 {
+        if !self.blocked.is_empty() {
+            return self.plan(chosen).expected_bytes;
+        }
+        let mut names: BTreeMap<Inode, (u64, u64, u64)> = BTreeMap::new();
+        for found in self.steps.iter().filter(|found| found.links > 0) {
+            if found.items.is_subset(chosen) || !found.with.is_disjoint(chosen) {
+                names.entry(found.step.target).or_insert((0, found.links, found.disk_bytes)).0 += 1;
+            }
+        }
+        names.values().filter(|(seen, links, _)| seen >= links).map(|(_, _, bytes)| bytes).sum()
+    }
+
     /// Of something that several items share and not all of them are chosen.
     fn say_why_it_stays(&self, found: &SweepStep, path: &Path, chosen: &BTreeSet<usize>, plan: &mut Plan) {
         let other = found.items.iter().find(|item| !chosen.contains(item)).and_then(|item| self.items.get(*item));

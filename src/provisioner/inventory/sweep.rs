@@ -138,6 +138,12 @@ fn withhold_linked(sweep: &mut Sweep) {
     if stops.is_empty() {
         return;
     }
+    let mut paths: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
+    for found in &sweep.steps {
+        for item in found.items.iter().chain(&found.with) {
+            paths.entry(*item).or_default().push(found.step.path());
+        }
+    }
     sweep.withhold(|at, sweep| {
         let item = &sweep.items[at];
         let linked = |path: &Path| {
@@ -146,7 +152,7 @@ fn withhold_linked(sweep: &mut Sweep) {
                 around.find_map(|folder| ends.get(folder).filter(|_| is_dead_by_absence(item.kind)))
             })
         };
-        let link = sweep.paths_of(at).find_map(|path| linked(&path).cloned())?;
+        let link = paths.get(&at)?.iter().find_map(|path| linked(path).cloned())?;
         Some(format!("{} leads to it", text::printable_path(&link)))
     });
 }

@@ -126,8 +126,8 @@ fn one(hub: &Folder, repository: &Repository, sweeper: &mut Sweeper<'_>, release
     }
     let links = work.dangling_links();
     let detached = work.detached(&links);
-    work.blobs(&detached, released);
-    work.bookkeeping(&detached);
+    work.blobs(&detached, from, released);
+    work.bookkeeping(&detached, from);
     work.abandoned(hub, from);
 }
 
@@ -374,7 +374,7 @@ impl One<'_, '_> {
     }
 
     /// Payloads that no revision names, or only revisions that are offered.
-    fn blobs(&mut self, detached: &BTreeMap<OsString, usize>, released: &mut Released) {
+    fn blobs(&mut self, detached: &BTreeMap<OsString, usize>, from: usize, released: &mut Released) {
         let mut users: BTreeMap<&OsStr, (BTreeSet<usize>, bool, Vec<PathBuf>)> = BTreeMap::new();
         for revision in &self.repository.revisions {
             for entry in &revision.entries {
@@ -389,7 +389,7 @@ impl One<'_, '_> {
                 }
             }
         }
-        let steps = self.sweeper.steps_by_path(0);
+        let steps = self.sweeper.steps_by_path(from);
         let entries = std::mem::take(&mut self.tree.entries);
         let below = self.below.clone();
         for entry in entries.iter().filter(|entry| entry.path.parent() == Some(Path::new("blobs"))) {
@@ -438,10 +438,10 @@ impl One<'_, '_> {
     }
 
     /// Refs to revisions that are not here, and what is noted of such.
-    fn bookkeeping(&mut self, detached: &BTreeMap<OsString, usize>) {
+    fn bookkeeping(&mut self, detached: &BTreeMap<OsString, usize>, from: usize) {
         let below = self.below.clone();
         let here: BTreeSet<&OsStr> = self.repository.revisions.iter().map(|r| r.commit.as_os_str()).collect();
-        let taken = self.sweeper.steps_by_path(0);
+        let taken = self.sweeper.steps_by_path(from);
         let entries = std::mem::take(&mut self.tree.entries);
         let id = Some(self.repository.id.as_str());
         for r in &self.repository.refs {
@@ -498,11 +498,13 @@ impl One<'_, '_> {
         let Ok(own) = hub.own_status() else { return };
         let strange =
             |entry: &&Entry| entry.path.iter().count() == 1 && !PARTS.iter().any(|part| entry.path == Path::new(part));
-        if !self.repository.revisions.is_empty() || self.tree.entries.iter().any(|entry| strange(&entry)) {
+        // A download that ended before its first file has made the folder of its revision.
+        let loads = self.repository.revisions.iter().any(|revision| !revision.entries.is_empty());
+        if loads || self.tree.entries.iter().any(|entry| strange(&entry)) {
             return;
         }
         let top = Entry { path: self.below.clone(), status: self.repository.status, link: None, parent: own.inode };
-        let why = format!("no revision of {} is here", self.id());
+        let why = format!("no file of any revision of {} is here", self.id());
         let dead = Dead {
             path: &self.below,
             kind: Garbage::AbandonedFolder,
@@ -511,13 +513,13 @@ impl One<'_, '_> {
             id: Some(&self.repository.id),
         };
         let entries: Vec<&Entry> = self.tree.entries.iter().collect();
-        // The Rust client up to 0.5 leaves its locks beside the blobs; an empty one says nothing.
-        let is_lock = |entry: &Entry| {
-            entry.path.parent() == Some(Path::new("blobs"))
-                && entry.name().as_bytes().ends_with(b".lock")
-                && entry.status.size_bytes == 0
+        let is_book = |entry: &Entry| match entry.path.iter().next().and_then(OsStr::to_str) {
+            Some("refs" | ".no_exist" | "trees") => true,
+            // The Rust client up to 0.5 leaves its locks beside the blobs; an empty one says nothing.
+            Some("blobs") => entry.name().as_bytes().ends_with(b".lock") && entry.status.size_bytes == 0,
+            _ => false,
         };
-        self.sweeper.abandoned(&top, &entries, from, &is_lock, dead);
+        self.sweeper.abandoned(&top, &entries, from, &is_book, dead);
     }
 }
 

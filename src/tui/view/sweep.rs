@@ -68,7 +68,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &SweepDialog,
 }
 
 fn heading(sweep: &Sweep, dialog: &SweepDialog) -> String {
-    let frees = Bytes(sweep.plan(&dialog.marks).expected_bytes);
+    let frees = Bytes(sweep.frees(&dialog.marks));
     let found = counted(sweep.items.len(), "item", "items");
     let stay = match sweep.kept.len() {
         0 => String::new(),
@@ -116,8 +116,9 @@ fn tell(state: &State, sweep: &Sweep, dialog: &SweepDialog, room: usize, ellipsi
         lines.extend(text::wrap(line, room).into_iter().map(|line| vec![(line, role)]));
     };
     if let Some(item) = sweep.items.get(dialog.cursor) {
-        let paths: Vec<_> = sweep.paths_of(dialog.cursor).collect();
-        if let Some(blocked) = sweep.blocked.iter().find(|blocked| paths.contains(&blocked.path)) {
+        let forbids = |path: &std::path::PathBuf| sweep.blocked.iter().find(|blocked| blocked.path == *path);
+        let mut paths = sweep.paths_of(dialog.cursor).filter(|_| !sweep.blocked.is_empty());
+        if let Some(blocked) = paths.find_map(|path| forbids(&path)) {
             say(&format!("CANNOT GO: {}", clean::printable(&blocked.because)), Role::Bad);
         }
         say(&format!("{}, {}: {}", item.kind, item.certainty, clean::printable(&item.why)), Role::Text);
