@@ -99,6 +99,7 @@ impl<'a> Sweeper<'a> {
     }
 
     /// Offers something; its removals come with [`Self::remove`].
+    #[allow(clippy::needless_pass_by_value, reason = "it is made for this call")]
     pub(super) fn offer(&mut self, dead: Dead<'_>) -> usize {
         self.sweep.items.push(SweepItem {
             path: self.root.join(dead.path),

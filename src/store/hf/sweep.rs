@@ -252,7 +252,7 @@ impl One<'_, '_> {
             let there = names.contains(parent.join(OsStr::from_bytes(of)).as_path());
             return there.then(|| crash("a copy beside the file that it was to replace,")).flatten();
         }
-        if !entry.is_file() && !(entry.link.is_some() && is_staged_link(name)) {
+        if !(entry.is_file() || entry.link.is_some() && is_staged_link(name)) {
             return None;
         }
         match parent.iter().next().and_then(OsStr::to_str) {
@@ -590,7 +590,7 @@ fn shared(hub: &Folder, repositories: &[Repository], released: &Released, sweepe
                     found.look(&users, released, sweeper);
                 }
                 Err(error) => {
-                    sweeper.warn(format!("{} cannot be read: {}", text::printable_path(&path), reason(error)))
+                    sweeper.warn(format!("{} cannot be read: {}", text::printable_path(&path), reason(error)));
                 }
             }
         }

@@ -55,7 +55,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &SweepDialog,
         (None, _) => ("looking through the stores".to_owned(), Role::Dim),
     };
     canvas.put(inside, 0, 0, &text::cut(&heading, room, symbols.ellipsis), role);
-    let Some(sweep) = dialog.found() else { return None };
+    let sweep = dialog.found()?;
     let table = table(inside);
     let first = centred(dialog.cursor, usize::from(table.height), dialog.length());
     for (at, y) in (first..dialog.length()).zip(0..table.height) {
