@@ -69,7 +69,7 @@ fn cache(config: &Config, attention: &Attention) -> Option<(Vec<CacheLayers>, bo
             Some("linear_attention" | "mamba" | "conv" | "recurrent" | "moe" | "mlp") => Layer::Other,
             _ => Layer::Whole,
         },
-        (None, Some(pattern)) if window.is_some() && (index + 1) % pattern != 0 => Layer::Windowed,
+        (None, Some(pattern)) if window.is_some() && !(index + 1).is_multiple_of(pattern) => Layer::Windowed,
         _ => Layer::Whole,
     };
     let mut cache = Vec::new();

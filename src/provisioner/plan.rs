@@ -24,7 +24,7 @@ enum Known {
     /// All of it is there.
     Whole(Box<DownloadPlan>),
     /// All of it is there at the commit that the branch meant when it was fetched.
-    Cached(Cached),
+    Cached(Box<Cached>),
     Nothing,
 }
 
@@ -46,7 +46,7 @@ impl ModelProvisioner {
         let meaning = self.blocking(move |this| this.meaning(&asked)).await?;
         let cached = match self.known_already(request, &meaning).await? {
             Known::Whole(plan) => return Ok(*plan),
-            Known::Cached(cached) => Some(cached),
+            Known::Cached(cached) => Some(*cached),
             Known::Nothing => None,
         };
         let hub = self.hub()?;
@@ -96,7 +96,7 @@ impl ModelProvisioner {
                 DestinationKind::Flat => this.whole_already(&asked, &known)?.map_or(Known::Nothing, Known::whole),
                 DestinationKind::Hf => match this.cached_already(&asked, &known)? {
                     Some(cached) if cached.pinned && cached.certain => Known::whole(cached.plan),
-                    Some(cached) => Known::Cached(cached),
+                    Some(cached) => Known::Cached(Box::new(cached)),
                     None => Known::Nothing,
                 },
             })

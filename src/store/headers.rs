@@ -79,14 +79,12 @@ impl Headers {
     }
 
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
-    #[must_use]
     pub fn get(&self, root: &Path, location: &Path, status: &Status) -> Header {
         self.get_named(root, status, || location.to_owned(), || text::escape(location.file_name().unwrap_or_default()))
     }
 
     /// The same where the model calls the file `name`, which tells what its header may not. Where it lies and what it is called
     /// is asked for only if its header is not known.
-    #[must_use]
     pub fn get_named(
         &self,
         root: &Path,
@@ -98,7 +96,6 @@ impl Headers {
     }
 
     /// What the `config.json` at `location` below `root` tells of the weights beside it.
-    #[must_use]
     pub fn config(&self, root: &Path, location: &Path, status: &Status) -> Header {
         self.remember(root, || location.to_owned(), status, Metadata::of_config)
     }

@@ -17,7 +17,7 @@ pub fn projector<'a>(files: &'a [RemoteFile], weights: &str) -> Option<&'a Remot
         let has = |label: &&str| {
             lower.split(['-', '.', '_']).any(|part| part == *label) || lower.contains(&format!("-{label}."))
         };
-        PRECISIONS.iter().position(|label| has(&label)).unwrap_or(PRECISIONS.len())
+        PRECISIONS.iter().position(has).unwrap_or(PRECISIONS.len())
     };
     let above = |path: &str| {
         let (here, there) = (folder(path), folder(weights));

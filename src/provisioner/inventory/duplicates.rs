@@ -63,6 +63,13 @@ struct Place<'a> {
     path: Option<&'a std::path::Path>,
 }
 
+/// What makes two files one content: a digest with a length, else the inode itself.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Content {
+    Digest(Digest, u64),
+    Inode(Inode),
+}
+
 struct Gathered<'a> {
     inode: Inode,
     rows: Vec<&'a Row>,
@@ -113,13 +120,13 @@ pub fn duplicates<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<Duplicate>
             known.total = known.total.max(links.total);
         }
     }
-    let mut groups: BTreeMap<(Option<(Digest, u64)>, Option<Inode>), Vec<Gathered<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<Content, Vec<Gathered<'_>>> = BTreeMap::new();
     for (place, gathered) in places {
         let digest = gathered.digest.or_else(|| digests.get(&place.inode).copied());
         // A file that is cut short has another content than its name says.
         let key = match digest {
-            Some(digest) => (Some((digest, gathered.size_bytes)), None),
-            None => (None, Some(place.inode)),
+            Some(digest) => Content::Digest(digest, gathered.size_bytes),
+            None => Content::Inode(place.inode),
         };
         groups.entry(key).or_default().push(Gathered { digest, ..gathered });
     }

@@ -20,10 +20,7 @@ pub(super) fn of(repository: &Repository) -> Vec<LargeFile> {
         })
     };
     let blobs = repository.blobs.iter().filter_map(|(name, blob)| {
-        let status = match blob {
-            Blob::File(status) | Blob::Shared { payload: Some(status), .. } => status,
-            _ => return None,
-        };
+        let (Blob::File(status) | Blob::Shared { payload: Some(status), .. }) = blob else { return None };
         // A name in capitals is a digest, too, but not the name that the digest has.
         let digest = name.to_str().filter(|name| !name.bytes().any(|b| b.is_ascii_uppercase())).and_then(Digest::parse);
         file(status, digest, &|| top.join("blobs").join(name))

@@ -65,7 +65,7 @@ impl Links {
         // Entries come in pairs, each part with its NUL.
         let whole = entries.is_empty() || entries.ends_with(&[0]);
         let pairs = entries.iter().filter(|byte| **byte == 0).count() % 2 == 0;
-        (commit == name.as_bytes() && whole && pairs).then(|| Pairs(entries))
+        (commit == name.as_bytes() && whole && pairs).then_some(Pairs(entries))
     }
 
     /// Begins to note what is in the folder that `status` is of.
