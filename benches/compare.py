@@ -558,7 +558,7 @@ def main():
     arguments = parser.parse_args()
     what = arguments.what or ["screen", "scan", "download", "transfer"]
     if arguments.program and "download" not in what:
-        binary, plain_loop = arguments.program, None
+        binary, plain_loop = os.path.abspath(arguments.program), None
     else:
         binary, plain_loop = build()
     if "screen" in what:
