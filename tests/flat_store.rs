@@ -465,6 +465,41 @@ fn safetensors_are_described_by_the_config_beside_them() {
 }
 
 #[test]
+fn tokenizer_template_and_card_beside_the_weights_are_told() {
+    let bench = Bench::new();
+    let header = br#"{"w":{"dtype":"BF16","shape":[2,4],"data_offsets":[0,16]}}"#;
+    bench.put("m/model.safetensors", &[&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat());
+    let bpe =
+        r#"{"added_tokens":[{"id":0,"content":"<s>","special":true}],"model":{"type":"BPE","vocab":{"<s>":0,"a":1}}}"#;
+    bench.put("m/tokenizer.json", bpe.as_bytes());
+    bench.put("m/README.md", b"---\nlicense: mit\nbase_model: [o/base]\n---\n");
+    let told = || bench.store.details("m").unwrap().metadata.unwrap();
+    let metadata = told();
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.shape.vocabulary), (Some("BPE"), Some(2)));
+    assert_eq!((metadata.licence.as_deref(), metadata.base_model.as_deref()), (Some("mit"), Some("o/base")));
+    assert_eq!((metadata.special_tokens.as_slice(), metadata.chat_template), (&["<s>".to_owned()][..], false));
+    bench.put("m/chat_template.jinja", b"{{ messages }}");
+    assert!(told().chat_template);
+    bench.put("m/chat_template.jinja", b"");
+    assert!(!told().chat_template);
+    bench.put("m/tokenizer_config.json", br#"{"chat_template":"{{ messages }}","eos_token":"</s>"}"#);
+    assert!(told().chat_template);
+    assert_eq!(told().special_tokens, ["<s>", "</s>"]);
+    bench.put("m/tokenizer_config.json", b"{");
+    bench.put("m/chat_template.json", br#"{"chat_template":"{{ messages }}"}"#);
+    bench.put("m/config.json", br#"{"vocab_size":32000}"#);
+    // The configuration counts the vocabulary, so the tokenizer's file is not read to its end.
+    bench.put("m/tokenizer.json", br#"{"model":{"type":"Unigram","vocab":[["#);
+    let metadata = told();
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.shape.vocabulary), (Some("Unigram"), Some(32_000)));
+    assert!(metadata.chat_template);
+    bench.put("m/tokenizer.json", b"<html>");
+    let row = bench.row("m");
+    assert_eq!((row.complete, row.parameters), (true, Some(8)), "a damaged tokenizer is no damage of the weights");
+    assert_eq!(row.warnings.iter().filter(|line| line.starts_with("tokenizer")).count(), 2, "{:?}", row.warnings);
+}
+
+#[test]
 fn the_page_of_a_file_means_the_file_and_the_rest_of_its_set() {
     let bench = Bench::new();
     bench.fetched("m", "o/m", "a-00001-of-00002.gguf", b"x");

@@ -1017,3 +1017,35 @@ fn the_configuration_beside_safetensors_tells_what_their_header_does_not() {
     assert_eq!((row.context_length, row.parameters), (Some(4096), Some(16)));
     assert_eq!((row.complete, row.warnings), (true, Vec::new()));
 }
+
+#[test]
+fn tokenizer_template_and_card_of_the_same_revision_are_told() {
+    let cache = Cache::new();
+    let header = br#"{"w":{"dtype":"BF16","shape":[4,4],"data_offsets":[0,32]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header, &[1; 32]].concat();
+    cache.file(A, &commit('1'), "model.safetensors", &bytes);
+    // Equal bytes are one blob under two names that are read in two ways.
+    let both = br#"{"model_type":"qwen2","tokenizer_class":"Qwen2Tokenizer","chat_template":"{{ messages }}"}"#;
+    cache.file(A, &commit('1'), "config.json", both);
+    cache.file(A, &commit('1'), "tokenizer_config.json", both);
+    cache.file(A, &commit('1'), "README.md", b"---\nlicense: apache-2.0\nbase_model:\n- org/base\n---\n");
+    cache.file(A, &commit('2'), "tokenizer.json", br#"{"model":{"type":"Unigram","vocab":[]}}"#);
+    cache.reference(A, "main", &commit('1'));
+    let metadata = cache.store().details("org/a").unwrap().metadata.unwrap();
+    assert_eq!(metadata.architecture.as_deref(), Some("qwen2"));
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("Qwen2Tokenizer"), true));
+    assert_eq!((metadata.licence.as_deref(), metadata.base_model.as_deref()), (Some("apache-2.0"), Some("org/base")));
+    let facts = metadata.facts();
+    assert!(
+        facts.contains(&("chat template", "yes".to_owned())) && facts.contains(&("licence", "apache-2.0".to_owned()))
+    );
+}
+
+#[test]
+fn a_card_tells_the_licence_of_weights_whose_header_does_not() {
+    let cache = Cache::new();
+    cache.file(A, &commit('1'), "Q4_K_M/a-Q4_K_M.gguf", &gguf(1));
+    cache.file(A, &commit('1'), "README.md", b"---\nlicense: other\nlicense_name: own\n---\n");
+    let metadata = cache.store().details("org/a").unwrap().metadata.unwrap();
+    assert_eq!(metadata.licence.as_deref(), Some("other (own)"));
+}

@@ -1304,3 +1304,17 @@ proptest! {
         prop_assert_eq!(paths(&stepwise), paths(&together));
     }
 }
+
+#[test]
+fn what_lies_beside_safetensors_is_told_in_lm_studio_as_well() {
+    let header = br#"{"w":{"dtype":"BF16","shape":[2,4],"data_offsets":[0,16]}}"#;
+    let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat();
+    let bench = Bench::lm_studio(|root| {
+        put(root.join("p/m/model.safetensors"), &weights);
+        put(root.join("p/m/tokenizer_config.json"), br#"{"tokenizer_class":"LlamaTokenizer","chat_template":"x"}"#);
+        put(root.join("p/m/README.md"), b"---\nlicense: mit\n---\n");
+    });
+    let metadata = bench.store.details("p/m").unwrap().metadata.unwrap();
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("LlamaTokenizer"), true));
+    assert_eq!(metadata.licence.as_deref(), Some("mit"));
+}

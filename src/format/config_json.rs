@@ -1,4 +1,4 @@
-//! `config.json` and `tokenizer_config.json`: what a safetensors header does not tell.
+//! `config.json`: what a safetensors header does not tell.
 
 use std::io::Read;
 
@@ -14,8 +14,6 @@ use crate::model::memory::Shape;
 
 /// `config.json` is a few KB; some classifiers list thousands of labels in it.
 const LONGEST_CONFIG: u64 = 8 << 20;
-/// `tokenizer_config.json` may list every added token.
-const LONGEST_TOKENIZER: u64 = 32 << 20;
 /// No model has so many layers, heads or tokens of context.
 const ABSURD: u64 = 1 << 40;
 
@@ -254,23 +252,6 @@ fn string(raw: Option<&RawValue>) -> Option<String> {
     Some(shortened(value.trim(), LONGEST_TEXT)).filter(|value| !value.is_empty())
 }
 
-/// Whether `tokenizer_config.json` has a chat template: a text, or a list of named ones.
-///
-/// # Errors
-/// A line that says what is wrong: too long, or no JSON object.
-pub fn has_chat_template(reader: impl Read) -> Result<bool, String> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Tokenizer<'a> {
-        #[serde(borrow)]
-        chat_template: Option<&'a RawValue>,
-    }
-
-    let bytes = bounded(reader, LONGEST_TOKENIZER)?;
-    let tokenizer: Tokenizer<'_> = object(&bytes)?;
-    Ok(tokenizer.chat_template.is_some_and(|raw| !matches!(raw.get(), "\"\"" | "[]" | "{}" | "false")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,20 +315,6 @@ mod tests {
             assert!(Config::parse(text.as_bytes()).is_err(), "{text}");
         }
         assert!(Config::read(std::io::repeat(b' ')).unwrap_err().contains("larger"));
-        assert!(has_chat_template(std::io::repeat(b'[')).is_err());
-    }
-
-    #[test]
-    fn chat_templates_are_told_by_their_presence() {
-        for (text, is) in [
-            (r#"{"chat_template":"{% for m in messages %}"}"#, true),
-            (r#"{"chat_template":[{"name":"default","template":"x"}]}"#, true),
-            (r#"{"chat_template":null}"#, false),
-            (r#"{"chat_template":""}"#, false),
-            (r#"{"bos_token":{"content":"<s>"}}"#, false),
-        ] {
-            assert_eq!(has_chat_template(text.as_bytes()).unwrap(), is, "{text}");
-        }
     }
 
     #[test]

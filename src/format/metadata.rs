@@ -68,6 +68,9 @@ pub struct Metadata {
     pub chat_template: bool,
     /// Kind of tokenizer.
     pub tokenizer: Option<String>,
+    /// Some of its special tokens, made printable, where a file beside the weights names them.
+    #[serde(default)]
+    pub special_tokens: Vec<String>,
     /// Licence.
     pub licence: Option<String>,
     /// The model that this one was made from.
@@ -121,6 +124,25 @@ impl Metadata {
         }
     }
 
+    /// Fills in what a tokenizer's file or a model card beside the weights knows.
+    pub(crate) fn complete_beside(&mut self, other: &Self) {
+        let fill = |to: &mut Option<String>, from: &Option<String>| {
+            if to.is_none() {
+                to.clone_from(from);
+            }
+        };
+        fill(&mut self.tokenizer, &other.tokenizer);
+        fill(&mut self.licence, &other.licence);
+        fill(&mut self.base_model, &other.base_model);
+        self.chat_template |= other.chat_template;
+        self.shape.vocabulary = self.shape.vocabulary.or(other.shape.vocabulary);
+        for token in &other.special_tokens {
+            if self.special_tokens.len() < 8 && !self.special_tokens.contains(token) {
+                self.special_tokens.push(token.clone());
+            }
+        }
+    }
+
     /// What a `config.json` alone knows.
     pub(crate) fn of_config(file: &File) -> Result<Self, String> {
         let mut metadata = Self::unknown(Format::Safetensors);
@@ -148,6 +170,7 @@ impl Metadata {
             experts_used: None,
             chat_template: false,
             tokenizer: None,
+            special_tokens: Vec::new(),
             licence: None,
             base_model: None,
             quantized_by: None,
@@ -201,6 +224,7 @@ impl Metadata {
             }),
         );
         fact("tokenizer", self.tokenizer.clone());
+        fact("special tokens", Some(self.special_tokens.join(" ")));
         // A header that was read in part may have one further on.
         fact(
             "chat template",

@@ -1,6 +1,7 @@
 //! Bounded readers of model headers. They read the header only, cap what a file may make them allocate, and keep
 //! unknown types as numbers instead of failing.
 
+pub mod card;
 pub mod config_json;
 mod config_shape;
 pub mod gguf;
@@ -8,7 +9,9 @@ mod json;
 mod metadata;
 mod prefix;
 pub mod safetensors;
+mod scanner;
 mod sniff;
+pub mod tokenizer;
 mod warnings;
 
 pub(crate) use metadata::UNREADABLE;

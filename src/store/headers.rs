@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::beside::Companion;
 use super::memory::{Key, MAX_KEYS, Stored, Writer};
 use crate::disk::fast_map::FastMap;
 use crate::disk::folder::Status;
@@ -19,7 +20,7 @@ use crate::format::{Metadata, UNREADABLE, read_metadata};
 use crate::model::text;
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 4 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 5 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -95,9 +96,9 @@ impl Headers {
         self.remember(root, location, status, |file| read_metadata(file, &name()))
     }
 
-    /// What the `config.json` at `location` below `root` tells of the weights beside it.
-    pub fn config(&self, root: &Path, location: &Path, status: &Status) -> Header {
-        self.remember(root, || location.to_owned(), status, Metadata::of_config)
+    /// What a file at `location` below `root` tells of the weights that it lies beside.
+    pub fn beside(&self, root: &Path, location: &Path, status: &Status, kind: Companion) -> Header {
+        self.remember_as(kind.tag(), root, || location.to_owned(), status, |file| kind.read(file))
     }
 
     fn remember(
@@ -107,7 +108,19 @@ impl Headers {
         status: &Status,
         read: impl FnOnce(&File) -> Result<Metadata, String>,
     ) -> Header {
-        let key = Key::of(status);
+        self.remember_as(0, root, location, status, read)
+    }
+
+    /// `tag` tells apart the ways in which a file is read: caches keep files of equal content as one.
+    fn remember_as(
+        &self,
+        tag: u8,
+        root: &Path,
+        location: impl FnOnce() -> PathBuf,
+        status: &Status,
+        read: impl FnOnce(&File) -> Result<Metadata, String>,
+    ) -> Header {
+        let key = Key::of(status).tagged(tag);
         if let Some(header) = self.stored().get(&key) {
             return header;
         }

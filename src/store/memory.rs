@@ -44,6 +44,14 @@ impl Key {
     }
 }
 
+impl Key {
+    /// A key of its own for each `tag` other than 0: no file is so long that its length needs these bits.
+    pub(super) fn tagged(mut self, tag: u8) -> Self {
+        self.size_bytes |= u64::from(tag) << 56;
+        self
+    }
+}
+
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.inode.hash(state);

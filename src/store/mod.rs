@@ -1,5 +1,6 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
+pub mod beside;
 pub mod files;
 pub mod fingerprint;
 pub mod fit;

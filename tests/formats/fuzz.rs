@@ -3,9 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use rbee_hive::format::config_json::{Config, has_chat_template};
+use rbee_hive::format::card::Card;
+use rbee_hive::format::config_json::Config;
 use rbee_hive::format::gguf::{Depth, TensorType, Writer};
 use rbee_hive::format::safetensors::{Header, Index};
+use rbee_hive::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
 use rbee_hive::format::{read_metadata, read_prefix};
 
 use crate::memory::peak_of;
@@ -144,6 +146,28 @@ fn configs() {
     let seed = br#"{"model_type":"gemma3","architectures":["X"],"text_config":{"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,"hidden_size":128,"head_dim":64,"sliding_window":512,"layer_types":["sliding_attention","full_attention"],"kv_lora_rank":8,"qk_rope_head_dim":8},"quantization_config":{"quant_method":"gptq","bits":4},"chat_template":[{"name":"a","template":"b"}]}"#;
     fuzz("config", &[seed.to_vec()], |bytes| {
         let _ = Config::parse(bytes);
-        let _ = has_chat_template(bytes);
+    });
+}
+
+#[test]
+fn tokenizers() {
+    let bpe = br#"{"version":"1.0","added_tokens":[{"id":0,"content":"<s>","special":true},{"id":9,"content":"\u00e9","special":false}],"normalizer":{"type":"Sequence","normalizers":[{"type":"NFC"}]},"model":{"type":"BPE","dropout":null,"vocab":{"<s>":0,"a\"}":1},"merges":["a b",["b","a"]]}}"#;
+    let unigram = br#"{"model":{"type":"Unigram","unk_id":0,"vocab":[["<unk>",0.0],["a",-1.5e3]]},"added_tokens":[]}"#;
+    fuzz("tokenizer", &[bpe.to_vec(), unigram.to_vec()], |bytes| {
+        for extent in [Extent::Start, Extent::Whole] {
+            let _ = Tokenizer::read(bytes, extent);
+        }
+    });
+    let config = br#"{"bos_token":{"content":"<s>","lstrip":false},"eos_token":"</s>","chat_template":[{"name":"a","template":"b"}],"tokenizer_class":"X","added_tokens_decoder":{"0":{"content":"a"}}}"#;
+    fuzz("tokenizer configuration", &[config.to_vec()], |bytes| {
+        let _ = TokenizerConfig::read(bytes);
+    });
+}
+
+#[test]
+fn cards() {
+    let head = b"---\nlicense: other # x\nlicense_name: 'llama3.1'\nbase_model:\n- org/a\n- \"org/b\"\ntags: [a, b]\n---\n# Title\n";
+    fuzz("card", &[head.to_vec()], |bytes| {
+        let _ = Card::read(bytes);
     });
 }

@@ -1,9 +1,11 @@
 //! Readers on bytes that nobody thought of.
 
 use proptest::prelude::*;
-use rbee_hive::format::config_json::{Config, has_chat_template};
+use rbee_hive::format::card::Card;
+use rbee_hive::format::config_json::Config;
 use rbee_hive::format::gguf::{Depth, TensorType, Writer};
 use rbee_hive::format::safetensors::{Header, Index};
+use rbee_hive::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
 use rbee_hive::format::{read_metadata, read_summary};
 
 use crate::memory::peak_of;
@@ -110,6 +112,10 @@ proptest! {
         survives(&bytes)?;
         let _ = Config::parse(text.as_bytes());
         let _ = Index::parse(text.as_bytes());
-        let _ = has_chat_template(text.as_bytes());
+        for extent in [Extent::Start, Extent::Whole] {
+            let _ = Tokenizer::read(text.as_bytes(), extent);
+        }
+        let _ = TokenizerConfig::read(text.as_bytes());
+        let _ = Card::read(text.as_bytes());
     }
 }

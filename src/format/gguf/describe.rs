@@ -47,6 +47,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         chat_template: header.get("tokenizer.chat_templates").is_some()
             || matches!(header.get("tokenizer.chat_template"), Some(Value::String(text)) if text.length > 0),
         tokenizer: reading.text("tokenizer.ggml.model"),
+        special_tokens: Vec::new(),
         licence: reading.licence(),
         base_model: reading.base_model(),
         quantized_by: reading.text("general.quantized_by"),

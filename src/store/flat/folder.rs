@@ -11,8 +11,9 @@ use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
 use crate::format::Metadata;
-use crate::model::{FileName, Format, Inode, Quantization, Role, text};
+use crate::model::{FileName, Inode, Quantization, Role, text};
 use crate::store::Part;
+use crate::store::beside::Beside;
 use crate::store::headers::{Header, Headers};
 use crate::store::tree::{Entry, Tree};
 
@@ -241,7 +242,7 @@ impl ModelFolder {
         Some(headers.get(root, &self.location(entry), &entry.status))
     }
 
-    /// What is known of a set from the headers of its files, and for safetensors from the `config.json` beside it;
+    /// What is known of a set from the headers of its files and from the files beside it;
     /// what is wrong with that goes to `warn`.
     pub(in crate::store) fn describe(
         &self,
@@ -261,14 +262,11 @@ impl ModelFolder {
                 Err(_) => (whole.parameters, whole.tensor_bytes) = (None, None),
             }
         }
-        let path = set.key.folder().join("config.json");
-        let config = self.find(&path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file());
-        if let Some(entry) = config.filter(|_| metadata.format == Format::Safetensors) {
-            match headers.config(root, &self.location(entry), &entry.status) {
-                Ok(config) => Arc::make_mut(&mut metadata).complete(&config),
-                Err(reason) => warn(format!("{}: {reason}", text::printable_path(&path))),
-            }
-        }
+        let find = |path: &Path| {
+            let entry = self.find(path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file())?;
+            Some((self.location(entry), entry.status))
+        };
+        Beside { root, headers, find: &find }.complete(&mut metadata, set.key.folder(), warn);
         Some(metadata)
     }
 

@@ -182,9 +182,8 @@ impl WeightsFile<'_> {
         location(self.repository, &self.revision.commit, self.entry, self.blob)
     }
 
-    /// Where the bytes of the `config.json` beside it lie, and their metadata.
-    pub(super) fn config(&self) -> Option<(PathBuf, Status)> {
-        let path = self.entry.path.with_file_name("config.json");
+    /// Where the bytes of the file at `path` of the same revision lie, and their metadata.
+    pub(super) fn beside(&self, path: &Path) -> Option<(PathBuf, Status)> {
         let entry = self.revision.entries.iter().find(|entry| entry.path == path)?;
         let (blob, status) = bytes_of(self.repository, entry)?;
         Some((location(self.repository, &self.revision.commit, entry, blob), *status))

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::surroundings::{Surroundings, Warnings};
@@ -96,7 +97,7 @@ impl HfStore {
         Ok((hub, repository))
     }
 
-    /// The header of a weights file, for safetensors with what the `config.json` beside it adds.
+    /// The header of a weights file with what the files beside it add.
     fn described(
         &self,
         file: &details::WeightsFile<'_>,
@@ -104,14 +105,10 @@ impl HfStore {
         warnings: &mut Warnings,
     ) -> Arc<Metadata> {
         let mut metadata = Arc::clone(header);
-        if metadata.format == Format::Safetensors
-            && let Some((location, status)) = file.config()
-        {
-            match &self.headers.config(&self.root, &location, &status) {
-                Ok(config) => Arc::make_mut(&mut metadata).complete(config),
-                Err(why) => warnings.add(&format!("config.json: {why}")),
-            }
-        }
+        let find = |path: &Path| file.beside(path);
+        let folder = file.path().parent().unwrap_or(Path::new(""));
+        let beside = Beside { root: &self.root, headers: &self.headers, find: &find };
+        beside.complete(&mut metadata, folder, &mut |line| warnings.add(&line));
         metadata
     }
 

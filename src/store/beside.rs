@@ -1,0 +1,106 @@
+//! What the files beside weights tell: the configuration, the tokenizer, the chat template, the model card.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::headers::Headers;
+use crate::disk::folder::Status;
+use crate::format::Metadata;
+use crate::format::card::Card;
+use crate::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
+use crate::model::{Format, text};
+
+/// A file that tells something of the weights beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Companion {
+    /// `config.json`.
+    Config,
+    /// `tokenizer.json` before its vocabulary.
+    Tokenizer,
+    /// All of `tokenizer.json`.
+    Vocabulary,
+    /// `tokenizer_config.json` and `chat_template.json`.
+    TokenizerConfig,
+    /// `README.md`.
+    Card,
+}
+
+impl Companion {
+    /// A number of its own, which is not 0.
+    pub(super) fn tag(self) -> u8 {
+        match self {
+            Self::Config => 1,
+            Self::Tokenizer => 2,
+            Self::Vocabulary => 3,
+            Self::TokenizerConfig => 4,
+            Self::Card => 5,
+        }
+    }
+
+    pub(super) fn read(self, file: &File) -> Result<Metadata, String> {
+        match self {
+            Self::Config => Metadata::of_config(file),
+            Self::Tokenizer => Tokenizer::read(file, Extent::Start).map(Tokenizer::into_metadata),
+            Self::Vocabulary => Tokenizer::read(file, Extent::Whole).map(Tokenizer::into_metadata),
+            Self::TokenizerConfig => TokenizerConfig::read(file).map(TokenizerConfig::into_metadata),
+            Self::Card => Card::read(file).map(Card::into_metadata),
+        }
+    }
+}
+
+/// The files of a row, as far as what lies beside its weights is concerned.
+pub(super) struct Beside<'a> {
+    pub(super) root: &'a Path,
+    pub(super) headers: &'a Headers,
+    /// Where the regular file at a path inside the row lies, relative to the root, and its metadata.
+    pub(super) find: &'a dyn Fn(&Path) -> Option<(PathBuf, Status)>,
+}
+
+impl Beside<'_> {
+    /// Adds to what the header of the weights in `folder` tells. Safetensors tell nothing of the model; of other weights only the
+    /// licence and the base model may be missing. What is wrong goes to `warn`.
+    pub(super) fn complete(&self, metadata: &mut Arc<Metadata>, folder: &Path, warn: &mut dyn FnMut(String)) {
+        let mut read = |name: &str, kind: Companion, path: &Path| {
+            let (location, status) = (self.find)(path)?;
+            let told = self.headers.beside(self.root, &location, &status, kind);
+            told.map_err(|why| warn(format!("{}: {why}", text::printable_path(&path.with_file_name(name))))).ok()
+        };
+        if metadata.format == Format::Safetensors {
+            let path = |name: &str| folder.join(name);
+            if let Some(config) = read("config.json", Companion::Config, &path("config.json")) {
+                Arc::make_mut(metadata).complete(&config);
+            }
+            // Its vocabulary is most of the file, and the configuration counts it, too.
+            let kind = match metadata.shape.vocabulary {
+                Some(_) => Companion::Tokenizer,
+                None => Companion::Vocabulary,
+            };
+            for (name, kind) in [
+                ("tokenizer.json", kind),
+                ("tokenizer_config.json", Companion::TokenizerConfig),
+                ("chat_template.json", Companion::TokenizerConfig),
+            ] {
+                if let Some(told) = read(name, kind, &path(name)) {
+                    Arc::make_mut(metadata).complete_beside(&told);
+                }
+            }
+            if !metadata.chat_template {
+                let template = (self.find)(&path("chat_template.jinja"));
+                if template.is_some_and(|(_, status)| status.size_bytes > 0) {
+                    Arc::make_mut(metadata).chat_template = true;
+                }
+            }
+        }
+        if metadata.licence.is_some() && metadata.base_model.is_some() {
+            return;
+        }
+        // A quantization in a folder of its own has its card above.
+        let card = [&folder.join("README.md"), Path::new("README.md")]
+            .into_iter()
+            .find_map(|path| read("README.md", Companion::Card, path));
+        if let Some(card) = card.filter(|card| card.licence.is_some() || card.base_model.is_some()) {
+            Arc::make_mut(metadata).complete_beside(&card);
+        }
+    }
+}
