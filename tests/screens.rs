@@ -167,7 +167,7 @@ fn hits() -> Vec<SearchHit> {
 type Scene = (&'static str, fn(u16, u16) -> Script);
 
 /// Every scene, at a size.
-const SCENES: [Scene; 19] = [
+const SCENES: [Scene; 20] = [
     ("notice", |w, h| {
         let mut script = Script::with(w, h, models());
         let line = "delete broken failed: /data/models/broken/weights-00001-of-00003.gguf is owned by root in a sticky \
@@ -267,11 +267,36 @@ const SCENES: [Scene; 19] = [
         let mut script = Script::with(w, h, models());
         let mut jobs = ten_jobs();
         jobs[3].files = vec![
-            FileProgress { file: "a-00001-of-00002.gguf".to_owned(), bytes: GIB, total: GIB, finished: true },
-            FileProgress { file: "a-00002-of-00002.gguf".to_owned(), bytes: 0, total: 3 * GIB, finished: false },
+            FileProgress {
+                file: "a-00001-of-00002.gguf".to_owned(),
+                bytes: GIB,
+                total: GIB,
+                finished: true,
+                connections: 0,
+            },
+            FileProgress {
+                file: "a-00002-of-00002.gguf".to_owned(),
+                bytes: 0,
+                total: 3 * GIB,
+                finished: false,
+                connections: 4,
+            },
         ];
         script.jobs(jobs);
         script.press("3");
+        script
+    }),
+    ("queue-courtesy", |w, h| {
+        let mut script = Script::with(w, h, models());
+        let mut jobs = ten_jobs();
+        jobs[3].courtesy = Some(26 * MIB);
+        jobs[4].courtesy = Some(26 * MIB);
+        jobs[3].files = vec![
+            FileProgress { file: "a-1.gguf".to_owned(), bytes: GIB, total: 3 * GIB, finished: false, connections: 8 },
+            FileProgress { file: "config.json".to_owned(), bytes: 900, total: 900, finished: true, connections: 0 },
+        ];
+        script.jobs(jobs);
+        script.press("3 Enter");
         script
     }),
     ("help", |w, h| {
@@ -415,7 +440,7 @@ fn hostile_scripts(width: u16, height: u16) -> Vec<Script> {
     let mut script = Script::with(width, height, Vec::new());
     let mut jobs = ten_jobs();
     jobs[3].why = Some(evil.to_owned());
-    jobs[4].files = vec![FileProgress { file: evil.to_owned(), bytes: 1, total: 0, finished: false }];
+    jobs[4].files = vec![FileProgress { file: evil.to_owned(), bytes: 1, total: 0, finished: false, connections: 0 }];
     script.jobs(jobs);
     script.press("3 j");
     scripts.push(script);

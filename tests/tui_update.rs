@@ -614,8 +614,16 @@ fn progress_waits_for_its_frame_and_everything_else_does_not() {
     let event =
         |number, kind| Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(1), kind }));
     script.state.dirty = Dirty::Clean;
-    let progress =
-        JobEventKind::Progress { file: None, path: None, bytes: 1, total: 10, rate: Some(1), eta_s: Some(9) };
+    let progress = JobEventKind::Progress {
+        file: None,
+        path: None,
+        bytes: 1,
+        total: 10,
+        rate: Some(1),
+        eta_s: Some(9),
+        connections: Some(1),
+        courtesy: None,
+    };
     script.send(event(2, progress));
     assert_eq!(script.state.dirty, Dirty::Progress);
     script.send(event(3, JobEventKind::Failed { error: "no network".to_owned() }));

@@ -8,7 +8,7 @@ use super::output::progress::Bar;
 use super::session::{Session, transfer_options};
 use crate::config::Environment;
 use crate::jobs::{JobEvent, JobEventKind, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
-use crate::model::{Bytes, text};
+use crate::model::{Bytes, Rate, text};
 use crate::provisioner::{ConvertRequest, DownloadRequest};
 
 pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
@@ -43,7 +43,8 @@ async fn work(session: &mut Session, spec: JobSpec, limit: Option<Bytes>, json: 
     let jobs = LocalJobs::start(session.provisioner.clone(), session.inventory.clone(), options);
     let mut updates = jobs.subscribe();
     let job = jobs.submit(spec)?;
-    let mut watch = Watch { bar: Bar::new(session.output.bars && !json), json, output: session.output.clone() };
+    let mut watch =
+        Watch { bar: Bar::new(session.output.bars && !json), json, output: session.output.clone(), held: false };
     let cancel = session.cancel.clone();
     let running = async {
         let status = follow::to_end(&jobs, &mut updates, job, &cancel, &mut |event| watch.take(event)).await;
@@ -87,6 +88,8 @@ struct Watch {
     /// Lines of JSON are wanted, and somebody still reads them.
     json: bool,
     output: Output,
+    /// That courtesy holds it back was said.
+    held: bool,
 }
 
 impl Watch {
@@ -103,10 +106,17 @@ impl Watch {
         Ok(())
     }
 
-    fn show(&self, event: &JobEventKind) {
+    fn show(&mut self, event: &JobEventKind) {
         match event {
             JobEventKind::Progress { file: None, bytes, total, rate, .. } => {
                 self.bar.show_rate(*bytes, *total, *rate);
+                if let Some(held) = event.held().filter(|_| !self.held) {
+                    self.held = true;
+                    self.note(&format!(
+                        "the link fills up: courtesy holds the download to {} for now; --courtesy never turns that off",
+                        Rate(held)
+                    ));
+                }
             }
             JobEventKind::Started { file: Some(file), .. } => self.bar.label(&text::printable(file)),
             JobEventKind::Verifying { file: Some(file) } => {

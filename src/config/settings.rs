@@ -473,6 +473,20 @@ mod tests {
     }
 
     #[test]
+    fn courtesy_is_on_in_an_ssh_session_unless_the_file_or_the_flag_says_otherwise() {
+        let ssh = [("SSH_CONNECTION", "192.0.2.1 50000 192.0.2.2 22")];
+        let courtesy = |pairs: &[(&str, &str)], content: &str, flag| {
+            load(pairs, content, &Overrides { courtesy: flag, ..Overrides::default() }).courtesy
+        };
+        assert!(courtesy(&ssh, "", None) && !courtesy(&[], "", None));
+        assert!(!courtesy(&ssh, "courtesy = \"never\"", None) && courtesy(&[], "courtesy = \"always\"", None));
+        assert!(courtesy(&[], "courtesy = \"never\"", Some(When::Always)));
+        assert!(!courtesy(&ssh, "courtesy = \"always\"", Some(When::Never)));
+        assert!(courtesy(&ssh, "courtesy = \"never\"", Some(When::Auto)));
+        assert!(!courtesy(&[], "courtesy = \"always\"", Some(When::Auto)));
+    }
+
+    #[test]
     fn an_endpoint_of_the_file_has_its_own_token() {
         let content = "endpoint = \"https://mirror.example\"\nendpoint_token = \"own\"";
         let settings = load(&[("HF_TOKEN", "hf_public")], content, &Overrides::default());

@@ -63,6 +63,10 @@ pub enum JobEventKind {
         eta_s: Option<u64>,
         /// Where the file is, once it is published.
         path: Option<PathBuf>,
+        /// Connections through which its bytes come; null for what needs none.
+        connections: Option<usize>,
+        /// Bytes per second that courtesy holds all downloads together to; null while the link has room, and for a file.
+        courtesy: Option<u64>,
     },
     /// Checksums are compared.
     Verifying {
@@ -111,6 +115,17 @@ pub enum JobEventKind {
 }
 
 impl JobEventKind {
+    /// Of a job's own progress: bytes per second that courtesy holds it to, if that is what keeps it from being faster.
+    #[must_use]
+    pub fn held(&self) -> Option<u64> {
+        match self {
+            Self::Progress { file: None, rate: Some(rate), courtesy: Some(limit), .. } => {
+                super::snapshot::held(*limit, *rate)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the job has come to its end.
     #[must_use]
     pub fn is_end(&self) -> bool {
@@ -151,6 +166,10 @@ struct Line {
     path: Option<PathBuf>,
     #[serde(default)]
     error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    connections: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    courtesy: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -194,6 +213,8 @@ impl From<JobEvent> for Line {
             eta_s: None,
             path: None,
             error: None,
+            connections: None,
+            courtesy: None,
             line: None,
             after_s: None,
             position: None,
@@ -211,9 +232,10 @@ impl From<JobEvent> for Line {
                 (line.file, line.bytes, line.total) = (file, bytes, total);
                 Name::Started
             }
-            JobEventKind::Progress { file, bytes, total, rate, eta_s, path } => {
+            JobEventKind::Progress { file, bytes, total, rate, eta_s, path, connections, courtesy } => {
                 (line.file, line.bytes, line.total) = (file, Some(bytes), Some(total));
                 (line.rate, line.eta_s, line.path) = (rate, eta_s, path);
+                (line.connections, line.courtesy) = (connections, courtesy);
                 Name::Progress
             }
             JobEventKind::Verifying { file } => {
@@ -266,6 +288,8 @@ impl TryFrom<Line> for JobEvent {
                 rate: line.rate,
                 eta_s: line.eta_s,
                 path: line.path,
+                connections: line.connections,
+                courtesy: line.courtesy,
             },
             Name::Verifying => JobEventKind::Verifying { file: line.file },
             Name::Output => JobEventKind::Output { line: line.line.ok_or_else(|| missing("line"))? },
@@ -325,6 +349,8 @@ mod tests {
                 rate: Some(3),
                 eta_s: None,
                 path: Some("/m/a".into()),
+                connections: Some(8),
+                courtesy: Some(1 << 20),
             },
             JobEventKind::Verifying { file: None },
             JobEventKind::Output { line: "writing tensors".into() },

@@ -161,6 +161,8 @@ mod tests {
                             rate: Some(1),
                             eta_s: None,
                             path: None,
+                            connections: None,
+                            courtesy: None,
                         }),
                         Some(Order::Finish) => {
                             return Ok(Done { path: None, outcome: Some(JobOutcome::Fetched(100)) });

@@ -83,6 +83,12 @@ pub struct JobStatus {
     pub rate: Option<u64>,
     /// Seconds left.
     pub eta_s: Option<u64>,
+    /// Connections through which bytes come; `None` for what needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+    /// Bytes per second that courtesy holds all downloads together to; `None` while the link has room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub courtesy: Option<u64>,
     /// The result.
     #[serde(with = "text::escaped_option")]
     pub path: Option<PathBuf>,
@@ -108,6 +114,9 @@ pub struct FileProgress {
     pub total: u64,
     /// Whether it is published.
     pub finished: bool,
+    /// Connections through which bytes of it come.
+    #[serde(default)]
+    pub connections: usize,
 }
 
 /// The queue at one moment: jobs in order, ended ones first, then running, then waiting.
@@ -179,11 +188,25 @@ impl Snapshot {
         self.jobs.iter().filter(|job| Group::of(job.state) == Group::Waiting).position(|job| job.id == id)
     }
 
+    /// Bytes per second that courtesy holds all downloads together to, rounded down so that it does not change all the
+    /// time; `None` while they are not even near it.
+    #[must_use]
+    pub fn held(&self) -> Option<u64> {
+        let limit = self.jobs.iter().filter_map(|job| job.courtesy).min()?;
+        held(limit, self.jobs.iter().filter_map(|job| job.rate).fold(0, u64::saturating_add))
+    }
+
     /// How many jobs wait or are paused.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.jobs.iter().filter(|job| Group::of(job.state) == Group::Waiting).count()
     }
+}
+
+/// The limit of courtesy in round figures, if it is what keeps `rate` bytes per second from being more.
+pub(super) fn held(limit: u64, rate: u64) -> Option<u64> {
+    let step = (limit.next_power_of_two() / 16).max(1 << 17);
+    (rate.saturating_mul(4) >= limit.saturating_mul(3)).then(|| (limit - limit % step).max(step))
 }
 
 /// The sections of the queue, in the order in which they are shown.
@@ -219,6 +242,8 @@ impl JobStatus {
             total: None,
             rate: None,
             eta_s: None,
+            connections: None,
+            courtesy: None,
             path: None,
             outcome: None,
             files: Vec::new(),
@@ -239,6 +264,8 @@ impl JobStatus {
         self.state = state;
         self.why = why.map(str::to_owned);
         (self.rate, self.eta_s) = (None, None);
+        (self.connections, self.courtesy) = (None, None);
+        self.files.iter_mut().for_each(|file| file.connections = 0);
     }
 
     fn apply(&mut self, kind: &JobEventKind) {
@@ -246,19 +273,20 @@ impl JobStatus {
             JobEventKind::Started { file, bytes, total } => {
                 self.rest(JobState::Running, None);
                 match file {
-                    Some(file) => self.file(file, bytes.unwrap_or(0), total.unwrap_or(0), false),
+                    Some(file) => self.file(file, bytes.unwrap_or(0), total.unwrap_or(0), false, 0),
                     None => {
                         self.bytes = bytes.unwrap_or(self.bytes);
                         self.total = total.or(self.total);
                     }
                 }
             }
-            JobEventKind::Progress { file, bytes, total, rate, eta_s, path } => {
+            JobEventKind::Progress { file, bytes, total, rate, eta_s, path, connections, courtesy } => {
                 match file {
-                    Some(file) => self.file(file, *bytes, *total, path.is_some()),
+                    Some(file) => self.file(file, *bytes, *total, path.is_some(), connections.unwrap_or(0)),
                     None => {
                         (self.bytes, self.total) = (*bytes, Some(*total));
                         (self.rate, self.eta_s) = (*rate, *eta_s);
+                        (self.connections, self.courtesy) = (*connections, *courtesy);
                     }
                 }
                 self.state = JobState::Running;
@@ -288,8 +316,8 @@ impl JobStatus {
         }
     }
 
-    fn file(&mut self, file: &str, bytes: u64, total: u64, finished: bool) {
-        let progress = FileProgress { file: file.to_owned(), bytes, total, finished };
+    fn file(&mut self, file: &str, bytes: u64, total: u64, finished: bool, connections: usize) {
+        let progress = FileProgress { file: file.to_owned(), bytes, total, finished, connections };
         match self.files.iter_mut().find(|known| known.file == file) {
             Some(known) => *known = progress,
             None => self.files.push(progress),
@@ -363,12 +391,48 @@ mod tests {
 
     #[test]
     fn what_does_not_move_has_no_rate() {
-        let progress =
-            JobEventKind::Progress { file: None, bytes: 5, total: 10, rate: Some(5), eta_s: Some(1), path: None };
+        let progress = JobEventKind::Progress {
+            file: None,
+            bytes: 5,
+            total: 10,
+            rate: Some(5),
+            eta_s: Some(1),
+            path: None,
+            connections: Some(3),
+            courtesy: Some(5),
+        };
+        let moving = play(&[(1, queued(0)), (1, started()), (1, progress.clone())]);
+        assert_eq!((moving.jobs[0].connections, moving.jobs[0].courtesy), (Some(3), Some(5)));
         let waiting = JobEventKind::Waiting { file: None, error: "no room".into() };
         let snapshot = play(&[(1, queued(0)), (1, started()), (1, progress), (1, waiting)]);
         let job = snapshot.job(JobId(1)).unwrap();
         assert_eq!((job.bytes, job.rate, job.eta_s, job.why.as_deref()), (5, None, None, Some("no room")));
+        assert_eq!((job.connections, job.courtesy), (None, None));
+    }
+
+    #[test]
+    fn courtesy_is_told_only_while_it_is_what_holds_the_downloads_back() {
+        const MIB: u64 = 1 << 20;
+        let progress = |rate: u64, courtesy| JobEventKind::Progress {
+            file: None,
+            bytes: 5,
+            total: 10,
+            rate: Some(rate),
+            eta_s: None,
+            path: None,
+            connections: Some(1),
+            courtesy,
+        };
+        let held = |first: u64, second: u64, courtesy| {
+            let began = [(1, queued(0)), (2, queued(1)), (1, started()), (2, started())];
+            let moved = [(1, progress(first, courtesy)), (2, progress(second, courtesy))];
+            play(&[began, [moved[0].clone(), moved[1].clone(), (3, queued(0)), (3, started())]].concat()).held()
+        };
+        assert_eq!(held(5 * MIB, 5 * MIB, None), None);
+        assert_eq!(held(MIB, MIB, Some(10 * MIB)), None, "something else is slower");
+        assert_eq!(held(5 * MIB, 4 * MIB, Some(10 * MIB + 70_000)), Some(10 * MIB));
+        assert_eq!(held(5 * MIB, 4 * MIB, Some(10 * MIB + 90_000)), Some(10 * MIB), "small changes are none");
+        assert_eq!(held(40_000, 0, Some(50_000)), Some(1 << 17));
     }
 
     #[test]
@@ -394,6 +458,8 @@ mod tests {
                 rate: rate.map(u64::from),
                 eta_s: None,
                 path: None,
+                connections: None,
+                courtesy: None,
             }),
             file.clone().prop_map(|file| JobEventKind::Verifying { file }),
             file.prop_map(|file| JobEventKind::Retrying { file, error: "x".into(), after_s: 1 }),

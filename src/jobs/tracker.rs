@@ -28,6 +28,10 @@ pub(super) struct Tracker {
     /// Files that move. Between a retry, a wait or a checksum and its next byte a file does not; when none moves, nothing
     /// says that bytes arrive.
     moving: usize,
+    /// Sum over the files.
+    connections: usize,
+    /// What courtesy holds all downloads to.
+    courtesy: Option<u64>,
     told: Option<Told>,
 }
 
@@ -37,6 +41,7 @@ struct FileState {
     bytes: u64,
     total: u64,
     moves: bool,
+    connections: usize,
     /// What the last event said.
     told: Option<u64>,
 }
@@ -47,12 +52,30 @@ struct Told {
     bytes: u64,
     rate: Option<u64>,
     eta_s: Option<u64>,
+    connections: usize,
+    courtesy: Option<u64>,
 }
 
 impl Tracker {
     pub(super) fn new() -> Self {
         let meter = Meter::new(WINDOW);
-        Self { files: Vec::new(), places: HashMap::new(), total: 0, bytes: 0, meter, moved: 0, moving: 0, told: None }
+        Self {
+            files: Vec::new(),
+            places: HashMap::new(),
+            total: 0,
+            bytes: 0,
+            meter,
+            moved: 0,
+            moving: 0,
+            connections: 0,
+            courtesy: None,
+            told: None,
+        }
+    }
+
+    /// Notes what courtesy holds all downloads to; the next progress tells it.
+    pub(super) fn hold(&mut self, courtesy: Option<u64>) {
+        self.courtesy = courtesy;
     }
 
     /// Takes an event of the transfer and gives what is to be told at once.
@@ -63,9 +86,9 @@ impl Tracker {
                 self.places = files.iter().enumerate().map(|(at, (path, _))| (path.clone(), at)).collect();
                 self.files = files
                     .into_iter()
-                    .map(|(path, total)| FileState { path, bytes: 0, total, moves: false, told: None })
+                    .map(|(path, total)| FileState { path, bytes: 0, total, moves: false, connections: 0, told: None })
                     .collect();
-                (self.bytes, self.moving) = (0, 0);
+                (self.bytes, self.moving, self.connections) = (0, 0, 0);
                 self.total = total;
             }
             TransferEvent::FileStarted { file, bytes, total } => {
@@ -78,8 +101,9 @@ impl Tracker {
                 });
                 told.push(self.job_progress(now));
             }
-            TransferEvent::FileProgress { file, bytes, .. } => {
+            TransferEvent::FileProgress { file, bytes, connections, .. } => {
                 self.go_on(&file, now);
+                self.connect(&file, connections);
                 self.moved += self.set(&file, bytes);
                 self.meter.record(now, self.moved);
                 if self.told.is_none_or(|told| now.saturating_sub(told.at) >= TICK) {
@@ -116,6 +140,8 @@ impl Tracker {
                     rate: None,
                     eta_s: None,
                     path: Some(path),
+                    connections: Some(0),
+                    courtesy: None,
                 });
                 told.push(self.job_progress(now));
             }
@@ -129,7 +155,10 @@ impl Tracker {
             return Vec::new();
         }
         let (rate, eta_s) = self.speed(now);
-        if self.told.is_some_and(|told| (told.bytes, told.rate, told.eta_s) == (self.bytes, rate, eta_s)) {
+        if self.told.is_some_and(|told| {
+            (told.bytes, told.rate, told.eta_s, told.connections, told.courtesy)
+                == (self.bytes, rate, eta_s, self.connections, self.courtesy)
+        }) {
             return Vec::new();
         }
         self.progress(now)
@@ -165,8 +194,16 @@ impl Tracker {
         }
     }
 
+    /// Bytes of a file come through so many connections.
+    fn connect(&mut self, file: &RepoPath, connections: usize) {
+        let Some(known) = self.known(file) else { return };
+        let before = std::mem::replace(&mut known.connections, connections);
+        self.connections = self.connections - before + connections;
+    }
+
     /// A file does not move.
     fn rest(&mut self, file: &RepoPath) {
+        self.connect(file, 0);
         if let Some(known) = self.known(file).filter(|known| known.moves) {
             known.moves = false;
             self.moving -= 1;
@@ -191,6 +228,8 @@ impl Tracker {
                     rate,
                     eta_s: None,
                     path: None,
+                    connections: Some(file.connections),
+                    courtesy: None,
                 }
             })
             .collect();
@@ -200,9 +239,18 @@ impl Tracker {
 
     fn job_progress(&mut self, now: Duration) -> JobEventKind {
         let (rate, eta_s) = self.speed(now);
-        let bytes = self.bytes;
-        self.told = Some(Told { at: now, bytes, rate, eta_s });
-        JobEventKind::Progress { file: None, bytes, total: self.total, rate, eta_s, path: None }
+        let (bytes, connections, courtesy) = (self.bytes, self.connections, self.courtesy);
+        self.told = Some(Told { at: now, bytes, rate, eta_s, connections, courtesy });
+        JobEventKind::Progress {
+            file: None,
+            bytes,
+            total: self.total,
+            rate,
+            eta_s,
+            path: None,
+            connections: Some(connections),
+            courtesy,
+        }
     }
 }
 
@@ -275,6 +323,34 @@ mod tests {
         assert!(tracker.tick(at(4000)).is_empty());
         let events = bytes(&mut tracker, 2_500, 6200);
         assert_eq!(job(&events).unwrap().1, None, "the pause is no measurement");
+    }
+
+    #[test]
+    fn the_connections_of_a_job_are_those_of_its_files_that_move() {
+        let seen = |events: &[JobEventKind]| {
+            events.iter().find_map(|event| match event {
+                JobEventKind::Progress { file: None, connections, courtesy, .. } => Some((*connections, *courtesy)),
+                _ => None,
+            })
+        };
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        tracker.take(TransferEvent::FileStarted { file: path("b"), bytes: 0, total: 5_000 }, at(0));
+        let brings = |file: &str, connections| TransferEvent::FileProgress {
+            file: path(file),
+            bytes: 100,
+            total: 10_000,
+            connections,
+        };
+        tracker.take(brings("a", 5), at(10));
+        tracker.take(brings("b", 2), at(20));
+        tracker.hold(Some(4_000));
+        assert_eq!(seen(&tracker.tick(at(300))), Some((Some(7), Some(4_000))));
+        tracker.take(TransferEvent::Verifying { file: path("b") }, at(310));
+        tracker.hold(None);
+        assert_eq!(seen(&tracker.tick(at(600))), Some((Some(5), None)), "no byte, and still news");
+        let finished = TransferEvent::FileFinished { file: path("a"), path: "/m/a".into(), fetched: 10_000 };
+        assert_eq!(seen(&tracker.take(finished, at(700))), Some((Some(0), None)));
     }
 
     #[test]

@@ -125,6 +125,7 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Ve
         if waited.elapsed() > Duration::from_millis(100) {
             run.with_budget(&budget, |budget| budget.restart_clock(now()));
         }
+        run.tell(TransferEvent::FileProgress { file: file.path.clone(), bytes: 0, total: file.size, connections: 1 });
         let error = match once(run, file, &budget, fetched).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,

@@ -306,8 +306,8 @@ pub fn ten_jobs() -> Vec<JobStatus> {
     jobs[0].bytes = 4 * GIB;
     jobs[1].why =
         Some("org/some-model is gated: open its page, accept its terms, then sign in with a token".to_owned());
-    (jobs[3].rate, jobs[3].eta_s) = (Some(25 * MIB), Some(118));
-    (jobs[4].rate, jobs[4].eta_s) = (Some(0), None);
+    (jobs[3].rate, jobs[3].eta_s, jobs[3].connections) = (Some(25 * MIB), Some(118), Some(8));
+    (jobs[4].rate, jobs[4].eta_s, jobs[4].connections) = (Some(0), None, Some(0));
     jobs[5].bytes = 4 * GIB;
     jobs[6].why = Some("for room on /data: 2.10 GiB short".to_owned());
     jobs[7].why = Some("connection reset; again in 8 s".to_owned());

@@ -13,7 +13,7 @@ use crate::jobs::tracker::{TICK, Tracker};
 use crate::jobs::{JobEventKind, JobOutcome};
 use crate::model::RepoPath;
 use crate::provisioner::{DestinationKind, DownloadPlan, DownloadRequest, IdleModel};
-use crate::transfer::{EventSink, TransferEvent};
+use crate::transfer::{Courtesy, EventSink, TransferEvent};
 
 /// How often a job that waits for room or for another process looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
@@ -137,6 +137,7 @@ impl Performer {
                 downloaded = &mut transfer => break downloaded,
                 _ = ticks.tick() => {
                     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+                    tracker.hold(self.transfer.courtesy.as_ref().and_then(Courtesy::limit));
                     tracker.tick(begin.elapsed()).into_iter().for_each(&*run.tell);
                 }
             }

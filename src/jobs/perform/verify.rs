@@ -106,6 +106,8 @@ impl Teller {
                     rate: None,
                     eta_s: None,
                     path: None,
+                    connections: None,
+                    courtesy: None,
                 };
                 (self.tell)(progress);
             }
@@ -114,7 +116,16 @@ impl Teller {
         if total > 0 && self.told != now_told {
             self.told = now_told;
             let eta_s = self.meter.eta(now, total.saturating_sub(bytes)).map(|eta| eta.as_secs());
-            (self.tell)(JobEventKind::Progress { file: None, bytes, total, rate, eta_s, path: None });
+            (self.tell)(JobEventKind::Progress {
+                file: None,
+                bytes,
+                total,
+                rate,
+                eta_s,
+                path: None,
+                connections: None,
+                courtesy: None,
+            });
         }
     }
 }

@@ -298,6 +298,13 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
     page.field("rate", &job.rate.map(|rate| Rate(rate).to_string()).unwrap_or_default());
     let left = job.eta_s.map(|seconds| size::duration(Duration::from_secs(seconds)));
     page.field("left", &left.unwrap_or_default());
+    page.known("connections", job.connections.map(|connections| connections.to_string()));
+    page.known(
+        "courtesy",
+        state.queue.snapshot.held().filter(|_| job.courtesy.is_some()).map(|held| {
+            format!("holds all downloads together to {}, so that the link stays quick for others", Rate(held))
+        }),
+    );
     page.known("path", job.path.as_deref().map(|job| path(job, &state.facts.home)));
     if let Some(outcome) = job.outcome.as_deref() {
         result(page, outcome);
@@ -320,9 +327,21 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
         } else {
             format!("{}%", u128::from(file.bytes) * 100 / u128::from(file.total.max(1)))
         };
-        let name = text::cut_middle(&file.file, page.width.saturating_sub(17), page.ellipsis);
+        let connections = match file.connections {
+            0 => String::new(),
+            some => format!("{some} conn"),
+        };
+        let name = text::cut_middle(
+            &file.file,
+            page.width.saturating_sub(17 + 9 * usize::from(!connections.is_empty())),
+            page.ellipsis,
+        );
         let size = text::pad_left(&Bytes(file.total).to_string(), 9);
-        page.lines.push(vec![(format!("{} {size} ", text::pad_left(&progress, 5)), Role::Dim), (name, Role::Text)]);
+        page.lines.push(vec![
+            (format!("{} {size} ", text::pad_left(&progress, 5)), Role::Dim),
+            (name, Role::Text),
+            (text::pad_left(&connections, if connections.is_empty() { 0 } else { 9 }), Role::Dim),
+        ]);
     }
 }
 

@@ -74,6 +74,9 @@ fn heading(state: &State, dot: &str) -> String {
     if count(&[JobState::Running]) > 1 && rate > 0 {
         parts.push(Rate(rate).to_string());
     }
+    if let Some(held) = state.queue.snapshot.held() {
+        parts.push(format!("courtesy holds to {}", Rate(held)));
+    }
     if let Some(limit) = state.queue.snapshot.limit {
         parts.push(format!("limit {}", Rate(limit)));
     }
@@ -89,6 +92,8 @@ fn heading(state: &State, dot: &str) -> String {
 }
 
 const STATE: u16 = 9;
+/// Width of the connections.
+const CONNECTIONS: usize = 8;
 
 fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor: bool) {
     let symbols = canvas.look.symbols;
@@ -136,7 +141,7 @@ pub(super) fn word(job: &JobStatus) -> (&'static str, Role) {
     }
 }
 
-/// Percent, bar, bytes, rate and remaining time, as many as fit, in this order.
+/// Percent, bar, bytes, rate, remaining time and connections, as many as fit, in this order.
 fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role)> {
     let none = || symbols.none.to_owned();
     let mut cells = Vec::new();
@@ -156,6 +161,11 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
     let with_rate = take(10);
     let with_bytes = take(17);
     let with_eta = take(9);
+    // The bar comes first.
+    let with_connections = left >= 8 + CONNECTIONS + 1;
+    if with_connections {
+        left -= CONNECTIONS + 1;
+    }
     let bar = if left >= 8 { left.min(30) - 1 } else { 0 };
     if with_percent {
         let text = percent.map_or_else(none, |percent| format!("{percent}%"));
@@ -179,7 +189,11 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
     }
     if with_eta {
         let text = job.eta_s.map_or_else(none, |seconds| size::duration(Duration::from_secs(seconds)));
-        cells.push((text::pad_left(&text, 9), Role::Text));
+        cells.push((format!("{} ", text::pad_left(&text, 9)), Role::Text));
+    }
+    if with_connections {
+        let text = job.connections.map_or_else(none, |connections| format!("{connections} conn"));
+        cells.push((text::pad_left(&text, CONNECTIONS), Role::Text));
     }
     cells
 }
