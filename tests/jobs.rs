@@ -43,15 +43,20 @@ impl Bench {
     }
 
     async fn with(transfer: Options) -> Self {
-        let hub = TestHub::start().await;
         let scratch = tempfile::tempdir().unwrap();
-        let provisioner = ModelProvisioner::builder(scratch.path().join("models")).endpoint(hub.endpoint()).build();
+        let models = scratch.path().join("models");
+        Self::at(scratch, models, 3, transfer).await
+    }
+
+    async fn at(scratch: TempDir, models: PathBuf, downloads: usize, transfer: Options) -> Self {
+        let hub = TestHub::start().await;
+        let provisioner = ModelProvisioner::builder(models).endpoint(hub.endpoint()).build();
         let inventory = Inventory::new(vec![Arc::new(provisioner.store().clone())], Vec::new());
         let jobs = LocalJobs::start(
             provisioner,
             inventory.clone(),
             LocalJobsOptions {
-                downloads: 3,
+                downloads,
                 limit: None,
                 queue_file: Some(scratch.path().join("state/queue.json")),
                 deletion_log: Some(scratch.path().join("state/deletions.jsonl")),
@@ -63,7 +68,11 @@ impl Bench {
     }
 
     fn download(&self) -> JobId {
-        self.jobs.submit(JobSpec::Download(DownloadRequest::new(REPOSITORY))).unwrap()
+        self.download_of(REPOSITORY)
+    }
+
+    fn download_of(&self, repository: &str) -> JobId {
+        self.jobs.submit(JobSpec::Download(DownloadRequest::new(repository))).unwrap()
     }
 
     fn folder(&self) -> PathBuf {
@@ -226,4 +235,96 @@ async fn shutting_down_keeps_the_place_and_the_bytes() {
     let Some(JobOutcome::Fetched(fetched)) = done.outcome.as_deref() else { panic!("{:?}", done.outcome) };
     assert!(*fetched < bytes.len() as u64, "the partial was used");
     assert!(fs::read(bench.folder().join(FILE)).unwrap() == bytes);
+}
+
+/// A file system of its own; unmounted when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// `None`, and a line that says so, where this user may not mount.
+    fn new(folder: PathBuf, arguments: &[&str]) -> Option<Self> {
+        fs::create_dir_all(&folder).unwrap();
+        let output = std::process::Command::new("mount").args(arguments).arg(&folder).output();
+        if output.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(folder));
+        }
+        eprintln!("skipped: nothing can be mounted here: {output:?}");
+        None
+    }
+
+    /// ext2 has no way to claim blocks beforehand, so writes fail in the middle.
+    fn ext2(folder: PathBuf, image: &std::path::Path, mib: usize) -> Option<Self> {
+        fs::File::create(image).unwrap().set_len((mib * MIB) as u64).unwrap();
+        let made = std::process::Command::new("mkfs.ext2").args(["-q", "-F", "-m", "0"]).arg(image).status();
+        if !made.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: no file system can be made here");
+            return None;
+        }
+        Self::new(folder, &["-o", "loop", image.to_str().unwrap()])
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_lets_others_run_and_goes_on_when_there_is_some() {
+    let scratch = tempfile::tempdir().unwrap();
+    let models = scratch.path().join("models");
+    let Some(_mount) = Mount::new(models.clone(), &["-t", "tmpfs", "-o", "size=16m", "tmpfs"]) else { return };
+    let mut bench = Bench::at(scratch, models.clone(), 1, patient()).await;
+    let big = bench.hub.put_noise("org/Big-GGUF", "big-Q8_0.gguf", 24 * MIB);
+    for name in ["one", "two", "three"] {
+        bench.hub.put_noise(&format!("org/{name}-GGUF"), &format!("{name}-Q8_0.gguf"), MIB);
+    }
+    let large = bench.download_of("org/Big-GGUF");
+    let others = ["one", "two"].map(|name| bench.download_of(&format!("org/{name}-GGUF")));
+    let waiting = bench.until_state(large, JobState::Waiting).await;
+    assert!(waiting.why.as_deref().is_some_and(|why| why.contains(" short")), "{waiting:?}");
+    for other in others {
+        bench.until_state(other, JobState::Finished).await;
+    }
+    let status = bench.seen.job(large).unwrap();
+    assert!(status.state == JobState::Waiting && status.bytes == 0, "{status:?}");
+
+    let grown = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(&models).status();
+    assert!(grown.unwrap().success());
+    // The end of a download is an occasion to look again.
+    bench.download_of("org/three-GGUF");
+    let done = bench.until_state(large, JobState::Finished).await;
+    assert!(fs::read(done.path.unwrap()).unwrap() == big);
+    bench.jobs.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_while_a_job_runs_makes_it_wait_with_its_partial() {
+    let scratch = tempfile::tempdir().unwrap();
+    let models = scratch.path().join("models");
+    let image = scratch.path().join("image");
+    let Some(_mount) = Mount::ext2(models.clone(), &image, 32) else { return };
+    let mut bench = Bench::at(scratch, models.clone(), 1, patient()).await;
+    let bytes = bench.hub.put_noise(REPOSITORY, FILE, 16 * MIB);
+    bench.hub.put_noise("org/small-GGUF", "small-Q8_0.gguf", 1000);
+    bench.jobs.set_limit(Some(6 << 20));
+    let id = bench.download();
+    bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
+    let ballast = models.join("ballast");
+    let free = rbee_hive::disk::space::space(&models).unwrap().available as usize;
+    fs::write(&ballast, vec![1; free - 4 * MIB]).unwrap();
+    let waiting = bench.until_state(id, JobState::Waiting).await;
+    assert!(waiting.why.as_deref().is_some_and(|why| why.contains("not enough space")), "{waiting:?}");
+    assert!(waiting.bytes > MIB as u64, "{waiting:?}");
+    assert!(!models.join("model-gguf").join(FILE).exists());
+
+    fs::write(&ballast, b"").unwrap();
+    bench.jobs.set_limit(None);
+    bench.download_of("org/small-GGUF");
+    let done = bench.until_state(id, JobState::Finished).await;
+    let Some(JobOutcome::Fetched(fetched)) = done.outcome.as_deref() else { panic!("{:?}", done.outcome) };
+    assert!(*fetched < bytes.len() as u64, "the partial was used: {fetched}");
+    assert!(fs::read(done.path.unwrap()).unwrap() == bytes);
+    bench.jobs.shut_down().await;
 }

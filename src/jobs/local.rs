@@ -134,6 +134,10 @@ mod tests {
         Finish,
         Fail,
         Panic,
+        /// Gives its slot away.
+        LeaveSlot,
+        /// Wants it back, and tells when it has it.
+        TakeSlot,
     }
 
     /// Work that does what the test says and tells the test that it began and was discarded.
@@ -168,6 +172,15 @@ mod tests {
                             return Ok(Done { path: None, outcome: Some(JobOutcome::Fetched(100)) });
                         }
                         Some(Order::Fail) => return Err(Error::Damaged("it broke".into())),
+                        Some(Order::LeaveSlot) => run.slot.leave(),
+                        Some(Order::TakeSlot) => {
+                            let told = |error: &str| JobEventKind::Waiting { file: None, error: error.into() };
+                            if !run.slot.take() {
+                                (run.tell)(told("wants its slot"));
+                                run.slot.taken().await;
+                            }
+                            (run.tell)(told("has its slot"));
+                        }
                         Some(Order::Panic) => panic!("out of \u{1b}[31mluck"),
                         None => return Err(Error::Cancelled),
                     }
@@ -279,6 +292,44 @@ mod tests {
         bench.until_state(ids[3], Running).await;
         assert_eq!(bench.states(), [(1, Finished), (2, Running), (4, Running), (3, Queued)]);
         assert_eq!(bench.log(), ["run a", "run b", "run d"]);
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_is_given_away_comes_back_before_later_jobs() {
+        let mut bench = Bench::new(1, None);
+        let ids: Vec<JobId> = ["a", "b", "c"].iter().map(|name| bench.submit(name)).collect();
+        bench.until_state(ids[0], Running).await;
+        bench.order("a", Order::LeaveSlot);
+        bench.until_state(ids[1], Running).await;
+        assert_eq!(bench.states(), [(1, Running), (2, Running), (3, Queued)]);
+        bench.order("a", Order::TakeSlot);
+        let says = |words: &'static str| {
+            move |seen: &Snapshot| seen.job(JobId(1)).is_some_and(|job| job.why.as_deref() == Some(words))
+        };
+        bench.until("it waits for its slot", says("wants its slot")).await;
+        bench.order("b", Order::Finish);
+        bench.until("it has its slot", says("has its slot")).await;
+        assert_eq!(bench.seen.job(ids[2]).unwrap().state, Queued);
+        bench.order("a", Order::Finish);
+        bench.until_state(ids[2], Running).await;
+        assert_eq!(bench.log(), ["run a", "run b", "run c"]);
+    }
+
+    #[tokio::test]
+    async fn a_job_without_its_slot_can_be_paused_and_cancelled() {
+        let mut bench = Bench::new(1, None);
+        let ids: Vec<JobId> = ["a", "b", "c"].iter().map(|name| bench.submit(name)).collect();
+        bench.until_state(ids[0], Running).await;
+        bench.order("a", Order::LeaveSlot);
+        bench.until_state(ids[1], Running).await;
+        bench.jobs.control(ids[0], Control::Pause).unwrap();
+        bench.until_state(ids[0], Paused).await;
+        assert_eq!(bench.states(), [(2, Running), (1, Paused), (3, Queued)], "there is one slot, and it is taken");
+        bench.order("b", Order::LeaveSlot);
+        bench.until_state(ids[2], Running).await;
+        bench.jobs.control(ids[1], Control::Cancel).unwrap();
+        bench.until_state(ids[1], Cancelled).await;
+        assert_eq!(bench.log(), ["run a", "run b", "run c"]);
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod local;
 mod perform;
 mod queue_file;
 mod runner;
+mod slot;
 mod snapshot;
 mod spec;
 mod sweeping;

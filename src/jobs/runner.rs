@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::slot::Slot;
 use super::{JobEventKind, JobOutcome, JobSpec};
 use crate::error::Result;
 
@@ -20,6 +21,8 @@ pub(super) struct Run {
     pub(super) tell: Tell,
     /// Ends the run; what is on disk stays.
     pub(super) cancel: CancellationToken,
+    /// Of a download: given away while it waits for room.
+    pub(super) slot: Slot,
 }
 
 /// What a job came to.

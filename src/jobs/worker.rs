@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::queue_file::{Foreign, QueueFile, Saved};
 use super::runner::{Done, Run, Runner, Tell};
+use super::slot::{Hold, Slot};
 use super::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobSpec, JobState, Snapshot, Subscription, Update};
 use crate::error::{Error, Result};
 use crate::model::text;
@@ -36,6 +37,8 @@ pub(super) struct Worker {
     root: CancellationToken,
     /// Rung when the queue file no longer says what the queue is.
     changed: Arc<Notify>,
+    /// Rung when a slot for downloads may be free.
+    freed: Arc<Notify>,
     queue_file: Option<QueueFile>,
     /// Jobs of another models folder or hub: they stay in the file, and nothing but a cancellation touches them.
     foreign: HashMap<JobId, Foreign>,
@@ -66,6 +69,7 @@ struct Running {
     /// What becomes of it when the cancellation has taken effect.
     then: Then,
     claim: Claim,
+    hold: Hold,
 }
 
 /// What a job may not share while it runs.
@@ -138,6 +142,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             root: CancellationToken::new(),
             changed: Arc::new(Notify::new()),
+            freed: Arc::new(Notify::new()),
             queue_file,
             foreign: saved.foreign,
             me: me.clone(),
@@ -266,12 +271,12 @@ impl Worker {
 
     /// Stops the download that began last, so that its place goes to `id`, which is next. One that stops already will do.
     fn make_way(&self, state: &mut State, id: JobId) {
-        let stops = |run: &Running| run.claim == Claim::Download && run.then != Then::Keep;
+        let stops = |run: &Running| run.has_slot() && run.then != Then::Keep;
         if state.runs.values().any(stops) {
             return;
         }
         let running = state.snapshot.jobs.iter().rev().filter(|job| job.state.is_active()).map(|job| job.id);
-        let last = running.into_iter().find(|job| state.runs.get(job).is_some_and(|run| run.claim == Claim::Download));
+        let last = running.into_iter().find(|job| state.runs.get(job).is_some_and(|run| run.has_slot()));
         if let Some(run) = last.and_then(|last| state.runs.get_mut(&last)) {
             run.stop(Then::After(id));
         }
@@ -403,7 +408,11 @@ impl Worker {
     fn may_run(&self, state: &State, claim: &Claim, blocked: &[PathBuf]) -> bool {
         let mut running = state.runs.values().map(|run| &run.claim);
         match claim {
-            Claim::Download => running.filter(|other| *other == claim).count() < self.downloads,
+            Claim::Download => {
+                // One that had given its slot away has the first that is free.
+                let taken = |run: &&Running| run.claim == Claim::Download && run.hold != Hold::Left;
+                state.runs.values().filter(taken).count() < self.downloads
+            }
             Claim::Verify | Claim::Convert => !running.any(|other| other == claim),
             Claim::Nothing => true,
             Claim::Delete(stores) => {
@@ -419,9 +428,31 @@ impl Worker {
         }
     }
 
+    /// A download that waits for room lets others run.
+    pub(super) fn leave_slot(&self, id: JobId) {
+        let mut state = self.lock();
+        if let Some(run) = state.runs.get_mut(&id) {
+            run.hold = Hold::Left;
+        }
+        self.freed.notify_waiters();
+        self.start_what_can(&mut state);
+    }
+
+    /// Whether a download that has room now has a slot, too.
+    pub(super) fn take_slot(&self, id: JobId) -> bool {
+        let mut state = self.lock();
+        let held = state.runs.values().filter(|run| run.has_slot()).count();
+        // Its end was asked for if it is not there.
+        let Some(run) = state.runs.get_mut(&id) else { return true };
+        if run.hold != Hold::Held {
+            run.hold = if held < self.downloads { Hold::Held } else { Hold::Wanted };
+        }
+        run.hold == Hold::Held
+    }
+
     fn launch(&self, state: &mut State, id: JobId, spec: JobSpec, claim: Claim) {
         let cancel = self.root.child_token();
-        state.runs.insert(id, Running { cancel: cancel.clone(), then: Then::Keep, claim });
+        state.runs.insert(id, Running { cancel: cancel.clone(), then: Then::Keep, claim, hold: Hold::Held });
         self.emit(state, id, JobEventKind::Started { file: None, bytes: None, total: None });
         let worker = self.me.clone();
         let tell: Tell = Arc::new(move |kind| {
@@ -432,7 +463,8 @@ impl Worker {
                 }
             }
         });
-        let work = self.runner.run(Run { spec: spec.clone(), tell, cancel });
+        let slot = Slot::new(self.me.clone(), id, Arc::clone(&self.freed));
+        let work = self.runner.run(Run { spec: spec.clone(), tell, cancel, slot });
         // On a task of its own, so that a panic ends this job and nothing else.
         let task = self.tasks.spawn_on(work, &self.runtime);
         let Some(worker) = self.me.upgrade() else { return };
@@ -476,6 +508,7 @@ impl Worker {
                 self.forget_old(&mut state);
             }
         }
+        self.freed.notify_waiters();
         self.start_what_can(&mut state);
     }
 
@@ -493,7 +526,7 @@ impl Worker {
             self.emit(state, id, JobEventKind::Cancelled);
         }
         let cancel = self.root.child_token();
-        state.runs.insert(id, Running { cancel, then: Then::Discard, claim: Claim::Nothing });
+        state.runs.insert(id, Running { cancel, then: Then::Discard, claim: Claim::Nothing, hold: Hold::Held });
         let work = self.tasks.spawn_on(self.runner.discard(spec), &self.runtime);
         let Some(worker) = self.me.upgrade() else { return };
         self.tasks.spawn_on(
@@ -533,6 +566,11 @@ impl Worker {
 }
 
 impl Running {
+    /// Whether it has one of the slots for downloads.
+    fn has_slot(&self) -> bool {
+        self.claim == Claim::Download && self.hold == Hold::Held
+    }
+
     fn stop(&mut self, then: Then) {
         // What was asked for last counts, except that a discard is not taken back.
         if self.then != Then::Discard {

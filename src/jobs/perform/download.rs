@@ -36,8 +36,8 @@ impl Performer {
         let mut advice = Advice::default();
         loop {
             let before = Instant::now();
-            let mut shortage = None;
-            let error = match self.attempt(request, run, &mut shortage).await {
+            let (mut shortage, mut plan) = (None, None);
+            let error = match self.attempt(request, run, &mut plan, &mut shortage).await {
                 Err(error) if self.waits() && !error.is_cancelled() => error,
                 result => return result,
             };
@@ -50,8 +50,7 @@ impl Performer {
                 Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
                 Error::NoSpace { path, needed, available } => {
                     let shortage = shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
-                    let line = self.advice(shortage, &mut advice, run).await?;
-                    self.wait(line, run).await?;
+                    self.wait_for_room(shortage, plan, &mut advice, run).await?;
                     continue;
                 }
                 Error::Locked { .. } => {
@@ -84,6 +83,45 @@ impl Performer {
         }
     }
 
+    /// Waits until there may be room for `plan`. Other downloads run in the meantime; the job goes on when one of them has
+    /// made way again.
+    async fn wait_for_room(
+        &self,
+        mut shortage: Shortage,
+        plan: Option<DownloadPlan>,
+        advice: &mut Advice,
+        run: &Run,
+    ) -> Result<()> {
+        run.slot.leave();
+        loop {
+            let line = self.advice(shortage, advice, run).await?;
+            self.wait(line, run).await?;
+            let mut missing = None;
+            let still = match &plan {
+                // Without a plan nothing but another try tells.
+                None => None,
+                Some(plan) => match self.admit(plan, &mut missing).await {
+                    Err(Error::NoSpace { .. }) => missing,
+                    // It asks again when it has its turn, for others may be faster.
+                    Ok(_) | Err(_) => None,
+                },
+            };
+            match still {
+                Some(still) => shortage = still,
+                None => break,
+            }
+        }
+        if !run.slot.take() {
+            let error = "there is room now; for another download to end".to_owned();
+            (run.tell)(JobEventKind::Waiting { file: None, error });
+            tokio::select! {
+                () = run.cancel.cancelled() => return Err(Error::Cancelled),
+                () = run.slot.taken() => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Says what the job waits for, and waits until it may be there.
     async fn wait(&self, line: String, run: &Run) -> Result<()> {
         (run.tell)(JobEventKind::Waiting { file: None, error: line });
@@ -105,12 +143,19 @@ impl Performer {
         Ok(shortage.text(&advice.idle))
     }
 
-    async fn attempt(&self, request: &DownloadRequest, run: &Run, shortage: &mut Option<Shortage>) -> Result<Done> {
+    async fn attempt(
+        &self,
+        request: &DownloadRequest,
+        run: &Run,
+        planned: &mut Option<DownloadPlan>,
+        shortage: &mut Option<Shortage>,
+    ) -> Result<Done> {
         let planning = self.provisioner.plan_download(request);
         let plan = tokio::select! {
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
             plan = in_time(self.transfer.first_byte, planning, || self.endpoint()) => plan?,
         };
+        *planned = Some(plan.clone());
         let _admitted = self.admit(&plan, shortage).await?;
         let begin = Instant::now();
         let tracker = Arc::new(Mutex::new(Tracker::new()));
