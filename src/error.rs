@@ -198,8 +198,9 @@ pub enum Error {
     },
     /// The file system has too little room.
     #[error(
-        "not enough space in {}: {} needed, {} free, {} short",
-        printable(path), Bytes(*needed), Bytes(*available), Bytes(needed.saturating_sub(*available))
+        "not enough space in {}: {} needed, {} free, {} short{}",
+        printable(path), Bytes(*needed), Bytes(*available), Bytes(needed.saturating_sub(*available)),
+        advice.as_ref().map(|advice| format!("; {advice}")).unwrap_or_default()
     )]
     NoSpace {
         /// A folder on the file system.
@@ -208,6 +209,8 @@ pub enum Error {
         needed: u64,
         /// Bytes that this user may still write.
         available: u64,
+        /// What would make room, in words, where somebody looked.
+        advice: Option<String>,
     },
     /// Another process works on the same file.
     #[error("{} is being written by {holder}", printable(path))]

@@ -748,6 +748,7 @@ mod machine {
         };
         let ran = bench.run("download org/Big-GGUF").expect(1);
         assert!(ran.error().contains("not enough space") && ran.error().contains("short"), "{ran:?}");
+        assert!(ran.error().contains("no idle model there could make room"), "{ran:?}");
         assert_eq!(bench.hub.file_bytes_sent(), 0);
         assert!(bench.tree().iter().all(|path| !path.ends_with(".gguf")), "{:?}", bench.tree());
     }

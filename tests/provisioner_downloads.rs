@@ -435,11 +435,12 @@ async fn what_is_wrong_is_one_clear_line() {
     bench.hub.set_facts("org/gated", Facts { gate: Gate::Manual, ..Facts::default() });
     bench.hub.put_noise("org/incomplete", "m-Q4_K_M-00001-of-00003.gguf", 5_000);
     bench.hub.put_noise("org/incomplete", "m-Q4_K_M-00003-of-00003.gguf", 5_000);
+    let page = format!("ask for access at {}/org/gated", bench.hub.endpoint());
     let cases = [
         ("no-such-alias", vec!["'no-such-alias' not found in the catalog", "org/name", "tinyllama"]),
         ("gpt2", vec!["'gpt2' needs a conversion"]),
         ("org/Model-GGUF:Q3_K_S", vec!["org/Model-GGUF has no quantization 'Q3_K_S'", "Q4_K_M"]),
-        ("org/gated", vec!["org/gated is gated", "HF_TOKEN"]),
+        ("org/gated", vec!["org/gated is gated", &page, "HF_TOKEN"]),
         ("org/incomplete", vec!["m-Q4_K_M-00002-of-00003.gguf"]),
         ("org/Model-GGUF@no-such-branch", vec!["org/Model-GGUF has no revision 'no-such-branch'"]),
         ("../x", vec!["invalid reference '../x'"]),
@@ -454,6 +455,7 @@ async fn what_is_wrong_is_one_clear_line() {
     let missing = bench.refusal("org/missing").await;
     assert!(matches!(missing, Error::RepositoryNotFound { .. } | Error::SignIn { .. }), "{missing}");
     bench.nothing_was_written();
+    assert_eq!(bench.hub.file_bytes_sent(), 0);
 }
 
 #[tokio::test]

@@ -16,12 +16,12 @@ pub fn write_error(operation: &'static str, path: impl Into<PathBuf>, needed: u6
         let other = |words: &str| io::Error::new(source.kind(), words.to_owned());
         let source = match code {
             Some(Errno::DQUOT) => {
-                return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available: 0 };
+                return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available: 0, advice: None };
             }
             Some(Errno::NOSPC) => {
                 let available = super::space::space(&path).map_or(0, |space| space.available);
                 if available < needed.max(1) {
-                    return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available };
+                    return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available, advice: None };
                 }
                 other("the file system has no room for another file (its inodes are used up)")
             }

@@ -350,7 +350,7 @@ impl Run<'_> {
             }
             let available = space(destination.folder())?.available;
             if needed > available {
-                return Err(Error::NoSpace { path: destination.folder().to_owned(), needed, available });
+                return Err(Error::NoSpace { path: destination.folder().to_owned(), needed, available, advice: None });
             }
             Ok(())
         })

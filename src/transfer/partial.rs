@@ -203,5 +203,6 @@ pub(super) fn write_error(operation: &'static str, path: &Path, size: u64, error
         path: folder.to_owned(),
         needed: size.saturating_sub(held).max(1),
         available: space(folder).map_or(0, |space| space.available),
+        advice: None,
     }
 }

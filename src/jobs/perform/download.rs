@@ -39,6 +39,7 @@ impl Performer {
             let (mut shortage, mut plan) = (None, None);
             let error = match self.attempt(request, run, &mut plan, &mut shortage).await {
                 Err(error) if self.waits() && !error.is_cancelled() => error,
+                Err(error) => return Err(self.with_way_out(error, shortage, run).await),
                 result => return result,
             };
             if before.elapsed() > LONGEST_PAUSE {
@@ -48,7 +49,7 @@ impl Performer {
             let after = match error {
                 Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
                 Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
-                Error::NoSpace { path, needed, available } => {
+                Error::NoSpace { path, needed, available, .. } => {
                     let shortage = shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
                     self.wait_for_room(shortage, plan, &mut advice, run).await?;
                     continue;
@@ -130,6 +131,18 @@ impl Performer {
             () = sleep(LOOK_AGAIN) => Ok(()),
             () = self.room.changed() => Ok(()),
         }
+    }
+
+    /// A shortage with what would make room, for somebody who does not wait.
+    async fn with_way_out(&self, error: Error, shortage: Option<Shortage>, run: &Run) -> Error {
+        let Error::NoSpace { path, needed, available, .. } = error else { return error };
+        let short = shortage.unwrap_or(Shortage { path: path.clone(), needed, free: available, claimed: 0 });
+        let (inventory, place, cancel) = (self.inventory.clone(), path.clone(), run.cancel.clone());
+        let advice = match blocking(move || inventory.idle_models(&place, &cancel)).await {
+            Ok(idle) if short.missing() > 0 => Some(short.advice(&idle)),
+            _ => None,
+        };
+        Error::NoSpace { path, needed, available, advice }
     }
 
     /// What is missing, and which models would make room. The stores are looked through once in a while, not at every look

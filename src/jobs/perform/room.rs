@@ -69,7 +69,7 @@ impl Shortage {
     /// The error for somebody who does not wait.
     pub(super) fn into_error(self) -> Error {
         let available = self.free.saturating_sub(self.claimed);
-        Error::NoSpace { path: self.path, needed: self.needed, available }
+        Error::NoSpace { path: self.path, needed: self.needed, available, advice: None }
     }
 
     /// What is missing, and what would make room, in a line.
@@ -87,7 +87,12 @@ impl Shortage {
             line.push_str("; the quota of this user may be used up");
             return line;
         }
-        line.push_str(&format!(", {} short", Bytes(self.missing())));
+        line.push_str(&format!(", {} short; {}", Bytes(self.missing()), self.advice(idle)));
+        line
+    }
+
+    /// What would make room, in words.
+    pub(super) fn advice(&self, idle: &[IdleModel]) -> String {
         let mut freed: u64 = 0;
         let enough = idle.iter().position(|model| {
             freed = freed.saturating_add(model.reclaimable_bytes);
@@ -99,15 +104,14 @@ impl Shortage {
             .map(|idle| format!("{} ({})", text::printable(&idle.model.to_string()), Bytes(idle.reclaimable_bytes)))
             .collect();
         let named = named.join(", ");
-        line.push_str(&match enough {
-            _ if named.is_empty() => "; no idle model there could make room".to_owned(),
+        match enough {
+            _ if named.is_empty() => "no idle model there could make room".to_owned(),
             Some(last) if last >= NAMED => {
-                format!("; idle, and together enough: {named} and {} more", last + 1 - NAMED)
+                format!("idle, and together enough: {named} and {} more", last + 1 - NAMED)
             }
-            Some(_) => format!("; idle, and enough to delete: {named}"),
-            None => format!("; idle, but not enough to delete: {named}"),
-        });
-        line
+            Some(_) => format!("idle, and enough to delete: {named}"),
+            None => format!("idle, but not enough to delete: {named}"),
+        }
     }
 }
 

@@ -178,7 +178,7 @@ impl ModelProvisioner {
     }
 
     /// [`Self::converter`] for an entry of the catalog, before anything of it is fetched.
-    pub(super) fn converter_of(&self, entry: &CatalogEntry) -> Result<Converter> {
+    pub(crate) fn converter_of(&self, entry: &CatalogEntry) -> Result<Converter> {
         find::find(self.converter_settings()).map_err(|reason| Error::ConversionUnavailable {
             alias: entry.alias.clone(),
             detail: format!("{} to {}", entry.repository, entry.file),
@@ -319,7 +319,7 @@ fn room(conversion: &Conversion, source: &check::Source) -> Result<()> {
     let needed = source.parameters.unwrap_or(0).saturating_mul(bits) / 8;
     let available = space::space(&conversion.folder)?.available;
     if needed > available {
-        return Err(Error::NoSpace { path: conversion.folder.clone(), needed, available });
+        return Err(Error::NoSpace { path: conversion.folder.clone(), needed, available, advice: None });
     }
     Ok(())
 }
