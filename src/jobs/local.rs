@@ -65,7 +65,8 @@ impl LocalJobs {
     #[must_use]
     pub fn start(provisioner: ModelProvisioner, inventory: Inventory, options: LocalJobsOptions) -> Self {
         let LocalJobsOptions { downloads, limit, queue_file, deletion_log, transfer } = options;
-        let home = Home::new(provisioner.store().root(), provisioner.endpoint());
+        let cache = provisioner.hf_store().ok().map(Store::root);
+        let home = Home::new(provisioner.store().root(), provisioner.endpoint()).with_hf_cache(cache);
         let runner = Performer::new(provisioner, inventory, transfer, deletion_log, queue_file.clone());
         runner.set_limit(limit);
         Self::with_runner(Arc::new(runner), downloads, limit, queue_file, Some(home))

@@ -155,7 +155,10 @@ impl QueueFile {
         }
         let Saved { next, jobs, mut foreign } = content();
         let entry = |job: JobStatus| Entry {
-            home: foreign.remove(&job.id).map(|foreign| foreign.home).or_else(|| self.home.clone()),
+            home: foreign.remove(&job.id).map(|foreign| foreign.home).or_else(|| match &job.spec {
+                JobSpec::Download(request) => self.home.as_ref().map(|home| home.of(request)),
+                _ => self.home.clone(),
+            }),
             id: job.id,
             spec: job.spec,
             state: job.state,
@@ -239,7 +242,7 @@ fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, Str
         };
         (job.why, job.bytes, job.total) = (entry.why, entry.bytes, entry.total);
         match (entry.home, present) {
-            (Some(home), Some(present)) if home != *present => {
+            (Some(home), Some(present)) if !home.is_in(present) => {
                 let why = home.why_not_in(present);
                 let mut shown = JobStatus::new(job.id, job.spec.clone());
                 (shown.state, shown.why) = (JobState::Paused, Some(why.clone()));
@@ -368,6 +371,33 @@ mod tests {
         let back = QueueFile::open(&path, Some(theirs)).saved;
         assert_eq!(states(&back), [(1, JobState::Queued), (2, JobState::Paused)]);
         assert_eq!((back.jobs[0].bytes, back.jobs[0].why.as_deref()), (10, None));
+    }
+
+    #[test]
+    fn a_download_into_one_cache_does_not_go_on_in_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        let home = |cache: &str| {
+            let home = Home::new(&folder.path().join("models"), "https://one.example".to_owned());
+            home.with_hf_cache(Some(&folder.path().join(cache)))
+        };
+        let mut into_cache = job(1, JobState::Running);
+        let JobSpec::Download(request) = &mut into_cache.spec else { panic!("a download") };
+        request.to = DestinationKind::Hf;
+        let snapshot = Snapshot { jobs: vec![into_cache, job(2, JobState::Running)], ..Snapshot::default() };
+        let file = QueueFile::open(&path, Some(home("one"))).file.unwrap();
+        file.write(|| Saved::of(&snapshot, 3, &HashMap::new())).unwrap();
+        drop(file);
+
+        let opened = QueueFile::open(&path, Some(home("two")));
+        assert_eq!(states(&opened.saved), [(1, JobState::Paused), (2, JobState::Queued)]);
+        let why = opened.saved.jobs[0].why.clone().unwrap();
+        assert!(why.contains("/one at ") && why.contains("HF_HUB_CACHE="), "{why}");
+        let (jobs, foreign) = (opened.saved.jobs.clone(), opened.saved.foreign.clone());
+        opened.file.unwrap().write(|| Saved { next: 3, jobs, foreign }).unwrap();
+        drop(opened.saved);
+        let back = QueueFile::open(&path, Some(home("one"))).saved;
+        assert_eq!(states(&back), [(1, JobState::Paused), (2, JobState::Queued)]);
     }
 
     #[test]
