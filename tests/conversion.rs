@@ -130,6 +130,8 @@ fn without_a_converter_the_way_out_is_said_and_the_rest_is_kept() {
     for part in ["'gpt2' needs a conversion", "git clone", "pip install -r", "converter = ", "config.toml"] {
         assert!(line.contains(part), "{part}: {line}");
     }
+    let first = ran.stderr.lines().next().unwrap();
+    assert!(first.contains("'gpt2' needs a conversion") && first.ends_with("fetched now and kept"), "{ran:?}");
     nothing_published(&bench);
     assert_eq!(gpt2_in_catalog(&bench)["installed"], false);
     // Later it goes on from there, without the hub.

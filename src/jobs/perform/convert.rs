@@ -26,6 +26,12 @@ impl Performer {
                 return Ok(Done { path: Some(path), outcome: Some(JobOutcome::Converted(0)) });
             }
         }
+        // It is known to end in that error unless somebody installs one meanwhile; what is fetched is needed anyway.
+        let (provisioner, wanted) = (self.provisioner.clone(), entry.clone());
+        if let Err(error) = blocking(move || provisioner.converter_of(&wanted)).await? {
+            let line = format!("{error}; the files are fetched now and kept");
+            (run.tell)(JobEventKind::Output { line });
+        }
         // Forcing is about the result; what it is made from was verified when it came. Both lie in one folder.
         let source = DownloadRequest { force: false, to: DestinationKind::Flat, ..request.clone() };
         self.download(&source, run).await?;
