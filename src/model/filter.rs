@@ -180,7 +180,14 @@ impl Term {
                 model.quantizations.iter().any(|quantization| quantization.as_str().to_lowercase().contains(part))
             }
             Self::Owner(name) => model.owner.as_deref() == Some(name),
-            Self::Mount(path) => model.mount.as_deref() == Some(Path::new(path)),
+            Self::Mount(path) => {
+                // A folder stands for the part of its file system that lies below it.
+                let path = Path::new(path);
+                model
+                    .mount
+                    .as_deref()
+                    .is_some_and(|mount| mount == path || (path.starts_with(mount) && model.path.starts_with(path)))
+            }
             Self::Kind(kind) => {
                 use super::ModelKind::{Dataset, Model, Other, Space};
                 kind == match model.kind {
@@ -392,6 +399,9 @@ mod tests {
             "quant:F16",
             "owner:alice",
             "mount:/data",
+            "mount:/data/",
+            "mount:/data//models/",
+            "mount:/data/models/tinyllama",
             "kind:model",
             "tiny size>1G store:flat",
         ];
@@ -406,7 +416,11 @@ mod tests {
             "store:hf",
             "quant:q8",
             "owner:bob",
+            "owner:Alice",
             "mount:/",
+            "mount:/dat",
+            "mount:/data/other",
+            "mount:/data/models/tiny",
             "kind:dataset",
             "idle",
             "damaged",
