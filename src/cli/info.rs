@@ -36,7 +36,7 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
                 .find(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
             let details = inventory.details(&target.model)?;
             let memory = MemoryProbe::default().read();
-            let report = fit::report(&details.model, details.metadata.as_deref(), &details.files, &memory, &conditions);
+            let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);
             Ok::<_, crate::Error>((details, report))
         })
         .await?;

@@ -4,7 +4,11 @@ use serde::Serialize;
 
 use crate::format::{Metadata, Structure};
 use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Weights, fit, need};
-use crate::model::{Bytes, Model, ModelFile, ModelKind, Role};
+use crate::model::{Bytes, Model, ModelKind, text};
+use crate::store::loads::{Load, Loads};
+
+/// Quantizations that are listed for people.
+const MOST_SHOWN: usize = 32;
 
 /// Whether a model fits, with everything that the sum was made from. Serialises as `fit` of `info --json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,6 +20,20 @@ pub struct FitReport {
     pub inputs: Inputs,
     /// The memory that they were compared with.
     pub memory: HostMemory,
+    /// The quantization that was judged, of a row that has several: the one that fits best, the smallest of equals.
+    pub quantization: Option<String>,
+    /// Each quantization of such a row.
+    pub quantizations: Vec<QuantizationFit>,
+}
+
+/// Whether one of several quantizations fits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizationFit {
+    /// Its label.
+    pub quantization: String,
+    /// Word, figures and the parts of the sum.
+    #[serde(flatten)]
+    pub fit: Fit,
 }
 
 /// What the sum was computed from.
@@ -36,27 +54,57 @@ pub struct Inputs {
     pub embedding_length: Option<u64>,
 }
 
-/// Whether a row fits; `None` for what is no model. `files` adds the projector, where the files are known.
+/// Whether a row fits; `None` for what is no model. Of several quantizations that which fits best is judged.
 #[must_use]
 pub fn fit_of_row(
     model: &Model,
     metadata: Option<&Metadata>,
-    files: &[ModelFile],
+    loads: &Loads,
     host: &HostMemory,
     conditions: &Conditions,
 ) -> Option<Fit> {
+    judge(model, metadata, loads, host, conditions).map(|judged| judged.fit)
+}
+
+/// What was judged, and each quantization where there are several.
+struct Judged<'a> {
+    fit: Fit,
+    load: Option<&'a Load>,
+    all: Vec<QuantizationFit>,
+}
+
+fn judge<'a>(
+    model: &Model,
+    metadata: Option<&Metadata>,
+    loads: &'a Loads,
+    host: &HostMemory,
+    conditions: &Conditions,
+) -> Option<Judged<'a>> {
     if model.kind != ModelKind::Model || metadata.is_some_and(|metadata| metadata.sidecar) {
         return None;
     }
-    let projectors = files.iter().filter(|file| file.role == Role::Mmproj).map(|file| file.size_bytes);
-    let needs = match metadata {
-        None => Err("no header of it can be read".to_owned()),
-        Some(metadata) => weights(model, metadata).and_then(|bytes| {
-            let weights = Weights { bytes, extra_bytes: projectors.fold(0, u64::saturating_add) };
-            need(&metadata.shape, weights, metadata.layers, metadata.context_length, conditions)
-        }),
+    let needs = |metadata: &Metadata, bytes: u64| {
+        let weights = Weights { bytes, extra_bytes: loads.extra_bytes };
+        need(&metadata.shape, weights, metadata.layers, metadata.context_length, conditions)
     };
-    Some(fit(needs, host))
+    if loads.quantizations.is_empty() {
+        let needs = match metadata {
+            None => Err("no header of it can be read".to_owned()),
+            Some(metadata) => weights(model, metadata).and_then(|bytes| needs(metadata, bytes)),
+        };
+        return Some(Judged { fit: fit(needs, host), load: None, all: Vec::new() });
+    }
+    let mut all: Vec<(&Load, Fit)> = Vec::new();
+    for load in &loads.quantizations {
+        let bytes = load.metadata.tensor_bytes.filter(|_| load.whole);
+        let bytes = bytes.ok_or_else(|| "not all of its weights are here".to_owned());
+        all.push((load, fit(bytes.and_then(|bytes| needs(&load.metadata, bytes)), host)));
+    }
+    let best = all.iter().min_by_key(|(_, fit)| (fit.verdict, fit.need_bytes.unwrap_or(u64::MAX)))?;
+    let (load, fit) = (best.0, best.1.clone());
+    let label = |load: &Load| load.quantization.as_str().to_owned();
+    let all = all.into_iter().map(|(load, fit)| QuantizationFit { quantization: label(load), fit }).collect();
+    Some(Judged { fit, load: Some(load), all })
 }
 
 /// [`fit_of_row`] with what it was made from.
@@ -64,11 +112,12 @@ pub fn fit_of_row(
 pub fn report(
     model: &Model,
     metadata: Option<&Metadata>,
-    files: &[ModelFile],
+    loads: &Loads,
     host: &HostMemory,
     conditions: &Conditions,
 ) -> Option<FitReport> {
-    let fit = fit_of_row(model, metadata, files, host, conditions)?;
+    let Judged { fit, load, all } = judge(model, metadata, loads, host, conditions)?;
+    let metadata = load.map(|load| &*load.metadata).or(metadata);
     let inputs = Inputs {
         conditions: *conditions,
         trained_context: metadata.and_then(|metadata| metadata.context_length),
@@ -77,7 +126,8 @@ pub fn report(
         vocabulary: metadata.and_then(|metadata| metadata.shape.vocabulary),
         embedding_length: metadata.and_then(|metadata| metadata.shape.embedding_length),
     };
-    Some(FitReport { fit, inputs, memory: host.clone() })
+    let quantization = load.map(|load| load.quantization.as_str().to_owned());
+    Some(FitReport { fit, inputs, memory: host.clone(), quantization, quantizations: all })
 }
 
 /// Whether weights of so many bytes fit, which are not here yet: `metadata` is what the header of any of the repository's
@@ -114,6 +164,9 @@ impl FitReport {
     #[must_use]
     pub fn answer(&self) -> String {
         let mut line = self.fit.label();
+        if let Some(quantization) = &self.quantization {
+            line = format!("{}: {line}", text::printable(quantization));
+        }
         if let (Some(free), false) = (self.fit.free_bytes, self.fit.devices.is_empty()) {
             line.push_str(&format!(", of {} free {} {}", whole(free), self.preposition(), self.fit.devices.join(", ")));
         }
@@ -151,6 +204,12 @@ impl FitReport {
             let times = if devices > 1 { format!(" on each of {devices}") } else { String::new() };
             lines.push(("compute", format!("{}{times}", Bytes(compute))));
             lines.push(("overhead", format!("{}{times}", Bytes(overhead))));
+        }
+        for other in self.quantizations.iter().take(MOST_SHOWN) {
+            lines.push(("", format!("{}: {}", text::printable(&other.quantization), other.fit.label())));
+        }
+        if let Some(more) = self.quantizations.len().checked_sub(MOST_SHOWN).filter(|more| *more > 0) {
+            lines.push(("", format!("and {more} more")));
         }
         for gpu in &self.memory.gpus {
             lines.push(("free", device(gpu)));

@@ -10,6 +10,7 @@ pub mod hf;
 pub mod large;
 pub mod llama_cpp;
 pub mod lm_studio;
+pub mod loads;
 mod memory;
 pub mod ollama;
 pub mod parts;
@@ -28,6 +29,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use large::LargeFile;
+pub use loads::{Load, Loads};
 pub use parts::{Figures, QuantizationPart, SharedFile};
 
 use self::fingerprint::Fingerprint;
@@ -47,6 +49,8 @@ pub struct Row {
     pub usage: Usage,
     /// What the header of its first weights file tells, if one was read.
     pub metadata: Option<Arc<Metadata>>,
+    /// What a program would load of it beside those.
+    pub loads: Loads,
     /// Those of its files that are worth comparing with other rows', as far as anything tells their content.
     pub large: Vec<LargeFile>,
 }
@@ -55,13 +59,19 @@ impl Row {
     /// A row of which nothing is known beyond the names and figures in `model`.
     #[must_use]
     pub fn new(model: Model, usage: Usage) -> Self {
-        Self { model, usage, metadata: None, large: Vec::new() }
+        Self { model, usage, metadata: None, loads: Loads::default(), large: Vec::new() }
     }
 
     /// With what a header told.
     #[must_use]
     pub fn with_metadata(self, metadata: Option<Arc<Metadata>>) -> Self {
         Self { metadata, ..self }
+    }
+
+    /// With what a program would load.
+    #[must_use]
+    pub fn with_loads(self, loads: Loads) -> Self {
+        Self { loads, ..self }
     }
 
     /// With its large files.
@@ -86,6 +96,9 @@ pub struct Details {
     pub evidence: Evidence,
     /// What the header of its first weights file tells.
     pub metadata: Option<Arc<Metadata>>,
+    /// What a program would load of it beside those.
+    #[serde(skip)]
+    pub loads: Loads,
     /// Its quantizations with what each takes, where it has several.
     pub parts: Vec<QuantizationPart>,
     /// Files that other rows of its store use, too.
@@ -102,15 +115,16 @@ impl Details {
             revisions: Vec::new(),
             evidence: Evidence::default(),
             metadata: None,
+            loads: Loads::default(),
             parts: Vec::new(),
             shared: Vec::new(),
         }
     }
 
-    /// With what a header told.
+    /// With what the headers told.
     #[must_use]
-    pub fn with_metadata(self, metadata: Option<Arc<Metadata>>) -> Self {
-        Self { metadata, ..self }
+    pub fn with_headers(self, metadata: Option<Arc<Metadata>>, loads: Loads) -> Self {
+        Self { metadata, loads, ..self }
     }
 }
 

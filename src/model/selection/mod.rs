@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::repo_path::wildcard;
 use super::{FileName, Quantization, RemoteFile, RepoPath, Role, text};
 use crate::error::{Error, Result};
+pub(crate) use projector::precision_rank;
 pub use projector::{is_projector, projector, with_projector};
 use safetensors::safetensors_set;
 

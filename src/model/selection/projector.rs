@@ -11,22 +11,23 @@ const PRECISIONS: [&str; 4] = ["f16", "bf16", "q8_0", "f32"];
 /// where there are several, else BF16, Q8_0, F32, else the first by name.
 #[must_use]
 pub fn projector<'a>(files: &'a [RemoteFile], weights: &str) -> Option<&'a RemoteFile> {
-    let rank = |name: &str| {
-        let lower = name.to_ascii_lowercase();
-        // The label stands behind a separator: "bf16" is no "f16".
-        let has = |label: &&str| {
-            lower.split(['-', '.', '_']).any(|part| part == *label) || lower.contains(&format!("-{label}."))
-        };
-        PRECISIONS.iter().position(has).unwrap_or(PRECISIONS.len())
-    };
     let above = |path: &str| {
         let (here, there) = (folder(path), folder(weights));
         here.is_empty() || here == there || there.starts_with(&format!("{here}/"))
     };
     files.iter().filter(|file| is_projector(file.path.as_str()) && above(file.path.as_str())).min_by_key(|file| {
         let path = file.path.as_str();
-        (std::cmp::Reverse(folder(path).len()), rank(file.path.file_name()), path)
+        (std::cmp::Reverse(folder(path).len()), precision_rank(file.path.file_name()), path)
     })
+}
+
+/// Where a projector of that name stands among others: loaders are given the lowest.
+pub(crate) fn precision_rank(name: &str) -> usize {
+    let lower = name.to_ascii_lowercase();
+    // The label stands behind a separator: "bf16" is no "f16".
+    let has =
+        |label: &&str| lower.split(['-', '.', '_']).any(|part| part == *label) || lower.contains(&format!("-{label}."));
+    PRECISIONS.iter().position(has).unwrap_or(PRECISIONS.len())
 }
 
 /// Whether a path names a projector.

@@ -286,7 +286,7 @@ impl<L: Layout> Store for FileStore<L> {
             What::Unit(unit) => self.shared(unit),
             _ => Vec::new(),
         };
-        Ok(Details { shared, ..Details::new(row.model, files).with_metadata(row.metadata) })
+        Ok(Details { shared, ..Details::new(row.model, files).with_headers(row.metadata, row.loads) })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

@@ -135,7 +135,7 @@ impl<L: Layout> FileStore<L> {
             protected: false,
             duplicate: false,
         };
-        Row::new(model, usage).with_large(large).with_metadata(header)
+        Row::new(model, usage).with_large(large).with_metadata(header).with_loads(weights.loads)
     }
 
     /// What other rows use, too.

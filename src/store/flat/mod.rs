@@ -351,7 +351,7 @@ impl Store for FlatStore {
             Found::Model(folder) => self.model_files(folder, |_| true),
             _ => Vec::new(),
         };
-        Ok(Details::new(row.model, files).with_metadata(row.metadata))
+        Ok(Details::new(row.model, files).with_headers(row.metadata, row.loads))
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

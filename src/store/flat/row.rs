@@ -148,7 +148,7 @@ impl FlatStore {
             protected: false,
             duplicate: false,
         };
-        Row::new(model, usage).with_large(large).with_metadata(weights.first)
+        Row::new(model, usage).with_large(large).with_metadata(weights.first).with_loads(weights.loads)
     }
 
     /// The repository that the folder was filled from, as far as a record or the catalog tells.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::folder::{Class, ModelFolder, SetKey, WeightSet, ranges};
 use crate::format::{Metadata, Structure};
-use crate::model::{Bytes, Format, Quantization, text};
+use crate::model::{Bytes, Format, Quantization, Role, text};
 use crate::store::headers::Headers;
+use crate::store::loads::{Load, Loads, Projector};
 use crate::store::planning::{lexical, way_of_link};
 use crate::store::surroundings::Warnings;
 use crate::store::tree::Entry;
@@ -19,6 +20,7 @@ pub(in crate::store) struct Weights {
     pub(in crate::store) parameters: Option<u64>,
     pub(in crate::store) first: Option<Arc<Metadata>>,
     pub(in crate::store) complete: bool,
+    pub(in crate::store) loads: Loads,
 }
 
 /// What the headers of one set tell.
@@ -26,12 +28,15 @@ pub(in crate::store) struct Weights {
 struct SetFigures {
     first: Option<Arc<Metadata>>,
     parameters: Option<u64>,
+    /// Files that are there and whole, as far as their headers tell.
+    readable: usize,
 }
 
 impl ModelFolder {
     /// Reads the headers of all sets; what is wrong with them goes to `warnings`.
     pub(in crate::store) fn weights(&self, root: &Path, headers: &Headers, warnings: &mut Warnings) -> Weights {
         let mut weights = Weights { complete: true, ..Weights::default() };
+        let mut loads = Vec::new();
         for set in &self.sets {
             let told = self.check_set(set, root, headers, warnings, &mut weights.complete);
             if told.first.as_ref().is_some_and(|metadata| metadata.sidecar) && self.sets.len() > 1 {
@@ -45,10 +50,19 @@ impl ModelFolder {
                 weights.first.clone_from(&told.first);
             }
             let label = set.quantization(told.first.as_deref());
+            if let (Some(label), Some(metadata), Format::Gguf) = (&label, &told.first, format) {
+                let parts = set.missing.is_empty() && told.readable == set.members.len();
+                loads.push(Load::new(label.clone(), Arc::clone(metadata), parts));
+            }
             if let Some(label) = label.filter(|label| !weights.quantizations.contains(label)) {
                 weights.quantizations.push(label);
             }
         }
+        let mut projector = Projector::default();
+        for (_, entry, _) in self.content().filter(|(_, entry, role)| entry.is_file() && *role == Role::Mmproj) {
+            projector.look(&text::escape(entry.path.as_os_str()), entry.status.size_bytes);
+        }
+        weights.loads = Loads::new(projector, loads);
         let partials = self.tree.entries.iter().zip(&self.classes).filter_map(|(entry, class)| match class {
             Class::Staging { target, journal: false } => Some((entry, target)),
             _ => None,
@@ -116,6 +130,7 @@ impl ModelFolder {
                         }
                         Structure::Whole | Structure::Partial => {}
                     }
+                    told.readable += usize::from(!matches!(metadata.structure, Structure::Truncated { .. }));
                     parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
                     for warning in &metadata.warnings {
                         warnings.add(&format!("{}: {warning}", shown(&entry.path)));

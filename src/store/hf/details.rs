@@ -10,6 +10,7 @@ use super::read::{Blob, Content, Entry, Ref, Repository, Revision as ReadRevisio
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::model::{Digest, FileName, Inode, ModelFile, Role, text};
+use crate::store::loads::Projector;
 use crate::store::{Revision, SharedFile};
 
 /// A file of one or more revisions.
@@ -172,6 +173,11 @@ pub(super) struct WeightsFile<'a> {
 }
 
 impl WeightsFile<'_> {
+    /// The revision that it was found in.
+    pub(super) fn commit(&self) -> &OsStr {
+        &self.revision.commit
+    }
+
     /// Path in the revision.
     pub(super) fn path(&self) -> &Path {
         &self.entry.path
@@ -190,8 +196,24 @@ impl WeightsFile<'_> {
     }
 }
 
-/// Every weights file once, those of the first set in the revision that `main` names before all others.
-pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
+/// The projector that a program would load with the weights of the first revision.
+pub(super) fn projector(repository: &Repository) -> Projector {
+    let mut projector = Projector::default();
+    if let Some(revision) = by_name(repository).first() {
+        for entry in revision.entries.iter().filter(|entry| entry.path.to_str().is_some()) {
+            let name = entry.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            if Role::of(name) == Role::Mmproj
+                && let Some((_, status)) = bytes_of(repository, entry)
+            {
+                projector.look(&text::escape(entry.path.as_os_str()), status.size_bytes);
+            }
+        }
+    }
+    projector
+}
+
+/// The revisions, that of `main` first, then those that have a name.
+fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
     let mut revisions: Vec<_> = repository.revisions.iter().collect();
     revisions.sort_by_cached_key(|revision| {
         let named = |r: &&Ref| r.commit.as_deref().is_some_and(|c| OsStr::new(c) == revision.commit);
@@ -199,6 +221,12 @@ pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
         let none = refs.peek().is_none();
         (!refs.any(|r| r.name.as_os_str() == "main"), none)
     });
+    revisions
+}
+
+/// Every weights file once, those of the first set in the revision that `main` names before all others.
+pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
+    let revisions = by_name(repository);
     let mut seen = BTreeSet::new();
     let mut files = Vec::new();
     let mut first: Option<(&OsStr, &Path, FileName<'_>)> = None;

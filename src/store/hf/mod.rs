@@ -14,6 +14,7 @@ mod plan;
 mod read;
 mod row;
 mod scan;
+mod sets;
 mod sweep;
 mod write;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::beside::Beside;
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
+use super::loads::{Load, Loads};
 use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
 use super::verify::Expected;
@@ -39,6 +41,7 @@ use crate::model::{
 use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
+use sets::Sets;
 pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 
 /// A hub cache: the folder that holds `models--org--name`.
@@ -114,11 +117,14 @@ impl HfStore {
 
     /// Adds to `row` what the headers of its weights tell.
     fn add_headers(&self, repository: &Repository, row: &mut Row) {
-        row.metadata = self.read_headers(repository, &mut row.model);
+        let mut loads = Vec::new();
+        row.metadata = self.read_headers(repository, &mut row.model, &mut loads);
+        row.loads = Loads::new(details::projector(repository), loads);
     }
 
     /// Adds to `model` what the headers of its weights tell. Gives that of the first.
-    fn read_headers(&self, repository: &Repository, model: &mut Model) -> Option<Arc<Metadata>> {
+    fn read_headers(&self, repository: &Repository, model: &mut Model, loads: &mut Vec<Load>) -> Option<Arc<Metadata>> {
+        let mut sets = Sets::default();
         let mut first: Option<Arc<Metadata>> = None;
         let mut parameters = Some(0_u64);
         let mut quantizations = Vec::new();
@@ -142,6 +148,7 @@ impl HfStore {
                         parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
                     }
                     quantizations.extend(metadata.quantization.clone());
+                    sets.add(&file, metadata);
                     match &mut first {
                         None => first = Some(self.described(&file, metadata, &mut warnings)),
                         Some(first) if file.first_set => Arc::make_mut(first).add_part(metadata),
@@ -156,6 +163,7 @@ impl HfStore {
             }
         }
         model.warnings.extend(warnings.finish());
+        loads.extend(sets.loads());
         let metadata = first?;
         model.architecture.clone_from(&metadata.architecture);
         model.context_length = metadata.context_length;
@@ -235,7 +243,7 @@ impl Store for HfStore {
         Ok(Details {
             revisions: details::revisions(&repository, &users_of),
             shared: details::shared(&repository, &all),
-            ..Details::new(row.model, details::files(&repository)).with_metadata(row.metadata)
+            ..Details::new(row.model, details::files(&repository)).with_headers(row.metadata, row.loads)
         })
     }
 

@@ -160,7 +160,7 @@ impl Store for OllamaStore {
         let row = self.row(&contents, at, &users, &mut Surroundings::default());
         let files = self.files(&contents, &contents.tags[at]);
         let shared = self.shared(&contents, at);
-        Ok(Details { shared, ..Details::new(row.model, files).with_metadata(row.metadata) })
+        Ok(Details { shared, ..Details::new(row.model, files).with_headers(row.metadata, row.loads) })
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {

@@ -11,6 +11,7 @@ use crate::disk::usage::Usage;
 use crate::format::{Metadata, Structure};
 use crate::model::{Digest, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text};
 use crate::store::large::{LARGE, LargeFile};
+use crate::store::loads::Loads;
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 use crate::store::{Row, SharedFile};
@@ -152,7 +153,11 @@ impl OllamaStore {
             protected: false,
             duplicate: false,
         };
-        Row::new(model, usage).with_large(large).with_metadata(metadata)
+        // Ollama loads all that its manifest names beside the weights.
+        let beside = tag.content.iter().filter(|(_, layer)| role(&layer.kind) == Role::Mmproj);
+        let bytes = beside.filter_map(|(hex, _)| Some(contents.blob_file(hex)?.status.size_bytes));
+        let loads = Loads { extra_bytes: bytes.fold(0, u64::saturating_add), ..Loads::default() };
+        Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
     }
 
     /// Whether the weights are there and whole, as far as the header of the first tells.

@@ -11,8 +11,8 @@ use crate::format::{Metadata, Structure};
 use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
-use crate::model::{Bytes, Holder, Model, ModelFile, Rate, size, text as clean};
-use crate::store::{Evidence, Part, fit};
+use crate::model::{Bytes, Holder, Model, Rate, size, text as clean};
+use crate::store::{Evidence, Loads, Part, fit};
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -151,7 +151,7 @@ fn model(page: &mut Page<'_>, state: &State) {
     }
     // What the scan knows is shown before the details are read.
     let metadata = loaded.and_then(|details| details.metadata.as_deref()).or(row.metadata.as_deref());
-    fits(page, state, model, metadata, loaded.map_or(&[], |details| details.files.as_slice()));
+    fits(page, state, model, metadata, loaded.map_or(&row.loads, |details| &details.loads));
     if let Some(metadata) = metadata {
         header(page, metadata);
     }
@@ -246,9 +246,9 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model, evidence: Evidence) 
 }
 
 /// Whether it fits, and the sum that says so.
-fn fits(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, files: &[ModelFile]) {
+fn fits(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, loads: &Loads) {
     let Some(memory) = &state.memory else { return };
-    let Some(report) = fit::report(model, metadata, files, memory, &state.facts.fit) else { return };
+    let Some(report) = fit::report(model, metadata, loads, memory, &state.facts.fit) else { return };
     page.gap();
     page.say("fits", Role::Title);
     let role = match report.fit.verdict {

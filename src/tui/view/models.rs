@@ -134,7 +134,7 @@ impl Column {
         }
         let none = || (symbols.none.to_owned(), Role::Text);
         let Some(memory) = &state.memory else { return Some(none()) };
-        let fit = fit_of_row(&row.model, row.metadata.as_deref(), &[], memory, &state.facts.fit);
+        let fit = fit_of_row(&row.model, row.metadata.as_deref(), &row.loads, memory, &state.facts.fit);
         let Some(fit) = fit.filter(|fit| fit.verdict != Verdict::Unknown) else { return Some(none()) };
         let role = match fit.verdict {
             Verdict::No => Role::Dim,
