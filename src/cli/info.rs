@@ -33,7 +33,7 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let (details, signal) = session
         .blocking(move || {
             let target = inventory
-                .find(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
+                .find_to_read(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
             let details = inventory.details(&target.model)?;
             let memory = MemoryProbe::default().read();
             let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);

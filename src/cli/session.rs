@@ -84,6 +84,19 @@ impl Session {
 
     /// What the arguments name, all of it or nothing.
     pub(super) async fn find(&mut self, references: Vec<String>) -> std::result::Result<Found, Stop> {
+        self.find_each(references, Inventory::find).await
+    }
+
+    /// [`Self::find`] for what changes nothing.
+    pub(super) async fn find_to_read(&mut self, references: Vec<String>) -> std::result::Result<Found, Stop> {
+        self.find_each(references, Inventory::find_to_read).await
+    }
+
+    async fn find_each(
+        &mut self,
+        references: Vec<String>,
+        find: fn(&Inventory, &Selector, Option<&Path>) -> Result<PlanTarget>,
+    ) -> std::result::Result<Found, Stop> {
         let (inventory, store_path) = (self.inventory.clone(), self.store_path.clone());
         let provisioner = self.provisioner.clone();
         let (targets, signal) = self
@@ -91,7 +104,7 @@ impl Session {
                 let mut targets: Vec<PlanTarget> = Vec::new();
                 for reference in &references {
                     let reference = of_page(&provisioner, reference);
-                    let target = inventory.find(&Selector::parse(&reference)?, store_path.as_deref())?;
+                    let target = find(&inventory, &Selector::parse(&reference)?, store_path.as_deref())?;
                     if !targets.contains(&target) {
                         targets.push(target);
                     }

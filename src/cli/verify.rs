@@ -42,7 +42,7 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
         scan.say_warnings(session);
         scan.rows.into_iter().map(|row| PlanTarget::whole(row.model.identity)).collect()
     } else {
-        match session.find(arguments.reference).await? {
+        match session.find_to_read(arguments.reference).await? {
             Found::Targets(targets) => targets,
             Found::Signal(exit) => return Ok(exit),
         }

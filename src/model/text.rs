@@ -28,6 +28,26 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// The text that [`printable`] shows as `shown`; `None` where that is no text, or shown otherwise.
+#[must_use]
+pub fn unprintable(shown: &str) -> Option<String> {
+    let mut out = String::with_capacity(shown.len());
+    let mut rest = shown;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let code = rest.strip_prefix("\\u{").and_then(|code| code.split_once('}'));
+        let long = code.and_then(|(digits, rest)| Some((char::from_u32(u32::from_str_radix(digits, 16).ok()?)?, rest)));
+        let short = [("\\n", '\n'), ("\\t", '\t'), ("\\r", '\r')].into_iter();
+        let short = || short.clone().find_map(|(sign, c)| Some((c, rest.strip_prefix(sign)?)));
+        let (c, after) = long.filter(|(c, _)| is_unsafe(*c)).or_else(short).unwrap_or(('\\', &rest[1..]));
+        out.push(c);
+        rest = after;
+    }
+    out.push_str(rest);
+    (printable(&out) == shown).then_some(out)
+}
+
 /// [`printable`] for a path; bytes that are not UTF-8 show as `\xNN`.
 #[must_use]
 pub fn printable_path(path: &Path) -> String {

@@ -1,12 +1,13 @@
 //! From what a person typed to a row.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{Inventory, PlanTarget, shown};
 use crate::error::{Error, Result};
 use crate::model::selector::{Choice, Selector, arguments};
 use crate::model::{ModelId, Reference, text};
-use crate::store::{Part, Store};
+use crate::store::{Part, Store, Target};
 
 impl Inventory {
     /// The row, or the part of it, that a command names. `store_path` limits it to the store with that root.
@@ -17,40 +18,126 @@ impl Inventory {
     /// # Errors
     /// [`Error::InvalidReference`]; [`Error::ModelNotFound`]; [`Error::Ambiguous`] with the full arguments to choose from.
     pub fn find(&self, selector: &Selector, store_path: Option<&Path>) -> Result<PlanTarget> {
+        match self.find_meant(selector, store_path) {
+            Err(error @ (Error::InvalidReference { .. } | Error::ModelNotFound { .. })) => {
+                match self.find_printed(selector, store_path)? {
+                    Some(target) => Ok(target),
+                    None => Err(self.with_what_is_here(error, selector, store_path)),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// [`Self::find`] for what changes nothing: a name whose own files are not here means the row of exactly that id.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_to_read(&self, selector: &Selector, store_path: Option<&Path>) -> Result<PlanTarget> {
+        let error = match self.find(selector, store_path) {
+            Err(error @ Error::ModelNotFound { .. }) => error,
+            other => return other,
+        };
+        self.one_of(self.rows_named(selector.rest(), selector, store_path), selector)?.ok_or(error)
+    }
+
+    fn find_meant(&self, selector: &Selector, store_path: Option<&Path>) -> Result<PlanTarget> {
         let reference = match selector.store() {
             Some(_) => None,
             None => Some(Reference::parse(selector.text())?),
         };
-        let resolved = store_path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
         let mut found = Vec::new();
         let mut places = Vec::new();
-        for store in self.stores().iter() {
-            let other_kind = selector.store().is_some_and(|kind| kind != store.kind());
-            let other_root = resolved.as_deref().is_some_and(|root| root != store.root());
-            if other_kind || other_root {
-                continue;
-            }
+        for store in self.asked(selector, store_path) {
             places.push(shown(store.root()));
             let target = match &reference {
                 Some(reference) => store.find(reference)?.map(|target| (target.id, target.part)),
                 None => by_id(store.as_ref(), selector)?,
             };
             if let Some((id, part)) = target {
-                let model = ModelId { store: store.kind(), store_path: store.root().to_owned(), id };
-                found.push(PlanTarget { model, part });
+                found.push(PlanTarget { model: model_id(store.as_ref(), id), part });
             }
         }
-        match found.len() {
-            1 => Ok(found.swap_remove(0)),
-            0 => Err(Error::ModelNotFound {
-                reference: text::printable(selector.text()),
-                place: if places.is_empty() { "any store that was named".to_owned() } else { places.join(", ") },
-            }),
-            _ => Err(Error::Ambiguous {
+        self.one_of(found, selector)?.ok_or_else(|| Error::ModelNotFound {
+            reference: text::printable(selector.text()),
+            place: if places.is_empty() { "any store that was named".to_owned() } else { places.join(", ") },
+        })
+    }
+
+    /// The stores that a selector and `--store-path` leave.
+    fn asked(&self, selector: &Selector, store_path: Option<&Path>) -> Vec<Arc<dyn Store>> {
+        let resolved = store_path.map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+        let stores = self.stores();
+        let asked = stores.iter().filter(|store| {
+            selector.store().is_none_or(|kind| kind == store.kind())
+                && resolved.as_deref().is_none_or(|root| root == store.root())
+        });
+        asked.cloned().collect()
+    }
+
+    fn one_of(&self, mut found: Vec<PlanTarget>, selector: &Selector) -> Result<Option<PlanTarget>> {
+        if found.len() > 1 {
+            return Err(Error::Ambiguous {
                 reference: text::printable(selector.text()),
                 choices: found.iter().map(|target| self.arguments(target)).collect(),
-            }),
+            });
         }
+        Ok(found.pop())
+    }
+
+    /// A name as it stands on a screen, where control characters and bytes that are no text are escapes.
+    fn find_printed(&self, selector: &Selector, store_path: Option<&Path>) -> Result<Option<PlanTarget>> {
+        if !selector.rest().contains('\\') {
+            return Ok(None);
+        }
+        let mut readings = vec![selector.rest().to_owned()];
+        readings.extend(text::unprintable(selector.rest()).filter(|id| id != selector.rest()));
+        for id in readings {
+            if let Some(target) = self.one_of(self.rows_named(&id, selector, store_path), selector)? {
+                return Ok(Some(target));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The whole rows of exactly that id.
+    fn rows_named(&self, id: &str, selector: &Selector, store_path: Option<&Path>) -> Vec<PlanTarget> {
+        let stores = self.asked(selector, store_path).into_iter().filter(|store| store.details(id).is_ok());
+        stores.map(|store| PlanTarget::whole(model_id(store.as_ref(), id.to_owned()))).collect()
+    }
+
+    /// Says what the row has instead, where it is here without what was asked for.
+    fn with_what_is_here(&self, error: Error, selector: &Selector, store_path: Option<&Path>) -> Error {
+        let Error::ModelNotFound { reference, place } = error else { return error };
+        let here = match Reference::parse(selector.rest()) {
+            Ok(asked) if asked.quantization().is_some() => self.quantizations_here(&asked, selector, store_path),
+            Ok(_) if selector.store().is_none() => self.row_of_others(selector, store_path),
+            _ => None,
+        };
+        let place = here.map_or(place.clone(), |here| format!("{place}; {here}"));
+        Error::ModelNotFound { reference, place }
+    }
+
+    fn quantizations_here(&self, asked: &Reference, selector: &Selector, store_path: Option<&Path>) -> Option<String> {
+        let whole = asked.of_repository();
+        let rows = self.asked(selector, store_path).into_iter().filter_map(|store| {
+            let found = if selector.store().is_none() { store.find(&whole).ok().flatten() } else { None };
+            let id = found.map_or_else(|| asked.name().to_owned(), |target| target.id);
+            let labels = store.details(&id).ok()?.model.quantization_label();
+            let name = self.arguments(&PlanTarget::whole(model_id(store.as_ref(), id)));
+            (!labels.is_empty()).then(|| format!("{name} has: {}", labels.replace(',', ", ")))
+        });
+        let rows: Vec<String> = rows.collect();
+        (!rows.is_empty()).then(|| rows.join("; "))
+    }
+
+    /// A row of the name that was asked for, of which that name means nothing: its files are those of other names.
+    fn row_of_others(&self, selector: &Selector, store_path: Option<&Path>) -> Option<String> {
+        let target = self.rows_named(selector.rest(), selector, store_path).into_iter().next()?;
+        let labels = self.contents(&target.model).ok()?.model.quantization_label().replace(',', ", ");
+        let (name, id) = (self.arguments(&target), text::printable(&target.model.id));
+        let holds = if labels.is_empty() { "other files".to_owned() } else { labels };
+        Some(format!("the folder {id} holds {holds}, which that name does not mean: `{name}` is the whole folder"))
     }
 
     /// The arguments that name exactly this target.
@@ -66,11 +153,24 @@ impl Inventory {
     }
 }
 
+fn model_id(store: &dyn Store, id: String) -> ModelId {
+    ModelId { store: store.kind(), store_path: store.root().to_owned(), id }
+}
+
 /// The first reading of the selector that is a row here.
 fn by_id(store: &dyn Store, selector: &Selector) -> Result<Option<(String, Part)>> {
     for (id, choice) in selector.readings(store.kind()) {
         match store.details(&id) {
-            Ok(_) => {
+            Ok(details) => {
+                // A quantization that it has not would only be missed later, without a word of what it has.
+                if let Choice::Quantization(label) = &choice {
+                    let part = Part::Quantization(label.clone());
+                    let target = Target { id: id.clone(), part };
+                    let known = !details.model.quantizations.is_empty();
+                    if known && matches!(store.expected(&target), Err(Error::ModelNotFound { .. })) {
+                        continue;
+                    }
+                }
                 let part = match choice {
                     Choice::Whole => Part::Whole,
                     Choice::Quantization(label) => Part::Quantization(label),

@@ -1,0 +1,101 @@
+//! Names that a person reads off `list` and types into another command.
+
+#![cfg(all(feature = "cli", feature = "tui"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::process::Command;
+
+use support::program::{Bench, Ran, gguf};
+
+fn with(files: &[&str]) -> Bench {
+    let bench = Bench::new();
+    for file in files {
+        let path = bench.model(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, gguf(16, file)).unwrap();
+    }
+    bench
+}
+
+/// Runs with arguments that no shell splits.
+fn run(bench: &Bench, arguments: &[&str]) -> Ran {
+    let mut command: Command = bench.command("");
+    command.args(arguments);
+    bench.finish(command)
+}
+
+/// The folder of one alias with files of other names only: `qwen2.5-0.5b-instruct-q4_k_m.gguf` is not there.
+fn files_of_others() -> Bench {
+    with(&["qwen/qwen2.5-0.5b-instruct-fp16.gguf", "qwen/qwen2.5-0.5b-instruct-q8_0.gguf"])
+}
+
+#[test]
+fn a_listed_folder_can_be_looked_at_by_its_name() {
+    let bench = files_of_others();
+    assert!(bench.run("list").expect(0).stdout.contains("qwen"));
+    let info = bench.run("info qwen --json").expect(0).json();
+    assert_eq!((info["id"].as_str(), info["file_count"].as_u64()), (Some("qwen"), Some(2)));
+    let verified = bench.run("verify qwen --json").expect(0).json();
+    assert_eq!(verified["models"][0]["files"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_name_never_deletes_files_of_other_names() {
+    let bench = files_of_others();
+    let before = bench.tree();
+    for line in ["delete qwen --dry-run", "delete qwen --yes", "delete qwen --yes --force"] {
+        let refused = bench.run(line).expect(1);
+        let error = refused.error();
+        assert!(
+            error.contains("model 'qwen' not found") && error.contains("`flat:qwen` is the whole folder"),
+            "{error}"
+        );
+        assert!(error.contains("the folder qwen holds F16"), "{error}");
+    }
+    assert_eq!(bench.tree(), before);
+    bench.run("delete flat:qwen --yes").expect(0);
+    assert!(!bench.model("qwen").exists());
+}
+
+#[test]
+fn an_alias_still_means_its_own_file_only() {
+    let bench = with(&["qwen/qwen2.5-0.5b-instruct-fp16.gguf", "qwen/qwen2.5-0.5b-instruct-q4_k_m.gguf"]);
+    bench.run("delete qwen --yes").expect(0);
+    assert!(bench.model("qwen/qwen2.5-0.5b-instruct-fp16.gguf").exists());
+    assert!(!bench.model("qwen/qwen2.5-0.5b-instruct-q4_k_m.gguf").exists());
+}
+
+#[test]
+fn a_missing_quantization_is_told_with_those_that_are_here() {
+    let bench = with(&["mine/a-Q4_K_M.gguf", "mine/a-Q8_0.gguf"]);
+    for line in ["delete mine:q5_0 --dry-run", "info mine:q5_0", "verify mine:q5_0", "delete flat:mine:q5_0 --dry-run"]
+    {
+        let refused = bench.run(line).expect(1);
+        assert!(refused.error().contains("flat:mine has: F16"), "{line}: {refused:?}");
+    }
+    assert!(
+        bench
+            .run("delete nothing:q5_0 --dry-run")
+            .expect(1)
+            .error()
+            .ends_with("`llorch-models list` shows what is here")
+    );
+}
+
+#[test]
+fn a_name_as_it_is_shown_is_taken_back() {
+    let bench = with(&["bad\u{1b}[31mname/a-Q4_0.gguf", "two\nlines/a-Q4_0.gguf", "back\\slash/a-Q4_0.gguf"]);
+    let listed = bench.run("list").expect(0).stdout;
+    for (shown, id) in
+        [("bad\\u{1b}[31mname", "bad\u{1b}[31mname"), ("two\\nlines", "two\nlines"), ("back\\slash", "back\\slash")]
+    {
+        assert!(listed.contains(shown), "{listed}");
+        for name in [shown.to_owned(), format!("flat:{shown}")] {
+            let info = run(&bench, &["info", &name, "--json"]).expect(0).json();
+            assert_eq!(info["id"], id, "{name}");
+        }
+    }
+    assert!(run(&bench, &["info", "..\\u{2f}x"]).expect(1).error().contains("invalid reference"));
+}
