@@ -13,7 +13,8 @@ use super::{Bytes, Model, StoreKind, text};
 /// `mount:/data`, `kind:dataset`, `idle`, `damaged`, `duplicate`, `protected`. Every one must hold.
 ///
 /// A word matches where it occurs in the id, the reference, the quantization, the architecture or the path's last part,
-/// whatever the case. What looks like a condition of an unknown name is a word, since ids may have a `:`.
+/// whatever the case. A condition of a name that is none is refused, never taken for a word that is found nowhere; since ids
+/// may have a `:`, that goes for a `:` only where what is before it is nearly such a name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter(Vec<Term>);
 
@@ -157,7 +158,10 @@ impl Term {
                 _ => {}
             }
         }
-        Ok(Self::Word(lower))
+        match unknown_condition(&lower) {
+            true => Err(format!("'{}' is no filter; the conditions are {CONDITIONS}", text::printable(word))),
+            false => Ok(Self::Word(lower)),
+        }
     }
 
     fn matches(&self, model: &Model, now: Timestamp) -> bool {
@@ -203,6 +207,43 @@ impl Term {
             Self::Protected => model.protected,
         }
     }
+}
+
+/// The conditions with an example of each.
+const CONDITIONS: &str = "size>10G, age>30d, store:hf, quant:q4, owner:alice, mount:/data, kind:dataset, idle, damaged, duplicate, protected";
+
+/// Whether a word is meant as a condition and is none: letters and a comparison, or nearly a known name and a colon.
+fn unknown_condition(word: &str) -> bool {
+    let end = word.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(word.len());
+    let (name, rest) = word.split_at(end);
+    if name.is_empty() {
+        return false;
+    }
+    if rest.starts_with(['<', '>']) {
+        return true;
+    }
+    // `size:10G`, `stor:hf`, `age=..`: but `llama3:8b` and `gemma:2b` are ids.
+    let names = ["size", "age", "store", "quant", "owner", "mount", "kind"];
+    rest.starts_with([':', '=']) && names.iter().any(|known| distance(name, known) <= usize::from(name.len() > 3))
+}
+
+/// How many letters have to be put in, taken out or changed to make one of the other, or neighbours swapped.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = changed.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 fn malformed(word: &str, example: &str) -> String {
@@ -449,6 +490,19 @@ mod tests {
         {
             let error = Filter::parse(text).unwrap_err();
             assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_slip_in_a_condition_is_no_word() {
+        for text in
+            ["siz>1", "weight<5G", "Size:10G", "stroe:hf", "stor:hf", "quants:q4", "age:30d", "owne:me", "kind=model"]
+        {
+            let error = Filter::parse(text).unwrap_err();
+            assert!(error.contains("store:hf") && error.contains(text), "{error}");
+        }
+        for id in ["llama3:8b", "gemma:2b", "phi:latest", "store-x:1", "<unk>", "a<b", "registry.io/x:1"] {
+            assert_eq!(Filter::parse(id).is_ok(), !id.contains("a<"), "{id}");
         }
     }
 
