@@ -240,7 +240,7 @@ pub struct Info {
 #[derive(Args, Debug)]
 pub struct Verify {
     /// The models
-    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "REFERENCE|--all")]
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "REFERENCE")]
     pub reference: Vec<String>,
     /// Every model that is here
     #[arg(long)]

@@ -1,5 +1,6 @@
 //! `verify`: models against what records, headers and shard numbers promise.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::scan;
 use super::session::{Found, Session};
 use crate::config::VerifySettings;
 use crate::error::Error;
+use crate::model::filter::SortKey;
 use crate::model::{FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Event};
@@ -30,7 +32,22 @@ struct Position {
     file: String,
     bytes: u64,
     total: u64,
+    /// What is known of models that come after one that is not done.
+    done: BTreeMap<usize, String>,
+    /// The model whose lines come next.
+    next: usize,
     lines: String,
+}
+
+impl Position {
+    /// Models end in any order and are told in the one that was asked for.
+    fn finished(&mut self, model: usize, lines: String) {
+        self.done.insert(model, lines);
+        while let Some(lines) = self.done.remove(&self.next) {
+            self.lines.push_str(&lines);
+            self.next += 1;
+        }
+    }
 }
 
 pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
@@ -40,7 +57,11 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
             return Ok(exit);
         }
         scan.say_warnings(session);
-        scan.rows.into_iter().map(|row| PlanTarget::whole(row.model.identity)).collect()
+        {
+            let mut rows = scan.rows;
+            rows.sort_by(|a, b| SortKey::Name.compare(&a.model, &b.model));
+            rows.into_iter().map(|row| PlanTarget::whole(row.model.identity)).collect()
+        }
     } else {
         match session.find_to_read(arguments.reference).await? {
             Found::Targets(targets) => targets,
@@ -69,7 +90,7 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
                 match event {
                     Event::Started { file, .. } => position.file = text::printable(file),
                     Event::Progress { bytes, total } => (position.bytes, position.total) = (bytes, total),
-                    Event::Finished { verification, .. } => position.lines.push_str(&lines(verification)),
+                    Event::Finished { task, verification } => position.finished(task, lines(verification)),
                     Event::Read { .. } | Event::Checked { .. } => {}
                 }
             };
@@ -151,28 +172,51 @@ async fn origins(session: &mut Session, models: Vec<ModelId>) -> Result<(Vec<Str
         .await
 }
 
+fn looks_whole(files: usize) -> String {
+    format!("{} whole", if files == 1 { "1 file looks".to_owned() } else { format!("{files} files look") })
+}
+
 /// One line a model, and one for each of its files that is not right.
 fn lines(model: &Verification) -> String {
     let unchecked = model.files.iter().filter(|file| file.status == FileStatus::NoChecksum).count();
     let note = match unchecked {
         0 => String::new(),
-        n => format!(" ({} without a known checksum)", count(n, "file")),
+        n => format!(" ({}, no checksum known)", looks_whole(n)),
     };
     let mut out = format!("{}  {}{note}\n", if model.ok { "ok     " } else { "damaged" }, model.model);
     let told = |file: &&FileCheck| !file.status.is_ok() || file.note.is_some();
     for file in model.files.iter().filter(told) {
         let note = file.note.as_deref().map(|note| format!("; {}", text::printable(note))).unwrap_or_default();
         let (path, status) = (text::printable(&file.path), file.status.name());
-        out.push_str(&format!("         {path}: {status}{}{note}\n", difference(file)));
+        let revisions = revisions(file);
+        out.push_str(&format!("         {path}{revisions}: {status}{}{note}\n", difference(file)));
     }
     out
 }
 
+/// ` at 1a2b3c4, 5d6e7f8 and 3 more`
+fn revisions(file: &FileCheck) -> String {
+    const NAMED: usize = 3;
+    let short = |commit: &String| text::printable(commit).chars().take(7).collect::<String>();
+    let named: Vec<String> = file.revisions.iter().take(NAMED).map(short).collect();
+    match file.revisions.len() {
+        0 => String::new(),
+        all if all > NAMED => format!(" at {} and {} more", named.join(", "), all - NAMED),
+        _ => format!(" at {}", named.join(", ")),
+    }
+}
+
 fn difference(file: &FileCheck) -> String {
+    let lengths = file.algorithm.as_deref() == Some("structure");
+    let unit = if lengths { " bytes" } else { "" };
     match (&file.expected, &file.actual) {
         (Some(expected), Some(actual)) if expected != actual => {
-            format!(" (expected {}, found {})", text::printable(expected), text::printable(actual))
+            format!(" (expected {}{unit}, found {}{unit})", text::printable(expected), text::printable(actual))
         }
+        (None, Some(reason)) if matches!(file.status, FileStatus::Corrupt | FileStatus::Unreadable) => {
+            format!(" ({})", text::printable(reason))
+        }
+        (None, Some(length)) if !file.status.is_ok() => format!(" (found {}{unit})", text::printable(length)),
         _ => String::new(),
     }
 }

@@ -62,13 +62,24 @@ pub struct FileCheck {
     /// What else there is to say: sources that do not agree, a header that asks for another length than the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The commits whose file it is, where its model keeps several and it is not the file of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revisions: Vec<String>,
 }
 
 impl FileCheck {
     /// A file of which nothing is known but its state.
     #[must_use]
     pub fn new(path: impl Into<String>, status: FileStatus) -> Self {
-        Self { path: path.into(), status, algorithm: None, expected: None, actual: None, note: None }
+        Self {
+            path: path.into(),
+            status,
+            algorithm: None,
+            expected: None,
+            actual: None,
+            note: None,
+            revisions: Vec::new(),
+        }
     }
 
     /// Adds to the note.

@@ -2,7 +2,7 @@
 
 use super::state::Level;
 use crate::jobs::{JobOutcome, JobSpec, JobState, JobStatus};
-use crate::model::{Bytes, DeletionReport, FileStatus, Verification, text};
+use crate::model::{Bytes, DeletionReport, FileCheck, FileStatus, Verification, text};
 
 /// The notice about a job that ended.
 pub(crate) fn told(job: &JobStatus) -> (Level, String) {
@@ -57,6 +57,14 @@ fn deleted(report: &DeletionReport) -> (Level, String) {
     (Level::Bad, line)
 }
 
+/// Why, where that was no comparison.
+fn reason(file: &FileCheck) -> String {
+    match (&file.expected, &file.actual, file.status) {
+        (None, Some(why), FileStatus::Corrupt | FileStatus::Unreadable) => format!(": {}", text::printable(why)),
+        _ => String::new(),
+    }
+}
+
 fn verified(models: &[Verification]) -> (Level, String) {
     let several = models.len() > 1;
     let files = || models.iter().flat_map(|model| model.files.iter().map(move |file| (model, file)));
@@ -64,18 +72,24 @@ fn verified(models: &[Verification]) -> (Level, String) {
         .filter(|(_, file)| !file.status.is_ok())
         .map(|(model, file)| {
             let model = if several { format!("{} ", text::printable(&model.model.id)) } else { String::new() };
-            format!("{model}{} is {}", text::printable(&file.path), file.status.name())
+            format!("{model}{} is {}{}", text::printable(&file.path), file.status.name(), reason(file))
         })
         .collect();
     match wrong.as_slice() {
         [] if models.iter().all(|model| model.ok) => {
-            let count = files().count();
-            let noun = if count == 1 { "file is" } else { "files are" };
-            let note = match files().filter(|(_, file)| file.status == FileStatus::NoChecksum).count() {
-                0 => String::new(),
-                unknown => format!(", {unknown} of them without a known checksum"),
+            let unknown = files().filter(|(_, file)| file.status == FileStatus::NoChecksum).count();
+            let right = files().count() - unknown;
+            let says = |number: usize, one: &str, many: &str| match number {
+                1 => format!("1 file {one}"),
+                number => format!("{number} files {many}"),
             };
-            (Level::Done, format!("{count} {noun} right{note}"))
+            let unknown_line = says(unknown, "looks", "look") + " whole, no checksum known";
+            let line = match (right, unknown) {
+                (right, 0) => says(right, "is right", "are right"),
+                (0, _) => unknown_line,
+                (right, _) => format!("{}; {unknown_line}", says(right, "is right", "are right")),
+            };
+            (Level::Done, line)
         }
         [] => (Level::Bad, "something is wrong, but with no file that is there".to_owned()),
         [one] => (Level::Bad, one.clone()),

@@ -1,6 +1,7 @@
 //! What the files of a repository should be: blob names are checksums, and `trees/<commit>.json` has the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -35,14 +36,21 @@ struct Listed {
 
 /// Every file of the chosen entries, once for each content.
 pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<Expected> {
-    let mut files = Vec::new();
-    let mut seen: BTreeSet<(PathBuf, PathBuf)> = BTreeSet::new();
+    let mut files: Vec<Expected> = Vec::new();
+    let mut seen: BTreeMap<(PathBuf, PathBuf), usize> = BTreeMap::new();
     for revision in &repository.revisions {
         let listing = listing(hub, repository, &revision.commit);
         for entry in revision.entries.iter().filter(|entry| chosen(&revision.commit, &entry.path)) {
             let Some((location, digest)) = place(repository, &revision.commit, entry) else { continue };
-            if !seen.insert((entry.path.clone(), location.clone())) {
-                continue;
+            let commit = text::escape(&revision.commit);
+            match seen.entry((entry.path.clone(), location.clone())) {
+                MapEntry::Occupied(known) => {
+                    files[*known.get()].revisions.push(commit);
+                    continue;
+                }
+                MapEntry::Vacant(new) => {
+                    new.insert(files.len());
+                }
             }
             let listed = entry.path.to_str().and_then(|path| listing.as_ref()?.files.get(path));
             let size = listed.and_then(|listed| listed.lfs_size.or(listed.size));
@@ -54,9 +62,14 @@ pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&O
                 .into_iter()
                 .filter_map(|(source, digest)| Some(Promise { source, digest: digest? }));
             let file = Expected { path: text::escape(entry.path.as_os_str()), location, size, ..Expected::default() };
-            files.push(file.promised(promises));
+            files.push(Expected { revisions: vec![commit], ..file }.promised(promises));
         }
     }
+    // What is in every revision needs none named.
+    for file in files.iter_mut().filter(|file| file.revisions.len() == repository.revisions.len()) {
+        file.revisions.clear();
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
 

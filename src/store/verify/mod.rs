@@ -90,6 +90,8 @@ pub struct Expected {
     pub others: Vec<Promise>,
     /// What is known of the file that no digest says.
     pub note: Option<String>,
+    /// The commits whose file it is, where the model keeps several and it is not the file of all.
+    pub revisions: Vec<String>,
 }
 
 impl Expected {
