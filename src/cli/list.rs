@@ -93,15 +93,20 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
     let mut table = Table::new()
         .column("STORE", Align::Left)
         .flexible("NAME")
+        .worth(48)
         .column("OWNER", Align::Left)
         .leaves(2)
         .column("MOUNT", Align::Left)
         .leaves(1)
-        .column("QUANT", Align::Left)
+        .flexible("QUANT")
+        .leaves(6)
         .column("PARAMS", Align::Right)
+        .leaves(3)
         .column("ON DISK", Align::Right)
         .column("USED", Align::Right)
-        .column("NOTE", Align::Left);
+        .leaves(4)
+        .column("NOTE", Align::Left)
+        .leaves(5);
     for row in &scan.rows {
         let model = &row.model;
         table.row(vec![
@@ -155,11 +160,12 @@ pub(super) fn count(number: usize, noun: &str) -> String {
     }
 }
 
-/// A time as its distance: `5 m`, `3 h`, `12 d`.
+/// A time as its distance: `now`, `5 m`, `3 h`, `12 d`.
 fn ago(now: Timestamp, then: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
     match seconds {
-        0..=3599 => format!("{} m", seconds / 60),
+        0..=59 => "now".to_owned(),
+        60..=3599 => format!("{} m", seconds / 60),
         3600..=86_399 => format!("{} h", seconds / 3600),
         _ => format!("{} d", seconds / 86_400),
     }

@@ -16,8 +16,10 @@ pub(crate) enum Align {
 struct Column {
     name: &'static str,
     align: Align,
-    /// Whether it gives way when the terminal is narrow.
-    flexible: bool,
+    /// To how few columns it is cut when the terminal is narrow; none is never cut.
+    least: Option<usize>,
+    /// How many of its columns are worth more than columns that may be left out.
+    worth: usize,
     /// When it is left out of a narrow terminal: the lowest number first. None stays, whole if it is not flexible.
     leaves: Option<u8>,
 }
@@ -40,13 +42,21 @@ impl Table {
     }
 
     pub(crate) fn column(mut self, name: &'static str, align: Align) -> Self {
-        self.columns.push(Column { name, align, flexible: false, leaves: None });
+        self.columns.push(Column { name, align, least: None, worth: 0, leaves: None });
         self
     }
 
     /// A column that is cut first; the end of its text is kept, for it tells quantization and shard.
     pub(crate) fn flexible(mut self, name: &'static str) -> Self {
-        self.columns.push(Column { name, align: Align::Left, flexible: true, leaves: None });
+        self.columns.push(Column { name, align: Align::Left, least: Some(LEAST), worth: 0, leaves: None });
+        self
+    }
+
+    /// The column added last is cut only where nothing else can be left out, as far as it is no longer than `worth`.
+    pub(crate) fn worth(mut self, worth: usize) -> Self {
+        if let Some(column) = self.columns.last_mut() {
+            column.worth = worth;
+        }
         self
     }
 
@@ -96,7 +106,8 @@ impl Table {
     fn leave_out(&self, shown: &mut Vec<usize>, widths: &mut Vec<usize>, terminal: usize) {
         loop {
             let least = |(column, width): (&usize, &usize)| {
-                if self.columns[*column].flexible { LEAST.min(*width) } else { *width }
+                let Column { least, worth, .. } = self.columns[*column];
+                least.map_or(*width, |least| least.max(worth).min(*width))
             };
             let total = shown.iter().zip(&*widths).map(least).sum::<usize>() + GAP * shown.len().saturating_sub(1);
             let next = (0..shown.len())
@@ -111,11 +122,13 @@ impl Table {
 
     fn shrink(&self, shown: &[usize], widths: &mut [usize], terminal: usize) {
         let total = |widths: &[usize]| widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        for (at, column) in shown.iter().enumerate() {
+        let mut order: Vec<(usize, usize, usize)> = (0..shown.len())
+            .filter_map(|at| Some((self.columns[shown[at]].worth, at, self.columns[shown[at]].least?)))
+            .collect();
+        order.sort_unstable();
+        for (_, at, least) in order {
             let over = total(widths).saturating_sub(terminal);
-            if over > 0 && self.columns[*column].flexible {
-                widths[at] = widths[at].saturating_sub(over).max(LEAST.min(widths[at]));
-            }
+            widths[at] = widths[at].saturating_sub(over).max(least.min(widths[at]));
         }
     }
 
@@ -217,6 +230,31 @@ mod tests {
         }
         assert!(table.render(&output(Some(70))).contains("gated"));
         assert!(!table.render(&output(Some(65))).contains("LIKES"));
+    }
+
+    #[test]
+    fn a_name_is_worth_more_than_what_can_be_left_out() {
+        let mut table = Table::new()
+            .column("STORE", Align::Left)
+            .flexible("NAME")
+            .worth(48)
+            .flexible("QUANT")
+            .leaves(2)
+            .column("ON DISK", Align::Right)
+            .column("NOTE", Align::Left)
+            .leaves(1);
+        let id = "Qwen/Qwen2.5-0.5B-Instruct-GGUF";
+        let all = "FP16,Q2_K,Q3_K_M,Q4_0,Q4_K_M,Q5_0,Q5_K_M,Q6_K,Q8_0";
+        table.row(vec!["hf".into(), id.into(), "Q8_0".into(), "644 MiB".into(), "incomplete".into()]);
+        table.row(vec!["flat".into(), "qwen".into(), all.into(), "5.00 GiB".into(), "1 warning".into()]);
+        for width in 50..130 {
+            let text = table.render(&output(Some(width)));
+            assert!(text.contains(id) && text.lines().all(|line| line.width() <= width), "{width}: {text}");
+        }
+        let text = table.render(&output(Some(80)));
+        assert!(text.contains("incomplete") && text.contains("Q8_0"), "{text}");
+        assert!(text.lines().any(|line| line.width() > 76), "what is free is used: {text}");
+        assert!(!table.render(&output(Some(60))).contains("NOTE"));
     }
 
     #[test]
