@@ -1,5 +1,6 @@
 //! `info`: everything about one model.
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::arguments::Info;
@@ -10,7 +11,7 @@ use super::output::table::{Align, Table};
 use super::session::{Session, of_page};
 use crate::machine::MemoryProbe;
 use crate::model::selector::Selector;
-use crate::model::size::parameters;
+use crate::model::size::{grouped, parameters};
 use crate::model::{Bytes, Format, text};
 use crate::store::Details;
 use crate::store::fit::{self, FitReport};
@@ -52,6 +53,14 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     Ok(Exit::Done)
 }
 
+/// The warning of a folder that no record says anything of.
+const NO_ORIGIN: &str = "origin unknown";
+
+/// A time without fractions of a second, which no decision needs.
+fn second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     let model = &details.model;
     let mut facts: Vec<(&str, String)> = Vec::new();
@@ -61,21 +70,24 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
         }
     };
     fact("model", Some(model.identity.to_string()));
-    fact("reference", model.reference.as_deref().map(text::printable));
+    // Without a record the catalog may still tell the repository, by the name of the file.
+    let guessed = model.reference.is_some() && model.warnings.iter().any(|warning| warning == NO_ORIGIN);
+    let by_name = if guessed { " (by the names of its files)" } else { "" };
+    fact("reference", model.reference.as_deref().map(|reference| text::printable(reference) + by_name));
     fact("path", Some(text::printable_path(&model.path)));
     fact("format", model.format.map(Format::name).map(str::to_owned));
     fact("quantization", Some(model.quantization_label()));
     fact("architecture", model.architecture.as_deref().map(text::printable));
     fact("parameters", model.parameters.map(parameters));
-    fact("context", model.context_length.map(|tokens| format!("{tokens} tokens")));
+    fact("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
     fact("files", Some(model.file_count.to_string()));
     fact("size", Some(Bytes(model.size_bytes).to_string()));
     fact("on disk", Some(Bytes(model.disk_bytes).to_string()));
     fact("reclaimable", Some(Bytes(model.reclaimable_bytes).to_string()));
     fact("owner", model.owner.clone());
     fact("mount", model.mount.as_deref().map(text::printable_path));
-    fact("modified", model.modified.map(|time| time.to_string()));
-    fact("used", model.accessed.map(|time| time.to_string()));
+    fact("modified", model.modified.map(second));
+    fact("used", model.accessed.map(second));
     fact("", details.evidence.access_times.map(|times| times.trust().to_owned()));
     fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
     for part in &details.parts {
@@ -120,7 +132,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     for holder in model.in_use_by.iter().flatten() {
         fact("in use by", Some(format!("{} ({}, {})", holder.pid, holder.user, holder.command)));
     }
-    for warning in &model.warnings {
+    for warning in model.warnings.iter().filter(|warning| !guessed || *warning != NO_ORIGIN) {
         fact("warning", Some(warning.clone()));
     }
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

@@ -11,6 +11,7 @@ use super::gguf::{self, Depth};
 use super::safetensors;
 use super::sniff::LookAlike;
 use crate::model::memory::Shape;
+use crate::model::size::grouped;
 use crate::model::{FileName, Format, Quantization, text};
 
 /// What the header of one file says about its length.
@@ -215,7 +216,7 @@ impl Metadata {
             }),
         );
         fact("embedding", self.embedding_length.map(|length| length.to_string()));
-        fact("vocabulary", self.shape.vocabulary.map(|tokens| format!("{tokens} tokens")));
+        fact("vocabulary", self.shape.vocabulary.map(|tokens| format!("{} tokens", grouped(tokens))));
         fact(
             "experts",
             self.experts.filter(|experts| *experts > 0).map(|experts| match self.experts_used {

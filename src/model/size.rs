@@ -79,6 +79,20 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
+/// A count with thousands told apart.
+#[must_use]
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// A count of parameters: `1.10B`, `494M`.
 #[must_use]
 pub fn parameters(count: u64) -> String {

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::format::{Metadata, Structure};
 use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Weights, fit, need};
+use crate::model::size::grouped;
 use crate::model::{Bytes, Model, ModelKind, text};
 use crate::store::loads::{Load, Loads};
 
@@ -193,7 +194,10 @@ impl FitReport {
                 lines.push(("projector", Bytes(need.projector_bytes).to_string()));
             }
             lines.push(("cache", format!("{}{}", Bytes(need.cache_bytes), self.cache())));
-            lines.push(("context", format!("{} tokens, cache {}", need.context, self.inputs.conditions.cache_type)));
+            lines.push((
+                "context",
+                format!("{} tokens, cache {}", grouped(need.context), self.inputs.conditions.cache_type),
+            ));
             if need.state_bytes > 0 {
                 lines.push(("state", Bytes(need.state_bytes).to_string()));
             }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+pub(crate) use crate::model::size::grouped;
 use crate::model::text::printable_path;
 
 const TIB: u64 = 1 << 40;
@@ -35,19 +36,6 @@ pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
         s if s < 3 * 365 * day => format!("{}mo", s / (30 * day)),
         s => format!("{}y", s / (365 * day)),
     }
-}
-
-/// A count with thousands told apart.
-pub(crate) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// A count in at most four characters: `999`, `12K`, `3M`.
