@@ -232,3 +232,44 @@ fn a_model_that_is_here_is_converted_beside_itself() {
     let ran = run(&bench, Some(&script), "convert gpt2 --outtype f99").expect(2);
     assert!(ran.stderr.contains("f99"), "{ran:?}");
 }
+
+#[test]
+fn a_converted_file_is_no_file_of_the_hub() {
+    let bench = bench();
+    let script = converter(&bench, "cp \"$GOOD\" \"$out\"");
+    run(&bench, Some(&script), "download gpt2").expect(0);
+    assert_eq!(bench.run("updates --json").expect(0).json(), serde_json::json!([]));
+    bench.hub.put(REPOSITORY, "config.json", br#"{"model_type":"gpt2","n_layer":2,"n_embd":32,"n_head":4,"more":1}"#);
+    let updates = bench.run("updates --json").expect(0).json();
+    let files: Vec<&Value> = updates[0]["files"].as_array().unwrap().iter().map(|file| &file["path"]).collect();
+    assert_eq!(files, ["config.json"], "{updates}");
+    // Fetching that anew leaves the record of what was made here.
+    run(&bench, Some(&script), &format!("download {REPOSITORY} --force")).expect(0);
+    assert_eq!(bench.run("updates --json").expect(0).json(), serde_json::json!([]));
+    bench.hub.put(REPOSITORY, "config.json", br#"{"model_type":"gpt2","n_layer":2,"n_embd":32,"n_head":4,"more":2}"#);
+    let updates = bench.run("updates --json").expect(0).json();
+    assert_eq!(updates[0]["files"].as_array().unwrap().len(), 1, "{updates}");
+}
+
+#[test]
+fn a_model_of_the_cache_is_converted_into_a_folder_and_checked() {
+    let bench = bench();
+    run(&bench, None, &format!("download {REPOSITORY} --to hf")).expect(0);
+    let script = converter(&bench, "test -e \"$src/config.json\" || exit 9; cp \"$GOOD\" \"$out\"");
+    let ran = run(&bench, Some(&script), &format!("convert hf:{REPOSITORY}")).expect(0);
+    let path = PathBuf::from(ran.stdout.trim_end());
+    assert_eq!(fs::read(&path).unwrap(), gguf(2), "{ran:?}");
+    let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    bench.run(&format!("verify flat:{folder}")).expect(0);
+    bench.run(&format!("verify hf:{REPOSITORY}")).expect(0);
+
+    // A result that does not agree with the cache's configuration is not published.
+    fs::write(bench.scratch.path().join("good.gguf"), gguf(7)).unwrap();
+    let ran = run(&bench, Some(&script), &format!("convert hf:{REPOSITORY} --outtype q8_0")).expect(1);
+    assert!(ran.stderr.contains("nothing was published"), "{ran:?}");
+    assert!(
+        !fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().contains("Q8_0") })
+    );
+}

@@ -90,6 +90,7 @@ impl Bench {
                 path: RepoPath::parse(path).unwrap(),
                 size: bytes.len() as u64,
                 digest: Some(sha256(&bytes)),
+                converted: false,
             }
         });
         record_of(repository, files.collect()).merge(&folder).unwrap();

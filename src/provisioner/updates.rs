@@ -54,7 +54,8 @@ struct Known {
 }
 
 fn known_cached(store: &HfStore, found: Pinned) -> Known {
-    let file = |file: RemoteFile| RecordedFile { path: file.path, size: file.size, digest: file.digest };
+    let file =
+        |file: RemoteFile| RecordedFile { path: file.path, size: file.size, digest: file.digest, converted: false };
     Known {
         model: ModelId { store: StoreKind::Hf, store_path: store.root().to_owned(), id: found.id.clone() },
         repository: found.id,
@@ -198,11 +199,11 @@ impl ModelProvisioner {
     }
 }
 
-/// The recorded files that the listing has with other content, or no longer.
+/// The recorded files that the listing has with other content, or no longer. What was converted here was never there.
 fn changed_files(recorded: &[RecordedFile], listing: &[RemoteFile]) -> Vec<ChangedFile> {
     let now: BTreeMap<&RepoPath, &RemoteFile> = listing.iter().map(|file| (&file.path, file)).collect();
     let mut changed = Vec::new();
-    for file in recorded {
+    for file in recorded.iter().filter(|file| !file.converted) {
         let remote = now.get(&file.path);
         let same = remote.is_some_and(|remote| {
             remote.size == file.size
@@ -228,7 +229,12 @@ mod tests {
     fn only_other_content_counts_as_changed() {
         let path = |text: &str| RepoPath::parse(text).unwrap();
         let digest = |byte: &str| Digest::parse(&byte.repeat(32));
-        let recorded = |name: &str, size, byte: &str| RecordedFile { path: path(name), size, digest: digest(byte) };
+        let recorded = |name: &str, size, byte: &str| RecordedFile {
+            path: path(name),
+            size,
+            digest: digest(byte),
+            converted: false,
+        };
         let listed = |name: &str, size, byte: &str| RemoteFile {
             path: path(name),
             size,
@@ -236,7 +242,8 @@ mod tests {
             blob_id: None,
             xet_hash: None,
         };
-        let here = [recorded("same", 1, "aa"), recorded("other", 1, "aa"), recorded("gone", 3, "aa")];
+        let made = RecordedFile { converted: true, ..recorded("made", 3, "aa") };
+        let here = [recorded("same", 1, "aa"), recorded("other", 1, "aa"), recorded("gone", 3, "aa"), made];
         let there = [listed("new", 9, "cc"), listed("other", 2, "bb"), listed("same", 1, "aa")];
         let changed = changed_files(&here, &there);
         let summary: Vec<_> = changed.iter().map(|file| (file.path.as_str(), file.new_size_bytes)).collect();

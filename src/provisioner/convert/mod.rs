@@ -284,7 +284,8 @@ impl ModelProvisioner {
         let bytes = staged.symlink_metadata().map_err(Error::io("read", staged))?.len();
         publish::publish(staged, target)?;
         if let Some(origin) = &conversion.origin {
-            let file = RecordedFile { path: conversion.file.clone(), size: bytes, digest: Some(digest) };
+            let file =
+                RecordedFile { path: conversion.file.clone(), size: bytes, digest: Some(digest), converted: true };
             Record {
                 version: Record::VERSION,
                 endpoint: origin.endpoint.clone(),

@@ -77,7 +77,12 @@ impl FlatDestination {
         let _guard = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let files = files
             .iter()
-            .map(|file| RecordedFile { path: file.path.clone(), size: file.size, digest: file.digest })
+            .map(|file| RecordedFile {
+                path: file.path.clone(),
+                size: file.size,
+                digest: file.digest,
+                converted: false,
+            })
             .collect();
         Record {
             version: Record::VERSION,

@@ -53,6 +53,9 @@ pub struct RecordedFile {
     pub size: u64,
     /// What checks its content; its length tells the algorithm.
     pub digest: Option<Digest>,
+    /// Whether it was made here from other files of the folder, so that the hub has no file of that name.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub converted: bool,
 }
 
 impl Record {
@@ -181,6 +184,7 @@ mod tests {
                 path: RepoPath::parse(path).unwrap(),
                 size: *size,
                 digest: Digest::parse(&"ab".repeat(32)),
+                converted: false,
             })
             .collect();
         Record {
