@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use rbee_hive::Error;
 use rbee_hive::mirror::{Facts, Gate};
-use rbee_hive::provisioner::{DownloadRequest, Downloaded, ModelProvisioner};
+use rbee_hive::provisioner::{DestinationKind, DownloadRequest, Downloaded, ModelProvisioner};
 use rbee_hive::transfer::{EventSink, Options, TransferEvent};
 use support::hub::{Fault, TestHub, What, noise};
 use tempfile::TempDir;
@@ -425,6 +425,45 @@ async fn a_hostile_listing_is_refused_whole_and_nothing_is_written() {
         assert!(error.to_string().contains("nothing was written"), "{error}");
         bench.nothing_was_written();
     }
+}
+
+#[tokio::test]
+async fn a_path_of_more_folders_than_the_store_reads_is_refused() {
+    for (to, most) in [(DestinationKind::Flat, 64), (DestinationKind::Hf, 32)] {
+        let bench = Bench::new().await;
+        let path = format!("{}m-Q4_K_M.gguf", "d/".repeat(most));
+        let entry = format!(r#"[{{"type":"file","oid":"{}","size":3,"path":"{path}"}}]"#, "a".repeat(40));
+        bench.hub.put_noise(REPOSITORY, "m-Q4_K_M.gguf", 5_000);
+        bench.hub.fault(Fault::on("/tree/", What::json(&entry)).always());
+        let asked = DownloadRequest { files: vec!["*".to_owned()], to, ..request(REPOSITORY) };
+        let scratch = tempfile::tempdir().unwrap();
+        let builder = ModelProvisioner::builder(bench.base()).endpoint(bench.hub.endpoint());
+        let provisioner = builder.hf_cache(scratch.path().join("hub")).build();
+        let error = provisioner.plan_download(&asked).await.unwrap_err();
+        assert!(matches!(error, Error::UnsafePath { .. }), "{error}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        assert!(error.to_string().contains(&format!("more than {} folders", most - 1)), "{error}");
+        bench.nothing_was_written();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_in_place_of_a_file_without_a_checksum_is_refused() {
+    let bench = Bench::new().await;
+    let bytes = bench.hub.put_noise(REPOSITORY, "m-Q4_K_M.gguf", 5_000);
+    let entry = r#"[{"type":"file","size":5000,"path":"m-Q4_K_M.gguf"}]"#;
+    bench.hub.fault(Fault::on("/tree/", What::json(entry)).always());
+    bench.hub.fault(Fault::on("m-Q4_K_M.gguf", What::html()).always());
+    let plan = bench.provisioner.plan_download(&request(REPOSITORY)).await.unwrap();
+    assert!(plan.files.iter().all(|file| file.digest.is_none()), "{plan:?}");
+    let error = bench.run(&request(REPOSITORY)).await.unwrap_err();
+    assert!(error.to_string().contains("web page"), "{error}");
+    assert!(bench.files().iter().all(|path| !path.ends_with(".gguf")), "{:?}", bench.files());
+    // What is the file is taken without a checksum, too.
+    bench.hub.clear_faults();
+    bench.hub.fault(Fault::on("/tree/", What::json(entry)).always());
+    let done = bench.run(&request(REPOSITORY)).await.unwrap();
+    assert!(fs::read(done.path).unwrap() == bytes);
 }
 
 #[tokio::test]
