@@ -32,7 +32,7 @@
 //! |---|---|---|---|
 //! | L0 | `error` | errors named for what the caller can do | `model` |
 //! | L0 | `model` | values, no input or output | `error` |
-//! | L1 | `config` | settings, paths, environment variables | |
+//! | L1 | `config` | settings, paths, environment variables | `disk` |
 //! | L1 | `format` | bounded readers of model headers | |
 //! | L1 | `disk` | the only door to the file system | `machine` |
 //! | L1 | `machine` | this host: file systems, processes, users | |

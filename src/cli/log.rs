@@ -1,10 +1,13 @@
 //! Where the program notes what it does. Tokens never get there: the types that hold them print nothing.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Mutex;
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -24,7 +27,7 @@ pub(super) fn begin(global: &Global, screen: bool) -> Vec<String> {
     };
     let builder = fmt().with_env_filter(EnvFilter::new(level)).with_ansi(false);
     let begun = match &global.log_file {
-        Some(path) => match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
+        Some(path) => match open(path) {
             Ok(file) => builder.with_writer(Mutex::new(file)).try_init(),
             Err(error) => return vec![format!("nothing is logged: {}", Error::io("open", path)(error))],
         },
@@ -32,4 +35,15 @@ pub(super) fn begin(global: &Global, screen: bool) -> Vec<String> {
         None => builder.with_writer(io::stderr).try_init(),
     };
     begun.err().map(|error| format!("nothing is logged: {error}")).into_iter().collect()
+}
+
+/// Opened without waiting: a pipe that nobody reads would keep the program from beginning.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(flags).open(path).map_err(|error| match error
+        .raw_os_error()
+    {
+        Some(number) if number == Errno::NXIO.raw_os_error() => io::Error::other("nobody reads that pipe"),
+        _ => error,
+    })
 }

@@ -50,8 +50,10 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
     let hub = session.provisioner.hub()?;
     let query = SearchQuery { text: arguments.query.join(" "), limit: arguments.limit.into() };
     let wanted = if arguments.files {
-        let probe = tokio::task::spawn_blocking(|| MemoryProbe::default().read());
-        let memory = probe.await.unwrap_or_default();
+        let (memory, signal) = session.blocking(|| MemoryProbe::default().read()).await?;
+        if let Some(exit) = signal {
+            return Ok(exit);
+        }
         Some(Wanted { provisioner: session.provisioner.clone(), memory, conditions: session.settings.fit })
     } else {
         None

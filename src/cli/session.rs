@@ -41,14 +41,14 @@ impl Session {
             output.say(&format!("llorch-models: {note}"));
         }
         let store_path = global.store_path.as_deref().map(resolved);
-        let signals = Signals::take();
         let cancel = CancellationToken::new();
+        let signals = Signals::take(cancel.clone());
         Ok(Self { settings, provisioner, inventory, output, store_path, cancel, signals })
     }
 
-    /// Runs `work`, which stops when [`Self::cancel`] is cancelled; a signal does that and decides the exit code.
+    /// Runs `work` that may have things to put away, which stops when [`Self::cancel`] is cancelled; a signal does that and decides the exit code.
     pub(super) async fn guard<T>(&mut self, work: impl Future<Output = T>) -> (T, Option<Exit>) {
-        self.signals.guard(&self.cancel, work).await
+        self.signals.guard(true, work).await
     }
 
     /// Runs a question to the hub, which leaves nothing behind: a signal drops it at once.
@@ -57,7 +57,7 @@ impl Session {
         work: impl Future<Output = Result<T, Error>>,
     ) -> (Result<T, Error>, Option<Exit>) {
         let cancel = self.cancel.clone();
-        self.guard(async move {
+        self.look(async move {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::Cancelled),
@@ -67,12 +67,17 @@ impl Session {
         .await
     }
 
-    /// Runs disk work on a thread that may block.
+    /// Runs `work` that leaves nothing behind, which stops when [`Self::cancel`] is cancelled, or is left where it is.
+    pub(super) async fn look<T>(&mut self, work: impl Future<Output = T>) -> (T, Option<Exit>) {
+        self.signals.guard(false, work).await
+    }
+
+    /// Runs work that only looks at disks or asks a person on a thread that may block.
     pub(super) async fn blocking<T: Send + 'static>(
         &mut self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::result::Result<(T, Option<Exit>), Stop> {
-        let (result, signal) = self.guard(tokio::task::spawn_blocking(work)).await;
+        let (result, signal) = self.look(tokio::task::spawn_blocking(work)).await;
         match result {
             Ok(value) => Ok((value, signal)),
             Err(error) => match error.try_into_panic() {

@@ -128,7 +128,7 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
             }
         }
     };
-    let ((result, closed), signal) = session.guard(watching).await;
+    let ((result, closed), signal) = session.look(watching).await;
     bar.end();
     closed?;
     show(&Bar::new(false))?;

@@ -1,13 +1,13 @@
 //! The configuration file: TOML in, checked values out.
 
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
 use super::{StoreFolders, When};
+use crate::disk::regular;
 use crate::error::{Error, Result};
 use crate::model::memory::CacheType;
 use crate::model::{Bytes, DestinationKind, text};
@@ -74,14 +74,9 @@ impl Stores {
 
 /// Reads and checks `path`.
 pub(super) fn read(path: &Path) -> Result<File> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(Error::io("read", path))?;
+    let content = regular::read(path, MAX_BYTES).map_err(Error::io("read", path))?;
     let invalid = |reason: String| Error::InvalidConfig { path: path.to_owned(), reason };
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(invalid("it is larger than 1 MiB".to_owned()));
-    }
+    let Some(bytes) = content else { return Err(invalid("it is larger than 1 MiB".to_owned())) };
     let content = String::from_utf8(bytes).map_err(|error| {
         let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
         invalid(format!("line {line}: it is not UTF-8 text"))

@@ -11,6 +11,7 @@ use url::Url;
 use super::file::{self, File};
 use super::token::{self, Configured};
 use super::{Environment, Paths};
+use crate::disk::regular;
 use crate::error::{Error, Result};
 use crate::model::memory::Conditions;
 use crate::model::{DestinationKind, StoreKind, text};
@@ -241,7 +242,7 @@ impl Settings {
             other => other?,
         };
         let catalog = paths.config.join("catalog.toml");
-        if std::fs::File::open(&catalog).is_err_and(|error| is_closed(&error)) {
+        if regular::open(&catalog).is_err_and(|error| is_closed(&error)) {
             closed.push(catalog);
         }
         let mut settings = Self::merge(environment, paths, &content, overrides)?;

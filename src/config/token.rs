@@ -10,6 +10,7 @@ use std::path::Path;
 use url::{Host, Origin, Url};
 
 use super::{Environment, Paths};
+use crate::disk::regular;
 use crate::error::io_reason;
 use crate::model::text;
 
@@ -100,12 +101,9 @@ fn may_carry_token(endpoint: &str) -> bool {
 /// The token in a file of one line. A file that is missing is no token; `named` by the user, it is worth a warning.
 fn from_file(path: &Path, named: bool, warnings: &mut Vec<String>) -> Option<String> {
     let shown = || text::printable_path(path);
-    let content = std::fs::metadata(path).and_then(|metadata| {
-        if !metadata.is_file() {
-            return Err(std::io::Error::other("it is no regular file"));
-        }
+    let content = regular::open(path).and_then(|file| {
         let mut content = Vec::new();
-        std::fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut content)?;
+        file.take(MAX_BYTES).read_to_end(&mut content)?;
         Ok(content)
     });
     match content {

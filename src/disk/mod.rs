@@ -8,6 +8,7 @@ mod info;
 pub mod lock;
 pub mod permission;
 pub mod publish;
+pub mod regular;
 pub mod safe;
 pub mod scratch;
 mod shared;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::publish::{self, create_new, remove_if_there, sync_folder};
-use super::write_error;
+use super::{regular, write_error};
 use crate::error::{Error, Result};
 
 /// Writes `bytes` to a new file in `scratch` and moves it, synced, to `path`, whose folder is there. What had that name
@@ -51,7 +51,7 @@ pub fn link(scratch: &Path, path: &Path, target: &Path) -> Result<bool> {
 /// [`crate::Error::Io`] or [`crate::Error::NoSpace`].
 pub fn copy(scratch: &Path, from: &Path, path: &Path) -> Result<()> {
     let (staged, mut file) = fresh(scratch, create_new)?;
-    let copied = std::fs::File::open(from)
+    let copied = regular::open(from)
         .map_err(Error::io("open", from))
         .and_then(|mut source| io::copy(&mut source, &mut file).map_err(write_error("write", path, 0)));
     let moved = copied.and_then(|_| publish::publish(&staged, path));

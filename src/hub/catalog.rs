@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::listing::is_id;
+use crate::disk::regular;
 use crate::error::{Error, Result};
 use crate::model::{Reference, RepoPath, text};
 
@@ -87,15 +88,9 @@ impl Catalog {
     /// [`Error::InvalidConfig`] names file, line and entry; [`Error::Io`] when it cannot be read.
     pub fn with_user_file(file: &Path) -> Result<Self> {
         let mut catalog = Self::embedded();
-        let text = match std::fs::metadata(file) {
-            Ok(metadata) if metadata.len() > LARGEST_FILE => {
-                return Err(invalid(file, "it is larger than 1 MiB".to_owned()));
-            }
-            Ok(_) => match std::fs::read(file) {
-                Ok(text) => text,
-                Err(error) if is_absent(&error) => return Ok(catalog),
-                Err(error) => return Err(Error::io("read", file)(error)),
-            },
+        let text = match regular::read(file, LARGEST_FILE) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Err(invalid(file, "it is larger than 1 MiB".to_owned())),
             Err(error) if is_absent(&error) => return Ok(catalog),
             Err(error) => return Err(Error::io("read", file)(error)),
         };

@@ -4,8 +4,8 @@
 //! moved aside and never overwritten, for it may hold what a newer version of this program wrote.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::home::Home;
 use super::{JobId, JobSpec, JobState, JobStatus, Snapshot};
 use crate::disk::lock::FileLock;
-use crate::disk::publish;
+use crate::disk::{publish, regular};
 use crate::error::{Error, Result, io_reason};
 use crate::model::text::printable_path;
 use crate::provisioner::DownloadRequest;
@@ -197,17 +197,12 @@ fn read(path: &Path, home: Option<&Home>) -> std::result::Result<Saved, String> 
 
 /// The file's bytes; `None` when there is none.
 fn content(path: &Path) -> std::result::Result<Option<Vec<u8>>, String> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
-        Err(error) => return Err(io_reason(&error)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| io_reason(&error))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err("it is too large".to_owned());
+    match regular::read(path, MAX_BYTES) {
+        Ok(Some(bytes)) => Ok(Some(bytes)),
+        Ok(None) => Err("it is too large".to_owned()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(io_reason(&error)),
     }
-    Ok(Some(bytes))
 }
 
 fn check_version(bytes: &[u8]) -> std::result::Result<(), String> {

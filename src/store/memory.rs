@@ -5,9 +5,7 @@
 //! A text stands there once however many keys have it.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +14,7 @@ use jiff::Timestamp;
 
 use crate::disk::fast_map::{Fast, FastMap};
 use crate::disk::folder::Status;
+use crate::disk::regular;
 use crate::model::Inode;
 
 /// Most keys of one file.
@@ -76,14 +75,8 @@ struct Place {
 impl Stored {
     /// Reads the file at `path`; empty when it is missing, damaged or of another `version`, which is its first line.
     pub(super) fn read(path: &Path, version: &str) -> Self {
-        let bytes = || -> Option<Vec<u8>> {
-            let file = File::open(path).ok()?;
-            let status = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-            let mut bytes = Vec::with_capacity(usize::try_from(status.len().min(MAX_FILE)).ok()? + 1);
-            file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
-            Some(bytes)
-        };
-        bytes().and_then(|bytes| Self::parse(bytes, version)).unwrap_or_default()
+        let bytes = regular::read(path, MAX_FILE).ok().flatten();
+        bytes.and_then(|bytes| Self::parse(bytes, version)).unwrap_or_default()
     }
 
     fn parse(bytes: Vec<u8>, version: &str) -> Option<Self> {

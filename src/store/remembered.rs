@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::verify::Expected;
 use crate::disk::lock::FileLock;
-use crate::disk::publish;
+use crate::disk::{publish, regular};
 use crate::error::{Error, Result};
 use crate::model::{Digest, Inode, Model, ModelId, text};
 
@@ -349,9 +349,7 @@ fn now() -> Timestamp {
 }
 
 fn read(path: &Path) -> Option<Stored> {
-    let file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|status| status.is_file()))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    let bytes = regular::read(path, MAX_BYTES).ok()??;
     let stored: Stored = serde_json::from_slice(&bytes).ok()?;
     (stored.version == VERSION).then_some(stored)
 }

@@ -22,6 +22,7 @@ use super::partial::write_error;
 use super::ranges::RangeSet;
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
+use crate::disk::regular;
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
 
@@ -179,7 +180,7 @@ impl Journal {
 
     /// The path of the file that the journal at `path` is about, read without its lock.
     pub(super) fn path_of(path: &Path) -> Option<String> {
-        let (records, _) = read(&File::open(path).ok()?).ok()?;
+        let (records, _) = read(&regular::open(path).ok()?).ok()?;
         records.into_iter().flatten().max_by_key(|record| record.sequence).map(|record| record.path)
     }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use crate::disk::regular;
 use crate::format::{Metadata, Structure, read_metadata};
 use crate::model::{FileName, Format, text};
 
@@ -18,7 +19,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn read(folder: &Path) -> Result<Self, String> {
-        let open = |name: &Path| File::open(folder.join(name)).map_err(|error| error.to_string());
+        let open = |name: &Path| regular::open(&folder.join(name)).map_err(|error| error.to_string());
         // The cache of the official client keeps links here, so these are followed.
         let config = open(Path::new("config.json")).and_then(|file| Metadata::of_config(&file));
         let config = config.map_err(|why| format!("its config.json: {}", text::printable(&why)))?;

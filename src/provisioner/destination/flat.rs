@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::{Place, has_digest, partials};
-use crate::disk::{publish, safe};
+use crate::disk::{publish, regular, safe};
 use crate::error::{Error, Result};
 use crate::format::LookAlike;
 use crate::model::{Digest, FileName, RemoteFile, RepoPath, StoreKind, text};
@@ -357,7 +357,7 @@ fn refuse_page(file: &RemoteFile, partial: &Path) -> Result<()> {
         return Ok(());
     }
     let mut head = Vec::new();
-    fs::File::open(partial)
+    regular::open(partial)
         .and_then(|open| open.take(512).read_to_end(&mut head))
         .map_err(Error::io("read", partial))?;
     if LookAlike::of(&head, file.size) != LookAlike::Html {

@@ -1,7 +1,6 @@
 //! When a file was last seen open: file systems note accesses late or not at all, and a server maps a model once for weeks.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::disk::lock::FileLock;
 use crate::disk::publish::write_atomically;
+use crate::disk::regular;
 use crate::model::Inode;
 
 /// First line of the file.
@@ -133,8 +133,7 @@ impl State {
 
 /// `None` when it is not there, or no file of this kind. A line that cannot be read is left out.
 fn read(path: &Path) -> Option<Times> {
-    let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(MAX_BYTES).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(regular::read(path, MAX_BYTES).ok()??).ok()?;
     let mut lines = text.lines();
     (lines.next() == Some(HEADER)).then_some(())?;
     let line = |line: &str| {

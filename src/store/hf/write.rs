@@ -18,10 +18,12 @@ use serde::Serialize;
 use super::layout::{self, Target};
 use crate::disk::folder::{EntryType, Folder, Status};
 use crate::disk::lock::FileLock;
-use crate::disk::{publish, safe, scratch};
+use crate::disk::{publish, regular, safe, scratch};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath, text};
 
+/// Longest file of a ref that is read.
+const MAX_REF: u64 = 4096;
 /// Most folders that lie inside each other in a snapshot that this program writes: those that it can read and delete.
 pub const MAX_DEPTH: usize = layout::MAX_DEPTH;
 
@@ -289,7 +291,8 @@ impl RepositoryWriter {
         }
         let inside = format!("refs/{revision}");
         RepoPath::parse(&inside)?;
-        if fs::read(self.folder().join(&inside)).is_ok_and(|known| known == commit.as_bytes()) {
+        let there = regular::read(&self.folder().join(&inside), MAX_REF);
+        if there.is_ok_and(|known| known.as_deref() == Some(commit.as_bytes())) {
             return Ok(());
         }
         scratch::write(&self.scratch()?, &self.below(&inside)?, commit.as_bytes())

@@ -1,10 +1,10 @@
 //! Where Ollama's system service keeps its models.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::disk::regular;
 use crate::machine::ollama_servers;
 
 /// Home of the user that Ollama's install script makes.
@@ -42,10 +42,8 @@ pub fn configured(system: &Path) -> Option<PathBuf> {
 }
 
 fn read(file: &Path) -> Option<String> {
-    // Nothing waits for the other end of a pipe.
-    std::fs::metadata(file).ok()?.is_file().then_some(())?;
     let mut text = String::new();
-    File::open(file).ok()?.take(MAX_UNIT).read_to_string(&mut text).ok()?;
+    regular::open(file).ok()?.take(MAX_UNIT).read_to_string(&mut text).ok()?;
     Some(text)
 }
 

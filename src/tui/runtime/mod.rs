@@ -31,7 +31,7 @@ use super::state::{Dirty, Facts, Level, State};
 use super::terminal::{self, Guard};
 use super::theme::{Look, Tier};
 use super::{ColorMode, Exit, Options, Surroundings, leave, update, view};
-use crate::disk::space;
+use crate::disk::{regular, space};
 use crate::error::Result;
 use crate::hub::SearchQuery;
 use crate::jobs::{self, JobSpec, Jobs};
@@ -186,9 +186,11 @@ fn keymap(config: &Path) -> (Keymap, Vec<String>) {
     const MAX: u64 = 256 * 1024;
     let path = config.join("keymap.toml");
     let read = || -> std::io::Result<Option<String>> {
-        match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > MAX => Err(std::io::Error::other("the file is too large")),
-            Ok(_) => std::fs::read_to_string(&path).map(Some),
+        match regular::read(&path, MAX) {
+            Ok(Some(bytes)) => String::from_utf8(bytes)
+                .map(Some)
+                .map_err(|_| std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8 text")),
+            Ok(None) => Err(std::io::Error::other("the file is too large")),
             Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
                 Ok(None)
             }
