@@ -9,6 +9,10 @@ pub(crate) fn told(job: &JobStatus) -> (Level, String) {
     let subject = job.spec.subject();
     let why = || job.why.clone().unwrap_or_else(|| "no reason given".to_owned());
     match (job.state, job.outcome.as_deref()) {
+        // What went wrong with a conversion names it already.
+        (JobState::Failed, _) if matches!(job.spec, JobSpec::Convert(_)) && why().starts_with("converting ") => {
+            (Level::Bad, why())
+        }
         (JobState::Failed, _) => (Level::Bad, format!("{} {subject} failed: {}", job.spec.kind(), why())),
         (JobState::Cancelled, _) if matches!(job.spec, JobSpec::Download(_)) => {
             (Level::Info, format!("cancelled {subject}; what is there stays for the next try"))

@@ -115,6 +115,8 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
     let first = centred(dialog.cursor.unwrap_or(0), usize::from(table.height), offer.choices.len());
+    // Where each has one file, the room is worth more to their names.
+    let with_counts = offer.choices.iter().any(|choice| choice.files != 1);
     for ((at, choice), y) in offer.choices.iter().enumerate().skip(first).zip(0..table.height) {
         let default = Some(at) == offer.default;
         canvas.put(table, 0, y, if Some(at) == dialog.cursor { ">" } else { " " }, Role::Text);
@@ -136,11 +138,13 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
             }
         }
         if room >= 50 {
-            let count = counted(choice.files, "file", "files");
-            canvas.put(table, x, y, &count, Role::Dim);
-            let left = room.saturating_sub(usize::from(x) + 11);
+            if with_counts {
+                canvas.put(table, x, y, &counted(choice.files, "file", "files"), Role::Dim);
+                x += 11;
+            }
+            let left = room.saturating_sub(usize::from(x));
             let name = text::cut_middle(&choice.principal, left, symbols.ellipsis);
-            canvas.put(table, x + 11, y, &name, Role::Dim);
+            canvas.put(table, x, y, &name, Role::Dim);
         }
         if Some(at) == dialog.cursor {
             canvas.tint(table, y, Role::Cursor);
