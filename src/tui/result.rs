@@ -100,3 +100,34 @@ fn verified(models: &[Verification]) -> (Level, String) {
         [first, rest @ ..] => (Level::Bad, format!("{first} (and {} more)", rest.len())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::{ModelId, StoreKind};
+
+    fn said(statuses: &[FileStatus]) -> String {
+        let files = statuses.iter().map(|status| FileCheck::new("m.gguf", *status)).collect();
+        let model = ModelId { store: StoreKind::Flat, store_path: PathBuf::from("/m"), id: "m".to_owned() };
+        verified(&[Verification { model, ok: statuses.iter().all(|status| status.is_ok()), files }]).1
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_was_compared_is_not_called_right() {
+        use FileStatus::{NoChecksum, Ok};
+        assert_eq!(said(&[Ok]), "1 file is right");
+        assert_eq!(said(&[NoChecksum]), "1 file looks whole, no checksum known");
+        assert_eq!(said(&[Ok, Ok, NoChecksum]), "2 files are right; 1 file looks whole, no checksum known");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_the_reason() {
+        let mut check = FileCheck::new("m.gguf", FileStatus::Corrupt);
+        check.actual = Some("it is a page of HTML".to_owned());
+        assert_eq!(reason(&check), ": it is a page of HTML");
+        check.expected = Some("abc".to_owned());
+        assert_eq!(reason(&check), "");
+    }
+}
