@@ -85,6 +85,12 @@ pub(super) fn conclude(session: &Session, report: &DeletionReport, signal: Optio
     for failure in &report.failed {
         session.output.say(&format!("llorch-models: {}: {}", text::printable_path(&failure.path), failure.error));
     }
+    report.notes.iter().for_each(|note| session.output.say(&format!("llorch-models: {note}")));
+    if !report.gone.is_empty() {
+        let line =
+            format!("{} already gone; another program has removed what was there", count(report.gone.len(), "path"));
+        session.output.say(&format!("llorch-models: {line}"));
+    }
     match signal {
         Some(exit) => exit,
         None if report.failed.is_empty() => Exit::Done,

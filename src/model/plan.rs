@@ -177,6 +177,14 @@ impl Plan {
             && self.expected_bytes == other.expected_bytes
             && pids(self) == pids(other)
     }
+
+    /// Whether who agreed to this plan agreed to `again`, made anew from the same targets: the same goes, stays, breaks and is
+    /// forbidden, and no other process holds it.
+    #[must_use]
+    pub fn covers(&self, again: &Self) -> bool {
+        let held = |holder: &Holder| self.in_use_by.iter().any(|known| known.pid == holder.pid);
+        again.in_use_by.iter().all(held) && self.is_same(&Self { in_use_by: self.in_use_by.clone(), ..again.clone() })
+    }
 }
 
 /// A step that did not succeed.
@@ -195,12 +203,18 @@ pub struct DeletionReport {
     /// Removed, in order.
     #[serde(with = "paths")]
     pub removed: Vec<PathBuf>,
+    /// Already gone when their turn came: another program, or another run of the same plan, has removed them. No failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "paths")]
+    pub gone: Vec<PathBuf>,
     /// Not removed, with the cause.
     pub failed: Vec<Failure>,
     /// `st_blocks * 512` of each inode whose last link was removed, measured at removal.
     pub freed_bytes: u64,
     /// Those of them that a process still keeps open; their room returns when it ends.
     pub held_bytes: u64,
+    /// What a person should know besides, a line each: that nothing could be noted in the log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 mod paths {

@@ -25,7 +25,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use large::LargeFile;
@@ -33,6 +33,7 @@ pub use loads::{Load, Loads};
 pub use parts::{Figures, QuantizationPart, SharedFile};
 
 use self::fingerprint::Fingerprint;
+use crate::disk::deletion::Guard;
 use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
@@ -144,7 +145,8 @@ pub struct Revision {
 }
 
 /// Which part of a row.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Part {
     /// The whole row.
     Whole,
@@ -212,6 +214,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::ModelNotFound`] when a target is not there.
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan>;
+
+    /// What looks, while `plan` runs, for names that have come since it was made and lead to what goes; `None` where no file is
+    /// needed by another name.
+    fn guard<'a>(&'a self, _plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
+        None
+    }
 
     /// What each of `parts` of a row takes, and what deleting it alone would free; `None` for one that is not there.
     fn figures(&self, id: &str, parts: &[Part]) -> Vec<Option<Figures>> {

@@ -306,6 +306,23 @@ fn parts(path: &Path) -> Vec<std::ffi::OsString> {
     parts
 }
 
+/// What `read` gives: tried again a few times while it is not whole, for another program may be removing what is read.
+pub(crate) fn steadily<T>(read: impl Fn() -> T, is_whole: impl Fn(&T) -> bool) -> T {
+    let mut found = read();
+    for _ in 0..TRIES {
+        if is_whole(&found) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        found = read();
+    }
+    found
+}
+
+/// How often, and how long it waits before each.
+const TRIES: u32 = 3;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;

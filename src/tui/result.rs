@@ -51,7 +51,12 @@ fn deleted(report: &DeletionReport) -> (Level, String) {
     if report.held_bytes > 0 {
         line.push_str(&format!(", {} of it only when the process that holds it ends", Bytes(report.held_bytes)));
     }
-    let Some(first) = report.failed.first() else { return (Level::Done, line) };
+    if let Some(note) = report.notes.first() {
+        line.push_str(&format!("; {}", text::printable(note)));
+    }
+    let Some(first) = report.failed.first() else {
+        return (if report.notes.is_empty() { Level::Done } else { Level::Warn }, line);
+    };
     let more = match report.failed.len() {
         1 => String::new(),
         many => format!(" (and {} more)", many - 1),

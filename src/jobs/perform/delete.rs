@@ -23,9 +23,9 @@ impl Performer {
             let targets: BTreeSet<Inode> = files.map(|step| step.target).collect();
             let held = find_holders(&targets, &[]).by_file;
             let still_open = |inode| held.contains_key(&inode);
-            let report = inventory.run_deletion(&plan, &mut NoHook, &still_open, &mut |_, _| (), &cancel);
+            let mut report = inventory.run_deletion(&plan, &mut NoHook, &still_open, &mut |_, _| (), &cancel);
             if let Some(log) = log {
-                log.note(&origins, &report);
+                log.note(&origins, &mut report);
             }
             report
         })

@@ -29,7 +29,7 @@ impl Performer {
                 deletion::run(&plan, &mut NoHook, &|inode| held.contains_key(&inode), &mut |_, _| (), &cancel);
             report.failed.extend(alive);
             if let Some(log) = log {
-                log.note_sweep(&items, &report);
+                log.note_sweep(&items, &mut report);
             }
             Some(report)
         })

@@ -8,8 +8,17 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::Inventory;
-use crate::disk::deletion::{self, Hook};
+use crate::disk::deletion::{self, Guard, Hook};
 use crate::model::{Ask, DeletionReport, Failure, Inode, Plan, Step};
+
+/// The guards of all stores.
+struct Guards<'a>(Vec<Box<dyn Guard + 'a>>);
+
+impl Guard for Guards<'_> {
+    fn keeps(&mut self, step: &Step) -> Option<String> {
+        self.0.iter_mut().find_map(|guard| guard.keeps(step))
+    }
+}
 
 /// A file of a step before anybody was asked.
 struct Before {
@@ -21,7 +30,8 @@ struct Before {
 
 impl Inventory {
     /// Runs `plan`, as [`deletion::run`] does. Names that it would have a server delete are asked of the server; what is gone
-    /// then is measured. Where no server answers, or it leaves the name, the steps run on the files.
+    /// then is measured. Where no server answers, or it leaves the name, the steps run on the files. What has come to be needed by
+    /// another name since the plan was made stays.
     pub fn run_deletion(
         &self,
         plan: &Plan,
@@ -30,8 +40,10 @@ impl Inventory {
         progress: &mut dyn FnMut(&Path, u64),
         cancel: &CancellationToken,
     ) -> DeletionReport {
+        let stores = self.stores();
+        let mut guard = Guards(stores.iter().filter_map(|store| store.guard(plan)).collect());
         if plan.asks.is_empty() {
-            return deletion::run(plan, hook, still_open, progress, cancel);
+            return deletion::run_guarded(plan, &mut guard, hook, still_open, progress, cancel);
         }
         let before = self.look_before(plan);
         let mut deleted: Vec<&Ask> = Vec::new();
@@ -64,8 +76,9 @@ impl Inventory {
                 progress(&step.path(), 0);
             }
         }
-        let rest = deletion::run(&remaining(plan, &fate), hook, still_open, progress, cancel);
+        let rest = deletion::run_guarded(&remaining(plan, &fate), &mut guard, hook, still_open, progress, cancel);
         report.removed.extend(rest.removed);
+        report.gone.extend(rest.gone);
         report.failed.extend(rest.failed);
         report.freed_bytes += rest.freed_bytes;
         report.held_bytes += rest.held_bytes;

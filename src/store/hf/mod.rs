@@ -6,6 +6,7 @@
 mod blobs;
 mod details;
 mod expected;
+mod guard;
 mod large;
 mod layout;
 mod links;
@@ -32,6 +33,7 @@ use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
 use super::verify::Expected;
 use super::{Details, Figures, Part, Row, Store, StoreLink, Target};
+use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure};
@@ -271,6 +273,10 @@ impl Store for HfStore {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         plan::plan(&self.root, targets)
+    }
+
+    fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
+        Some(Box::new(guard::Names::of(&self.root, plan)))
     }
 
     fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {

@@ -4,6 +4,7 @@
 //! blob that another tag needs is to this store what a second hard link is to the file system. A manifest that cannot be
 //! read may need anything: names can still go then, but no blob.
 
+mod guard;
 mod manifest;
 mod names;
 mod plan;
@@ -29,6 +30,7 @@ use super::surroundings::Surroundings;
 use super::sweep::SweepContext;
 use super::verify::{Expected, Source};
 use super::{Details, Part, Row, Store, StoreLink, Target};
+use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
@@ -165,6 +167,10 @@ impl Store for OllamaStore {
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
         self.plan(targets)
+    }
+
+    fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
+        Some(Box::new(guard::Names::of(self, plan)))
     }
 
     fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {

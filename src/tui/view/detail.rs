@@ -359,6 +359,12 @@ fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
                 let line = format!("not removed: {}: {}", clean::printable_path(&failure.path), failure.error);
                 page.say(&line, Role::Bad);
             }
+            for note in &report.notes {
+                page.say(&clean::printable(note), Role::Warn);
+            }
+            for gone in &report.gone {
+                page.say(&format!("already gone: {}", clean::printable_path(gone)), Role::Dim);
+            }
             for removed in &report.removed {
                 page.say(&clean::printable_path(removed), Role::Dim);
             }
