@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbee_hive::jobs::{
-    Control, JobId, JobOutcome, JobSpec, JobState, JobStatus, Jobs, LocalJobs, LocalJobsOptions, Snapshot,
+    Basis, Control, JobId, JobOutcome, JobSpec, JobState, JobStatus, Jobs, LocalJobs, LocalJobsOptions, Snapshot,
     Subscription, Update,
 };
+use rbee_hive::model::Kept;
 use rbee_hive::provisioner::{DownloadRequest, Inventory, ModelProvisioner, PlanTarget};
 use rbee_hive::transfer::{Options, RetryPolicy};
 use support::hub::{Fault, TestHub, What};
@@ -192,9 +193,17 @@ async fn a_model_is_verified_and_deleted() {
     // The bytes are the promised ones, although they are no model.
     assert!(found[0].files.iter().all(|file| file.actual == file.expected), "{found:?}");
 
-    let plan = bench.inventory.plan_deletion(&[PlanTarget::whole(model)]).unwrap();
+    let targets = vec![PlanTarget::whole(model)];
+    let plan = bench.inventory.plan_deletion(&targets).unwrap();
     let expected = plan.expected_bytes;
-    let id = bench.jobs.submit(JobSpec::Delete { plan }).unwrap();
+    let mut other = plan.clone();
+    other.keep.push(Kept { path: "/stays".into(), because: "it was shown to stay".into() });
+    let basis = Basis::Seen(targets);
+    let id = bench.jobs.submit(JobSpec::Delete { plan: other, basis: basis.clone() }).unwrap();
+    let failed = bench.until_state(id, JobState::Failed).await;
+    assert!(failed.why.unwrap().contains("the store has changed; look at the plan again"));
+    assert!(bench.folder().join(FILE).exists());
+    let id = bench.jobs.submit(JobSpec::Delete { plan, basis }).unwrap();
     let done = bench.until_state(id, JobState::Finished).await;
     let Some(JobOutcome::Deleted(report)) = done.outcome.as_deref() else { panic!("{:?}", done.outcome) };
     assert_eq!((report.freed_bytes, report.failed.len()), (expected, 0));

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use rbee_hive::hub::SearchHit;
-use rbee_hive::jobs::{Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update};
+use rbee_hive::jobs::{
+    Basis, Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update,
+};
 use rbee_hive::model::{DeletionReport, DestinationKind, Failure, FileCheck, FileStatus, StoreKind, Verification};
 use rbee_hive::provisioner::PlanTarget;
 use rbee_hive::store::fingerprint::Fingerprint;
@@ -157,8 +159,10 @@ fn y_counts_only_after_the_plan_has_been_drawn_and_read() {
     assert!(submitted(&script.effects).is_empty(), "nobody reads that fast");
     script.at += Duration::from_millis(200);
     script.soon(Msg::Key("y".parse().unwrap()));
+    assert!(submitted(&script.effects).is_empty(), "it is made anew first");
+    script.planned(plan(&["alpha"]));
     let effects = script.taken();
-    assert_eq!(submitted(&effects), [&JobSpec::Delete { plan: plan(&["alpha"]) }], "the plan exactly as it was shown");
+    assert_eq!(submitted(&effects), [&deletion(&["alpha"])], "the plan exactly as it was shown");
     assert!(script.state.dialogs.is_empty());
 }
 
@@ -180,6 +184,7 @@ fn y_does_nothing_where_the_plan_had_no_room() {
         assert!(submitted(&script.taken()).is_empty());
         script.soon(Msg::Drawn);
         script.press("y");
+        script.planned(plan(&["alpha"]));
         assert_eq!(submitted(&script.taken()).len(), 1);
     }
     let mut script = Script::with(80, 24, five());
@@ -247,50 +252,56 @@ fn what_is_in_use_or_blocked_asks_a_second_time_and_names_it() {
         assert!(picture.contains(line), "{line} in\n{picture}");
     }
     script.press("y");
+    script.planned(thorny_plan());
+    script.soon(Msg::Drawn);
     assert!(submitted(&script.effects).is_empty());
     assert!(matches!(script.state.dialogs.last(), Some(Dialog::Sure(_))));
     assert!(script.picture().contains("process 4242 (bob: llama-server"), "{}", script.picture());
     script.press("n");
     assert!(matches!(script.state.dialogs.last(), Some(Dialog::Plan(_))));
     script.press("y");
+    script.planned(thorny_plan());
+    script.soon(Msg::Drawn);
     // A bounced key is no second answer.
     script.soon(Msg::Key("y".parse().unwrap()));
     assert!(submitted(&script.effects).is_empty());
     script.press("y");
+    script.planned(thorny_plan());
     let effects = script.taken();
     assert_eq!(submitted(&effects).len(), 1);
     assert!(script.state.dialogs.is_empty());
 }
 
-/// A screen with a plan that was drawn, and then either grew old or was overtaken by a scan.
-fn stale(shown: rbee_hive::model::Plan, by_scan: bool) -> Script {
+/// What a yes to the plan of these of the five models submits.
+fn deletion(names: &[&str]) -> JobSpec {
+    let plan = plan(names);
+    let targets = plan.models.iter().cloned().map(PlanTarget::whole).collect();
+    JobSpec::Delete { plan, basis: Basis::Seen(targets) }
+}
+
+/// A screen with a plan that was drawn.
+fn shown(shown: rbee_hive::model::Plan) -> Script {
     let mut script = Script::with(80, 24, five());
     script.press("j d");
     script.planned(shown);
     script.soon(Msg::Drawn);
-    if by_scan {
-        script.state.models.scan_begins(Generation(999), script.at);
-    } else {
-        script.at += Duration::from_secs(61);
-    }
     script.taken();
     script
 }
 
 #[test]
-fn a_stale_plan_is_made_anew_and_runs_only_if_it_says_the_same() {
-    for by_scan in [false, true] {
-        let mut script = stale(plan(&["beta"]), by_scan);
-        script.press("y");
-        assert!(submitted(&script.effects).is_empty());
-        assert!(script.picture().contains("looking again"), "{}", script.picture());
-        script.press("y");
-        assert!(submitted(&script.effects).is_empty(), "an impatient key changes nothing");
-        script.planned(plan(&["beta"]));
-        assert_eq!(submitted(&script.taken()), [&JobSpec::Delete { plan: plan(&["beta"]) }]);
-        assert!(script.state.dialogs.is_empty());
-    }
-    let mut script = stale(plan(&["beta"]), false);
+fn a_plan_is_made_anew_on_every_yes_and_runs_only_if_it_says_the_same() {
+    let mut script = shown(plan(&["beta"]));
+    script.press("y");
+    assert!(submitted(&script.effects).is_empty());
+    assert!(script.picture().contains("looking again"), "{}", script.picture());
+    script.press("y");
+    assert!(submitted(&script.effects).is_empty(), "an impatient key changes nothing");
+    script.planned(plan(&["beta"]));
+    assert_eq!(submitted(&script.taken()), [&deletion(&["beta"])]);
+    assert!(script.state.dialogs.is_empty());
+
+    let mut script = shown(plan(&["beta"]));
     script.press("y");
     let mut other = plan(&["beta"]);
     other.steps.pop();
@@ -299,18 +310,20 @@ fn a_stale_plan_is_made_anew_and_runs_only_if_it_says_the_same() {
     assert!(submitted(&script.effects).is_empty());
     assert!(notice(&script).contains("has changed since it was shown"), "{}", notice(&script));
     script.press("y");
-    assert_eq!(submitted(&script.taken()), [&JobSpec::Delete { plan: other }], "what was shown again runs");
+    script.planned(other.clone());
+    let taken = script.taken();
+    let [JobSpec::Delete { plan, .. }] = submitted(&taken)[..] else { panic!("{taken:?}") };
+    assert_eq!(*plan, other, "what was shown again runs");
 }
 
 #[test]
-fn a_second_question_that_grew_old_is_about_the_plan_made_anew() {
+fn the_second_question_is_about_the_plan_made_anew() {
     let second = |fresh: rbee_hive::model::Plan| {
-        let mut script = stale(thorny_plan(), false);
+        let mut script = shown(thorny_plan());
         script.press("y");
         script.planned(thorny_plan());
         script.soon(Msg::Drawn);
         assert!(matches!(script.state.dialogs.last(), Some(Dialog::Sure(_))), "the same plan asks its question");
-        script.at += Duration::from_secs(61);
         script.press("y");
         assert!(submitted(&script.effects).is_empty());
         script.planned(fresh);
@@ -385,7 +398,7 @@ fn a_deletion_ends_in_a_notice_with_the_measured_bytes_and_a_new_scan() {
     script.taken();
     let event =
         |number, kind| Msg::Jobs(Update::Event(JobEvent { version: EVENT_VERSION, number, job: JobId(7), kind }));
-    let spec = Box::new(JobSpec::Delete { plan: plan(&["alpha"]) });
+    let spec = Box::new(deletion(&["alpha"]));
     script.send(event(2, JobEventKind::Queued { spec, position: 0 }));
     script.send(event(3, JobEventKind::Started { file: None, bytes: None, total: None }));
     let report = DeletionReport {
@@ -393,6 +406,7 @@ fn a_deletion_ends_in_a_notice_with_the_measured_bytes_and_a_new_scan() {
         failed: vec![Failure { path: PathBuf::from("/data/models/alpha/b"), error: "permission denied".to_owned() }],
         freed_bytes: 4 * GIB,
         held_bytes: GIB,
+        ..DeletionReport::default()
     };
     let outcome = Some(Box::new(JobOutcome::Deleted(report)));
     script.send(event(4, JobEventKind::Finished { path: None, outcome }));
@@ -987,7 +1001,11 @@ proptest! {
             let Some(name) = names.get(key) else {
                 // A plan, late or not asked for.
                 let asked = script.effects.iter().rev().find_map(plan_generation);
+                let agreed = script.state.dialogs.iter().any(|dialog| matches!(dialog, Dialog::Plan(dialog) if dialog.agreed.is_some()));
+                let before = script.effects.len();
                 script.send(Msg::Planned(asked.unwrap_or_default(), Ok(Box::new(thorny_plan()))));
+                let deletes = submitted(&script.effects[before..]).iter().any(|spec| matches!(spec, JobSpec::Delete { .. }));
+                prop_assert!(!deletes || agreed, "deleted without a yes");
                 continue;
             };
             let stood = matches!(script.state.dialogs.last(), Some(Dialog::Plan(_) | Dialog::Sure(_)));

@@ -6,7 +6,7 @@ use super::list::count;
 use super::removal::{self, Removed};
 use super::session::{Found, Session};
 use crate::error::Error;
-use crate::jobs::JobSpec;
+use crate::jobs::{Basis, JobSpec};
 use crate::model::{DeletionReport, Plan, text};
 use crate::provisioner::PlanTarget;
 
@@ -67,7 +67,8 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         session.output.say("what would go has changed since it was shown; nothing is deleted yet");
         plan = again;
     }
-    let (report, signal) = removal::execute(session, JobSpec::Delete { plan: plan.clone() }).await?;
+    let (report, signal) =
+        removal::execute(session, JobSpec::Delete { plan: plan.clone(), basis: Basis::JustMade }).await?;
     if json {
         session.output.json(&Removed::new(&plan, Some(&report)))?;
     } else {

@@ -124,6 +124,7 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
+    use crate::jobs::Basis;
     use crate::jobs::runner::{Done, Run};
     use crate::jobs::{JobEventKind, JobOutcome, JobState, Snapshot, Update};
     use crate::model::{ModelId, Plan, StoreKind};
@@ -277,7 +278,7 @@ mod tests {
 
     fn deletion(store: &str, id: &str) -> JobSpec {
         let models = vec![ModelId { store: StoreKind::Flat, store_path: store.into(), id: id.into() }];
-        JobSpec::Delete { plan: Plan { models, ..Plan::default() } }
+        JobSpec::Delete { plan: Plan { models, ..Plan::default() }, basis: Basis::JustMade }
     }
 
     use JobState::{Cancelled, Failed, Finished, Paused, Queued, Running};

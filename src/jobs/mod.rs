@@ -20,7 +20,7 @@ mod worker;
 pub use event::{EVENT_VERSION, JobEvent, JobEventKind, JobOutcome};
 pub use local::{LocalJobs, LocalJobsOptions};
 pub use snapshot::{FileProgress, JobState, JobStatus, Snapshot};
-pub use spec::{JobId, JobSpec};
+pub use spec::{Basis, JobId, JobSpec};
 pub use sweeping::sweep_context;
 
 use serde::{Deserialize, Serialize};

@@ -283,6 +283,7 @@ fn set_aside(path: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::Basis;
     use crate::model::Plan;
     use crate::provisioner::{DestinationKind, DownloadRequest};
 
@@ -316,7 +317,7 @@ mod tests {
             job(4, JobState::Retrying),
             job(7, JobState::Paused),
             job(6, JobState::Queued),
-            JobStatus::new(JobId(8), JobSpec::Delete { plan: Plan::default() }),
+            JobStatus::new(JobId(8), JobSpec::Delete { plan: Plan::default(), basis: Basis::JustMade }),
         ];
         let opened = QueueFile::open(&path, None);
         assert_eq!((opened.warnings.len(), opened.saved.jobs.len()), (0, 0));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{ModelId, Plan, SweepItem};
-use crate::provisioner::{ConvertRequest, DownloadRequest};
+use crate::provisioner::{ConvertRequest, DownloadRequest, PlanTarget};
 
 /// The number of a job; never used twice in one queue file.
 ///
@@ -40,6 +40,17 @@ impl fmt::Display for JobId {
     }
 }
 
+/// What a deletion's plan was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// A person saw the plan, and time has passed since: right before it runs it is made anew from these, and nothing is removed
+    /// when that says something else.
+    Seen(Vec<PlanTarget>),
+    /// It was made just now, in order to run at once.
+    JustMade,
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -56,10 +67,12 @@ pub enum JobSpec {
     },
     /// Convert a model that is here.
     Convert(ConvertRequest),
-    /// Run a deletion plan that a person has seen.
+    /// Run a deletion plan.
     Delete {
         /// The plan, exactly as shown.
         plan: Plan,
+        /// How the plan stays true until it runs.
+        basis: Basis,
     },
     /// Run the plan of a sweep that a person has seen.
     Sweep {
@@ -95,7 +108,7 @@ impl JobSpec {
             Self::Download(request) => crate::model::text::printable(&request.reference),
             Self::Verify { models, .. } => names(models),
             Self::Convert(request) => crate::model::text::printable(&request.reference),
-            Self::Delete { plan } => names(&plan.models),
+            Self::Delete { plan, .. } => names(&plan.models),
             Self::Sweep { items, .. } => match items.as_slice() {
                 [one] => {
                     crate::model::text::printable_path(std::path::Path::new(one.path.file_name().unwrap_or_default()))

@@ -93,7 +93,7 @@ impl Claim {
             JobSpec::Download(_) => Self::Download,
             JobSpec::Verify { .. } => Self::Verify,
             JobSpec::Convert(_) => Self::Convert,
-            JobSpec::Delete { plan } => {
+            JobSpec::Delete { plan, .. } => {
                 Self::Delete(plan.models.iter().map(|model| model.store_path.clone()).collect())
             }
             JobSpec::Sweep { plan, .. } => {

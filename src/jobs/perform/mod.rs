@@ -57,7 +57,7 @@ impl Runner for Performer {
                 JobSpec::Download(request) => this.fetch(request, &run).await,
                 JobSpec::Convert(request) => this.convert(request.clone(), &run).await,
                 JobSpec::Verify { models, quick } => this.verify(models.clone(), *quick, &run).await,
-                JobSpec::Delete { plan } => this.delete(plan.clone(), &run).await,
+                JobSpec::Delete { plan, basis } => this.delete(plan.clone(), basis.clone(), &run).await,
                 JobSpec::Sweep { plan, items } => this.sweep(plan.clone(), items.clone(), &run).await,
             }
         })

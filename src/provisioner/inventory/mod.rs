@@ -21,6 +21,8 @@ mod verify;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::VerifySettings;
 use crate::error::{Error, Result};
 use crate::model::{Model, ModelId, StoreKind, StoreSummary, text};
@@ -44,7 +46,7 @@ pub enum ScanEvent {
 }
 
 /// One row, or a part of it: to delete, to check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PlanTarget {
     /// The row.
     pub model: ModelId,

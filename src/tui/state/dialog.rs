@@ -64,10 +64,6 @@ pub struct PlanDialog {
     pub wait: Option<Wait>,
     /// The plan, or why there is none.
     pub plan: Option<Result<Box<Plan>, String>>,
-    /// When the plan came.
-    pub made: Duration,
-    /// The scan that was the last by then.
-    pub scan: Generation,
     /// What a person has agreed to, while the plan is made anew.
     pub agreed: Option<Agreed>,
     /// When the plan was written to the terminal; keys from before are no answer to it.

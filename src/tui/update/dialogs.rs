@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::expiry::{self, Agreed};
 use super::{Effects, moved};
-use crate::jobs::JobSpec;
+use crate::jobs::{Basis, JobSpec};
 use crate::model::{Plan, text};
 use crate::provisioner::PlanTarget;
 use crate::tui::Exit;
@@ -20,17 +20,8 @@ const READING: Duration = Duration::from_millis(300);
 pub(super) fn stage(state: &mut State, targets: Vec<PlanTarget>, now: Now) -> Effect {
     let wait = state.wait(now);
     let asked = targets.clone();
-    let dialog = PlanDialog {
-        targets,
-        wait: Some(wait),
-        plan: None,
-        made: now.at,
-        scan: state.models.scan.generation,
-        agreed: None,
-        drawn: None,
-        scroll: 0,
-        swept: Vec::new(),
-    };
+    let dialog =
+        PlanDialog { targets, wait: Some(wait), plan: None, agreed: None, drawn: None, scroll: 0, swept: Vec::new() };
     state.dialogs.push(Dialog::Plan(dialog));
     Effect::Plan(wait.generation, asked)
 }
@@ -41,13 +32,11 @@ pub(super) fn planned(
     result: Result<Box<Plan>, String>,
     now: Now,
 ) -> Effects {
-    let scan = state.models.scan.generation;
     for dialog in &mut state.dialogs {
         if let Dialog::Plan(dialog) = dialog
             && dialog.wait.is_some_and(|wait| wait.generation == generation)
         {
             dialog.wait = None;
-            (dialog.made, dialog.scan) = (now.at, scan);
             dialog.drawn = None;
             let before = dialog.plan.replace(result);
             if let Some(agreed) = dialog.agreed.take() {
@@ -90,11 +79,11 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
     let page = crate::tui::view::plan_rows(&state.layout());
     let length = crate::tui::view::plan_length(state);
     let readable = readable(state);
-    let stale = expiry::is_stale(state, now);
+    let expires = expiry::expires(state);
     match state.dialogs.last_mut() {
         Some(Dialog::Sure(sure)) => match action {
             Action::Confirm if !readable => too_small(state, now),
-            Action::Confirm if answers(sure.drawn, now) && stale => return expiry::remake(state, Agreed::All, now),
+            Action::Confirm if answers(sure.drawn, now) && expires => return expiry::remake(state, Agreed::All, now),
             Action::Confirm if answers(sure.drawn, now) => {
                 state.dialogs.pop();
                 return run(state);
@@ -123,7 +112,7 @@ pub(super) fn deletion(state: &mut State, action: Action, now: Now) -> Effects {
                         state.say(Level::Warn, "there is nothing that could be deleted", now);
                         return Vec::new();
                     }
-                    return if stale { expiry::remake(state, Agreed::Plan, now) } else { agreed(state) };
+                    return if expires { expiry::remake(state, Agreed::Plan, now) } else { agreed(state) };
                 }
                 (Action::Confirm, Some(Ok(_))) => early(state, now),
                 _ => {}
@@ -210,7 +199,7 @@ pub(super) fn run(state: &mut State) -> Effects {
         state.models.marks.remove(model);
     }
     state.detail.marks.clear();
-    vec![Effect::Submit(Box::new(JobSpec::Delete { plan: *plan }))]
+    vec![Effect::Submit(Box::new(JobSpec::Delete { plan: *plan, basis: Basis::Seen(dialog.targets) }))]
 }
 
 pub(super) fn help(state: &mut State, action: Action) -> Effects {

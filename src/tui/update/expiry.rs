@@ -1,6 +1,4 @@
-//! Plans expire: what was drawn long ago, or before the stores were scanned again, is made anew before it runs.
-
-use std::time::Duration;
+//! Plans expire as soon as they are shown: a yes makes the plan anew, and what was read runs only while it is still true.
 
 use super::{Effects, dialogs};
 use crate::model::Plan;
@@ -8,10 +6,7 @@ use crate::tui::effect::Effect;
 use crate::tui::msg::Now;
 use crate::tui::state::{Dialog, Level, PlanDialog, State};
 
-/// A plan that is older than this is made anew.
-const FRESH: Duration = Duration::from_secs(60);
-
-/// What a person agreed to while the plan was stale.
+/// What a person agreed to, while the plan is made anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreed {
     /// To the plan.
@@ -28,15 +23,9 @@ fn dialog(state: &mut State) -> Option<&mut PlanDialog> {
     })
 }
 
-/// Whether the plan may say something else by now.
-pub(super) fn is_stale(state: &State, now: Now) -> bool {
-    let scan = state.models.scan.generation;
-    state.dialogs.iter().rev().any(|dialog| match dialog {
-        // A sweep is looked over again when it runs.
-        Dialog::Plan(dialog) if !dialog.swept.is_empty() => false,
-        Dialog::Plan(dialog) => now.at.saturating_sub(dialog.made) > FRESH || dialog.scan != scan,
-        _ => false,
-    })
+/// Whether the plan has to be made anew. A sweep is looked over again when it runs.
+pub(super) fn expires(state: &State) -> bool {
+    state.dialogs.iter().rev().any(|dialog| matches!(dialog, Dialog::Plan(dialog) if dialog.swept.is_empty()))
 }
 
 /// Makes the plan anew; what comes decides whether it runs.

@@ -93,8 +93,6 @@ fn plan(state: &mut State, now: Now) {
         targets: Vec::new(),
         wait: None,
         plan,
-        made: now.at,
-        scan: state.models.scan.generation,
         agreed: None,
         drawn: None,
         scroll: 0,
