@@ -237,10 +237,21 @@ impl Repository {
             let blob = match kind {
                 EntryType::File => match folder.status(&name) {
                     Ok(status) => Blob::File(status),
-                    Err(_) => continue,
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => {
+                        self.unreadable.push((path.join(&name), error));
+                        continue;
+                    }
                 },
                 EntryType::Link => {
-                    let Ok(text) = folder.read_link(&name) else { continue };
+                    let text = match folder.read_link(&name) {
+                        Ok(text) => text,
+                        Err(Errno::NOENT | Errno::INVAL) => continue,
+                        Err(error) => {
+                            self.unreadable.push((path.join(&name), error));
+                            continue;
+                        }
+                    };
                     match layout::resolve(&text, path, &self.path) {
                         Target::Shared(digits, hash) => {
                             let shared = hub.descend(&Path::new(layout::SHARED).join(&digits)).ok();

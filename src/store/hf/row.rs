@@ -226,7 +226,9 @@ fn warnings(repository: &Repository, named: &Named<'_>, missing: &[String], unfi
         ));
     }
     if !missing.is_empty() {
-        warnings.add(&format!("missing weights: {}", missing.join(", ")));
+        // Behind a folder that may not be read they may be there.
+        let what = if repository.has_unknown_blobs() { "weights that cannot be read" } else { "missing weights" };
+        warnings.add(&format!("{what}: {}", missing.join(", ")));
     }
     if !unfinished.is_empty() {
         warnings.add(&format!("unfinished downloads: {}", unfinished.join(", ")));

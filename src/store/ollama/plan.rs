@@ -10,7 +10,7 @@ use super::read::{self, Contents, Tag, TagKind};
 use crate::disk::folder::Folder;
 use crate::error::Result;
 use crate::machine::{current_user, user_name};
-use crate::model::{Ask, Broken, Digest, Kept, Plan, text};
+use crate::model::{Ask, Blocked, Broken, Digest, Kept, Plan, text};
 use crate::store::planning::{PlanBuilder, lexical};
 use crate::store::tree::Entry;
 use crate::store::{Part, Target};
@@ -41,7 +41,11 @@ impl OllamaStore {
         self.remove_blobs(&contents, &going, &names, &mut builder);
         self.note_aliases(&contents, &going, &mut builder);
         let asks = self.asks(&contents, &going, &names, &builder);
-        let mut plan = if asks.is_empty() { builder.finish(Vec::new()) } else { builder.finish_for_another() };
+        let mut plan = if asks.is_empty() {
+            builder.finish(unreadable(&self.root, &contents, &going))
+        } else {
+            builder.finish_for_another()
+        };
         plan.asks = asks;
         self.name_the_command(&contents, &going, &mut plan);
         Ok(plan)
@@ -228,6 +232,21 @@ impl OllamaStore {
             Part::Files(files) => Err(self.not_found(&format!("{} ({})", tag.id, files.join(", ")))),
         }
     }
+}
+
+/// The names that stay because what they need cannot be seen.
+fn unreadable(root: &Path, contents: &Contents, going: &BTreeSet<usize>) -> Vec<Blocked> {
+    let mut blocked = Vec::new();
+    for &at in going {
+        let Some(why) = contents.unreadable(at) else { continue };
+        let because = format!(
+            "what it needs cannot be seen ({why}), and would be left behind without a name; run as a user who may read \
+             it, or as root"
+        );
+        let entries = contents.tags[at].entries.iter();
+        blocked.extend(entries.map(|name| Blocked { path: root.join(&name.entry.path), because: because.clone() }));
+    }
+    blocked
 }
 
 fn named(contents: &Contents, tags: &[usize]) -> String {

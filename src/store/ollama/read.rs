@@ -19,6 +19,9 @@ pub(super) const BLOBS: &str = "blobs";
 /// The trees, the one that wins first.
 pub(super) const TREES: [&str; 2] = ["manifests-v2", "manifests"];
 
+/// What is said of what is there and was refused.
+pub(super) const CANNOT_READ: &str = "cannot be read";
+
 /// Everything of one models folder.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
@@ -60,6 +63,8 @@ pub(super) struct Tag {
     pub(super) manifests: BTreeSet<String>,
     /// Why nobody can tell all that it refers to.
     pub(super) unknown: Option<String>,
+    /// Whether that is for want of rights or of a disk that answers: what it names may be sound.
+    pub(super) unreadable: bool,
     /// Weights of the manifest that counts.
     pub(super) weights: Vec<String>,
     pub(super) config: Config,
@@ -187,6 +192,33 @@ impl Contents {
         unread.chain(others.filter_map(|(_, tag)| tag.unknown.clone())).next()
     }
 
+    /// Why nobody can tell whether a blob is there; `None` when it can be told.
+    pub(super) fn unread_blob(&self, hex: &str) -> Option<&str> {
+        if self.blobs.contains_key(hex) {
+            return None;
+        }
+        let unread = self.unread.iter().find(|(path, _)| {
+            let name = path.strip_prefix(BLOBS).ok();
+            name.is_some_and(|name| {
+                name.as_os_str().is_empty() || name.to_str().and_then(names::digest).is_some_and(|digest| digest == hex)
+            })
+        });
+        unread.map(|(_, why)| why.as_str())
+    }
+
+    /// Why it cannot be told what a tag needs, or where that is: its name must stay then, or what it names is left behind as
+    /// nobody's.
+    pub(super) fn unreadable(&self, at: usize) -> Option<String> {
+        let of_tag = |at: usize| {
+            let tag = &self.tags[at];
+            tag.unknown.as_ref().filter(|_| tag.unreadable).cloned()
+        };
+        std::iter::once(at).chain(self.tags[at].shadows.iter().copied()).find_map(of_tag).or_else(|| {
+            let why = self.needs(at).into_iter().find_map(|hex| self.unread_blob(hex))?;
+            Some(format!("{BLOBS} {CANNOT_READ}: {why}"))
+        })
+    }
+
     /// The regular file of a blob; none for a link.
     pub(super) fn blob_file(&self, hex: &str) -> Option<&Entry> {
         self.blobs.get(hex)?.iter().find(|entry| entry.is_file())
@@ -202,6 +234,7 @@ impl Tag {
             content: BTreeMap::new(),
             manifests: BTreeSet::new(),
             unknown: None,
+            unreadable: false,
             weights: Vec::new(),
             config: Config::default(),
             damage: Vec::new(),
@@ -217,6 +250,7 @@ impl Tag {
     fn set_unknown(&mut self, path: &Path, why: &str) {
         let line = format!("{}: {why}", text::printable_path(path));
         self.damage.push(line.clone());
+        self.unreadable |= why.contains(CANNOT_READ);
         self.unknown.get_or_insert(line);
     }
 
@@ -445,7 +479,7 @@ impl Reader<'_> {
             return if self.blobs.is_some() || self.contents.unread.is_empty() {
                 Ok(None)
             } else {
-                Err("its blob cannot be read".to_owned())
+                Err(format!("its blob {CANNOT_READ}"))
             };
         };
         let entry = entries.iter().find(|entry| entry.is_file()).ok_or("its blob is no regular file")?;
@@ -502,7 +536,7 @@ fn bounded(read: Result<Option<Vec<u8>>, Errno>) -> Result<Option<Vec<u8>>, Stri
         Ok(None) => Err(format!("it is longer than {MAX_JSON} bytes")),
         Err(Errno::NOENT) => Ok(None),
         Err(Errno::INVAL | Errno::LOOP) => Err("it is no regular file".to_owned()),
-        Err(error) => Err(format!("it cannot be read: {}", reason(error))),
+        Err(error) => Err(format!("it {CANNOT_READ}: {}", reason(error))),
     }
 }
 

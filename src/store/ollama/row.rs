@@ -266,7 +266,10 @@ fn check_blobs(contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> bool 
         match contents.blobs.get(hex) {
             None => {
                 complete = false;
-                warnings.add(&format!("{name} is missing"));
+                warnings.add(&match contents.unread_blob(hex) {
+                    Some(why) => format!("{name} cannot be read: {why}"),
+                    None => format!("{name} is missing"),
+                });
             }
             Some(entries) => match entries.iter().find(|entry| entry.is_file()) {
                 Some(entry) => {
