@@ -1,6 +1,7 @@
 //! What `delete` and `sweep` have in common: a plan is told, run as a job, and told again by what it came to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -12,6 +13,9 @@ use crate::error::Error;
 use crate::jobs::{JobEvent, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Ask, Blocked, Broken, Bytes, DeletionReport, Failure, Holder, Kept, ModelId, Plan, text};
 use crate::transfer;
+
+/// After how long a wait for a server is said.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `delete --json`, and a part of `sweep --json`.
 #[derive(Serialize)]
@@ -71,6 +75,24 @@ pub(super) async fn execute(session: &mut Session, spec: JobSpec) -> Result<(Del
     let cancel = session.cancel.clone();
     let mut nothing = |_: &JobEvent| Ok(());
     let work = follow::to_end(&jobs, &mut updates, job, &cancel, &mut nothing);
+    let (inventory, output) = (session.inventory.clone(), session.output.clone());
+    let work = async {
+        tokio::pin!(work);
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        let mut said = String::new();
+        loop {
+            tokio::select! {
+                status = &mut work => break status,
+                _ = ticks.tick() => {
+                    let Some((what, _)) = inventory.waits().filter(|(_, since)| *since >= PATIENCE) else { continue };
+                    if said != what {
+                        output.say(&format!("llorch-models: waiting for {what}"));
+                        said = what;
+                    }
+                }
+            }
+        }
+    };
     let (status, signal) = session.guard(work).await;
     let Some(status) = status? else { return Err(Error::Cancelled.into()) };
     match (status.state, status.outcome.as_deref()) {

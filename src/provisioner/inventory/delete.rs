@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +52,7 @@ impl Inventory {
             if cancel.is_cancelled() {
                 break;
             }
-            match self.ask_server(plan, ask) {
+            match self.ask_server(plan, ask, cancel) {
                 Ok(()) => deleted.push(ask),
                 Err(why) => tracing::warn!("{} is deleted by its files: {why}", ask.name),
             }
@@ -85,7 +86,13 @@ impl Inventory {
         report
     }
 
-    fn ask_server(&self, plan: &Plan, ask: &Ask) -> Result<(), String> {
+    /// What a deletion waits for at this moment, and for how long it has: a server that does not answer.
+    #[must_use]
+    pub fn waits(&self) -> Option<(String, Duration)> {
+        self.ollama.as_ref()?.waits()
+    }
+
+    fn ask_server(&self, plan: &Plan, ask: &Ask, cancel: &CancellationToken) -> Result<(), String> {
         let server = self.ollama.as_ref().ok_or("no server is known")?;
         let named: Vec<&Step> = ask.names.iter().filter_map(|index| plan.steps.get(*index)).collect();
         if named.is_empty() || !named.iter().all(|step| is_there(step)) {
@@ -96,7 +103,7 @@ impl Inventory {
         if !same {
             return Err("its server does not answer any more".to_owned());
         }
-        server.delete(&ask.server, &ask.name)?;
+        server.delete(&ask.server, &ask.name, cancel)?;
         if named.iter().any(|step| is_there(step)) {
             return Err("Ollama's server says that it is deleted, and its name is still there".to_owned());
         }

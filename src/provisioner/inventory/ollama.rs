@@ -5,10 +5,12 @@
 //! another host's.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::hub::loopback_client;
 use crate::machine::{self, Listener, homes, ollama_servers, user_label};
@@ -19,8 +21,10 @@ use crate::store::ollama::{Served, Server, Serving};
 const DEFAULT_PORT: u16 = 11434;
 /// A server on loopback that does not answer a question in this time is as good as none.
 const QUESTION: Duration = Duration::from_secs(2);
-/// Removing hundreds of gigabytes takes some file systems a while.
-const DELETION: Duration = Duration::from_secs(120);
+/// Removing hundreds of gigabytes takes some file systems a while. After it the files are removed one by one, while the server
+/// may still be at it: safe, as every step looks again whether its name still stands for the file of the plan, and a name
+/// that the server removed first is only found gone.
+const DELETION: Duration = Duration::from_secs(30);
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 16 << 20;
 
@@ -31,6 +35,8 @@ pub(super) struct OllamaApi {
     host: Option<String>,
     /// Root folder of the system.
     system: PathBuf,
+    /// What a deletion waits for now, and since when. Clones share it.
+    waits: Arc<Mutex<Option<(String, Instant)>>>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +84,7 @@ enum Works {
 
 impl OllamaApi {
     pub(super) fn new(host: Option<String>, system: PathBuf) -> Self {
-        Self { host, system }
+        Self { host, system, waits: Arc::default() }
     }
 
     /// Where a server may listen: at `OLLAMA_HOST`, else at the default, and where the running ones say.
@@ -158,11 +164,28 @@ impl Server for OllamaApi {
         listing.models.iter().map(|listed| (listed.name().to_owned(), holder.clone())).collect()
     }
 
-    fn delete(&self, address: &str, name: &str) -> Result<(), String> {
-        let url = format!("{address}/api/delete");
-        // Older servers read `name`, newer ones `model`.
-        let body = serde_json::json!({ "model": name, "name": name });
-        on_a_thread(DELETION, move || async move {
+    fn waits(&self) -> Option<(String, Duration)> {
+        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.as_ref().map(|(what, since)| (what.clone(), since.elapsed()))
+    }
+
+    fn delete(&self, address: &str, name: &str, cancel: &CancellationToken) -> Result<(), String> {
+        let shown = address.trim_start_matches("http://");
+        let what = format!("Ollama at {shown} to delete {}", text::printable(name));
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = Some((what, Instant::now()));
+        let result = delete(address, name, cancel);
+        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        result
+    }
+}
+
+fn delete(address: &str, name: &str, cancel: &CancellationToken) -> Result<(), String> {
+    let url = format!("{address}/api/delete");
+    // Older servers read `name`, newer ones `model`.
+    let body = serde_json::json!({ "model": name, "name": name });
+    let cancel = cancel.clone();
+    on_a_thread(DELETION, move || async move {
+        let ask = async {
             let client = loopback_client()?;
             let answer = client.delete(url).json(&body).send().await.map_err(|error| error.to_string())?;
             let status = answer.status();
@@ -172,9 +195,13 @@ impl Server for OllamaApi {
             let why = read(answer).await.unwrap_or_default();
             let why: String = text::printable(String::from_utf8_lossy(&why).trim()).chars().take(200).collect();
             Err(format!("Ollama's server answered {status}: {why}"))
-        })
-        .unwrap_or_else(|| Err("Ollama's server does not answer".to_owned()))
-    }
+        };
+        tokio::select! {
+            answer = ask => answer,
+            () = cancel.cancelled() => Err("it was cancelled before Ollama's server answered".to_owned()),
+        }
+    })
+    .unwrap_or_else(|| Err(format!("Ollama's server did not answer in {} s", DELETION.as_secs())))
 }
 
 /// A question whose answer is JSON; `None` for no answer, or another one.

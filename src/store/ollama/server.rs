@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::model::Holder;
 
@@ -14,11 +17,16 @@ pub trait Server: fmt::Debug + Send + Sync {
     /// Models that the server of `root` has loaded, each with the process that holds it.
     fn loaded(&self, root: &Path) -> Vec<(String, Holder)>;
 
-    /// Deletes a model by its name.
+    /// Deletes a model by its name. Cancelling ends the wait for the answer, not what the server does.
     ///
     /// # Errors
     /// In words: no answer, or a refusal.
-    fn delete(&self, address: &str, name: &str) -> Result<(), String>;
+    fn delete(&self, address: &str, name: &str, cancel: &CancellationToken) -> Result<(), String>;
+
+    /// What a deletion waits for at this moment, and for how long it has; `None` when for nothing.
+    fn waits(&self) -> Option<(String, Duration)> {
+        None
+    }
 }
 
 /// A server that works on a models folder.
