@@ -434,7 +434,7 @@ fn pasted_text_is_typed_in_a_field_and_means_nothing_elsewhere() {
     script.send(Msg::Paste("qdy".to_owned()));
     assert!(script.state.exit.is_none() && script.state.dialogs.is_empty());
     script.press("p");
-    script.send(Msg::Paste("  org/name:Q8_0\nrm -rf\u{1b}[A".to_owned()));
+    script.send(Msg::Paste("  org/name:Q8_0\u{1b}\r\n".to_owned()));
     let Some(Dialog::Pull(pull)) = script.state.dialogs.last() else { panic!("no dialog") };
     assert_eq!(pull.line.text(), "org/name:Q8_0");
     script.press("Enter");
@@ -488,13 +488,18 @@ fn quitting_asks_only_when_work_would_stop() {
     script.jobs(vec![download(1, "org/x", JobState::Running), download(2, "org/y", JobState::Queued)]);
     script.press("q");
     assert!(script.state.exit.is_none());
-    assert!(script.picture().contains("1 job runs, 1 more wait"), "{}", script.picture());
+    assert!(script.picture().contains("1 job runs, 1 more waits"), "{}", script.picture());
     script.press("Enter");
     assert!(script.state.exit.is_none() && !script.state.dialogs.is_empty());
     script.press("Esc q n q ^c");
     assert!(script.state.exit.is_none() && script.state.dialogs.is_empty());
     script.press("q y");
     assert_eq!(script.state.exit, Some(Exit::Quit));
+
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(1, "org/x", JobState::Running)]);
+    script.press("q");
+    assert!(script.picture().contains("1 job runs. Quitting stops it;"), "{}", script.picture());
 
     let mut script = Script::with(80, 24, five());
     script.jobs(vec![download(1, "org/x", JobState::Paused), download(2, "org/y", JobState::Finished)]);
@@ -789,7 +794,7 @@ fn an_answer_after_the_text_was_changed_is_dropped() {
 
 #[test]
 fn the_detail_follows_the_cursor_once_it_rests() {
-    let mut script = Script::with(120, 30, five());
+    let mut script = Script::with(140, 30, five());
     script.soon(Msg::Tick);
     script.taken();
     let asks = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Details(..))).count();
@@ -862,7 +867,7 @@ fn parts_are_marked_and_deleted_in_the_detail() {
 
 #[test]
 fn a_disk_that_does_not_answer_is_said() {
-    let mut script = Script::with(120, 30, five());
+    let mut script = Script::with(140, 30, five());
     script.at = script.state.deadline();
     script.soon(Msg::Tick);
     script.at += Duration::from_secs(5);
@@ -905,6 +910,72 @@ fn an_empty_host_survives_every_key() {
         script.buffer(rbee_hive::tui::theme::Tier::None, true);
         assert!(submitted(&script.effects).is_empty());
     }
+}
+
+#[test]
+fn a_line_that_is_typed_is_in_sight_whatever_is_said() {
+    for (width, height) in [(120, 40), (80, 24), (40, 10)] {
+        let mut script = Script::with(width, height, five());
+        script.jobs(vec![download(1, "org/one", JobState::Running)]);
+        for keys in ["/", "Esc 3 /"] {
+            script.press(keys);
+            let long = format!("{} stands in the way", "what was said ".repeat(20));
+            script.soon(Msg::Refused(long));
+            script.soon(Msg::Paste("one".to_owned()));
+            let picture = script.picture();
+            let last = picture.lines().last().unwrap();
+            assert!(last.contains("/one"), "{width}x{height}:\n{picture}");
+            assert!(picture.contains("what was said"), "{picture}");
+            assert!(picture.matches("one").count() > 1, "the job is in sight:\n{picture}");
+        }
+    }
+}
+
+#[test]
+fn a_notice_of_two_lines_covers_no_job() {
+    for height in [10, 24] {
+        let mut script = Script::with(80, height, five());
+        script.jobs(ten_jobs());
+        script.soon(Msg::Refused("word ".repeat(60)));
+        let layout = script.state.layout();
+        assert_eq!(layout.notice.height, 2);
+        assert!(!layout.queue.intersects(layout.notice), "{layout:?}");
+        assert!(layout.queue.height > 0);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_filter_is_not_said_under_another() {
+    let mut script = Script::with(80, 24, five());
+    script.press("/");
+    script.write("size>");
+    script.press("Enter");
+    assert!(notice(&script).contains("size>"), "{}", notice(&script));
+    script.soon(Msg::Key("^u".parse().unwrap()));
+    assert_eq!(notice(&script), "");
+    script.write("size>");
+    script.press("Enter");
+    script.soon(Msg::Refused("something else".to_owned()));
+    script.press("Esc j j");
+    assert_eq!(notice(&script), "");
+}
+
+#[test]
+fn a_key_that_a_job_does_not_take_names_its_model() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(11, "org/one", JobState::Finished)]);
+    script.send(Msg::Unchanged(JobId(11), "it is finished; delete the model instead".to_owned()));
+    assert_eq!(notice(&script), "org/one: it is finished; delete the model instead");
+}
+
+#[test]
+fn a_failure_is_no_longer_said_when_the_job_runs_again() {
+    let mut script = Script::with(80, 24, five());
+    script.jobs(vec![download(1, "org/one", JobState::Running)]);
+    script.jobs(vec![download(1, "org/one", JobState::Failed)]);
+    assert!(notice(&script).contains("failed"), "{}", notice(&script));
+    script.jobs(vec![download(1, "org/one", JobState::Running)]);
+    assert_eq!(notice(&script), "");
 }
 
 #[test]

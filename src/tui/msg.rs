@@ -11,7 +11,7 @@ use super::input::Mouse;
 use super::keymap::Key;
 use crate::format::Metadata;
 use crate::hub::SearchHit;
-use crate::jobs::Update;
+use crate::jobs::{JobId, Update};
 use crate::model::memory::HostMemory;
 use crate::model::{Holder, ModelId, Plan, StoreKind, Sweep};
 use crate::provisioner::{RemoteHeader, ScanEvent};
@@ -82,6 +82,8 @@ pub enum Msg {
     Submitted(String),
     /// The queue refused something.
     Refused(String),
+    /// A job could not be changed as a key asked, and why.
+    Unchanged(JobId, String),
     /// Something went wrong that has no place of its own.
     Trouble(String),
 }

@@ -32,7 +32,7 @@ use super::terminal::{self, Guard};
 use super::theme::{Look, Tier};
 use super::{ColorMode, Exit, Options, Surroundings, leave, update, view};
 use crate::disk::{regular, space};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hub::SearchQuery;
 use crate::jobs::{self, JobSpec, Jobs};
 use crate::machine::{self, MemoryProbe, Mounts};
@@ -561,9 +561,10 @@ impl Work {
                     Err(error) => Some(Msg::Refused(error.to_string())),
                 }
             }
-            Effect::Control(job, control) => {
-                self.jobs.control(job, control).err().map(|error| Msg::Refused(error.to_string()))
-            }
+            Effect::Control(job, control) => self.jobs.control(job, control).err().map(|error| match error {
+                Error::Job { reason, .. } => Msg::Unchanged(job, reason),
+                error => Msg::Refused(error.to_string()),
+            }),
             Effect::ClearEnded => {
                 self.jobs.clear();
                 None

@@ -14,8 +14,19 @@ pub enum Focus {
     Queue,
 }
 
-/// From here on the detail stands beside the models instead of in their place.
-const WIDE: u16 = 110;
+/// Columns that the models keep: with less the detail stands in their place, not beside them. All of the usual columns fit.
+pub const TABLE: u16 = 89;
+/// The detail has at least so many columns beside the models.
+const DETAIL: u16 = 40;
+
+/// The room that a notice takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Lines that it would like.
+    pub lines: u16,
+    /// Whether it stands above the line at the bottom, which is being typed in, instead of over it.
+    pub above: bool,
+}
 
 /// The places of the panes. A place without room has no height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +45,21 @@ pub struct Layout {
     pub queue: Rect,
     /// The line at the bottom.
     pub footer: Rect,
+    /// The notice: over the line at the bottom, or above it; no pane is under the rest of it.
+    pub notice: Rect,
 }
 
 impl Layout {
-    /// The layout of a screen with `jobs` in its queue.
+    /// The layout of a screen with `jobs` in its queue and a notice.
     #[must_use]
-    pub fn new(size: (u16, u16), focus: Focus, jobs: usize) -> Self {
+    pub fn new(size: (u16, u16), focus: Focus, jobs: usize, said: Said) -> Self {
         let (width, height) = size;
         let screen = Rect::new(0, 0, width, height);
         let line = |y: u16| Rect::new(0, y.min(height), width, u16::from(y < height));
-        let inside = height.saturating_sub(3);
+        let over = u16::from(!said.above && said.lines > 0);
+        // The panes keep a line each.
+        let apart = (said.lines - over).min(height.saturating_sub(5));
+        let inside = height.saturating_sub(3 + apart);
         let most = if focus == Focus::Queue { inside / 2 } else { inside / 3 };
         let wanted = u16::try_from(jobs.max(1)).unwrap_or(u16::MAX);
         let queue = wanted.min(most.max(1)).min(inside.saturating_sub(1));
@@ -51,8 +67,8 @@ impl Layout {
         // The frame takes a column on either side.
         let inner = width.saturating_sub(2);
         let area = |x: u16, y: u16, width: u16, height: u16| Rect::new(x, y, width, height).intersection(screen);
-        let (models, detail) = if width >= WIDE {
-            let right = (inner * 2 / 5).clamp(40, 78);
+        let (models, detail) = if inner > TABLE + DETAIL {
+            let right = (inner * 2 / 5).clamp(DETAIL, 78).min(inner - 1 - TABLE);
             let left = inner - right - 1;
             (Some(area(1, 1, left, main)), Some(area(2 + left, 1, right, main)))
         } else if focus == Focus::Detail {
@@ -68,6 +84,7 @@ impl Layout {
             rule: line(1 + main),
             queue: area(1, 2 + main, inner, queue),
             footer: line(height.saturating_sub(1).max(1)),
+            notice: area(0, height.saturating_sub(apart + 1), width, apart + over),
         }
     }
 
@@ -114,13 +131,17 @@ mod tests {
 
     #[test]
     fn nothing_leaves_the_screen_at_any_size() {
-        for width in [0, 1, 2, 3, 20, 40, 60, 80, 109, 110, 120, 200, 500] {
+        for width in [0, 1, 2, 3, 20, 40, 60, 80, 131, 132, 133, 200, 500] {
             for height in [0, 1, 2, 3, 4, 5, 10, 20, 24, 60, 200] {
                 for focus in [Focus::Models, Focus::Detail, Focus::Queue] {
-                    for jobs in [0, 1, 10, 100_000] {
-                        let layout = Layout::new((width, height), focus, jobs);
+                    let said = [(0, false), (1, false), (2, false), (1, true), (2, true)];
+                    for (jobs, (lines, above)) in
+                        [0, 1, 10, 100_000].into_iter().flat_map(|jobs| said.map(|said| (jobs, said)))
+                    {
+                        let layout = Layout::new((width, height), focus, jobs, Said { lines, above });
                         let areas = [Some(layout.header), layout.models, layout.detail, Some(layout.rule)];
-                        let others = [Some(layout.queue), Some(layout.footer), Some(layout.large_dialog())];
+                        assert!(!above || !layout.notice.intersects(layout.footer) || height < 2);
+                        let others = [layout.queue, layout.footer, layout.notice, layout.large_dialog()].map(Some);
                         for area in areas.into_iter().chain(others).flatten() {
                             let inside = area.right() <= width && area.bottom() <= height;
                             assert!(inside || area.is_empty(), "{area:?} at {width}x{height}");
@@ -133,10 +154,10 @@ mod tests {
 
     #[test]
     fn everything_has_a_place_at_80_by_24_and_something_at_40_by_10() {
-        let layout = Layout::new((80, 24), Focus::Models, 10);
+        let layout = Layout::new((80, 24), Focus::Models, 10, Said::default());
         assert_eq!((layout.model_rows(), layout.queue_rows(), layout.detail), (13, 7, None));
-        let layout = Layout::new((40, 10), Focus::Models, 10);
+        let layout = Layout::new((40, 10), Focus::Models, 10, Said::default());
         assert_eq!((layout.model_rows(), layout.queue_rows()), (4, 2));
-        assert!(Layout::new((120, 40), Focus::Models, 0).detail.is_some());
+        assert!(Layout::new((132, 40), Focus::Models, 0, Said::default()).detail.is_some());
     }
 }

@@ -25,10 +25,14 @@ impl Line {
         self.text.split_at(self.caret)
     }
 
-    /// Puts `text` at the caret: the first line of it, without what no screen should show.
+    /// Puts `text` at the caret, without what no screen should show. Where a line or a tab ends there is a space.
     pub fn insert(&mut self, text: &str) {
-        for c in text.trim_start().lines().next().unwrap_or_default().chars().filter(|c| !is_unsafe(*c)) {
-            self.push(c);
+        let lines = text.split(['\n', '\r', '\t']).map(str::trim).filter(|line| !line.is_empty());
+        for (at, line) in lines.enumerate() {
+            if at > 0 {
+                self.push(' ');
+            }
+            line.chars().for_each(|c| self.push(c));
         }
     }
 
@@ -110,7 +114,8 @@ mod tests {
     fn editing() {
         let mut line = Line::default();
         line.insert("org/模型 two\nrest\u{1b}");
-        assert_eq!(line.text(), "org/模型 two");
+        assert_eq!(line.text(), "org/模型 two rest");
+        line.erase_word();
         line.erase_word();
         assert_eq!(line.text(), "org/模型 ");
         line.erase();

@@ -18,10 +18,10 @@ use jiff::Timestamp;
 
 pub use detail::{Detail, Subject};
 pub use dialog::{Asked, Dialog, FilesDialog, HitsDialog, PlanDialog, PullDialog, SureDialog, SweepDialog};
-pub use layout::{Focus, Layout};
+pub use layout::{Focus, Layout, Said, TABLE};
 pub use line::Line;
 pub use models::{Models, Scan};
-pub use notice::{Level, Notice, Notices};
+pub use notice::{Level, Notice, Notices, Topic};
 pub use queue::Queue;
 pub use watch::Watch;
 
@@ -35,6 +35,9 @@ use crate::model::{DestinationKind, StoreKind};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How old the figures of the header may get.
 pub const FRESH: Duration = Duration::from_secs(60);
+
+/// Most lines that a notice takes.
+const NOTICE_LINES: usize = 2;
 
 /// A request that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +192,12 @@ impl State {
     /// Where things are.
     #[must_use]
     pub fn layout(&self) -> Layout {
-        Layout::new(self.size, self.focus, self.queue.shown().len())
+        let columns = usize::from(self.size.0).saturating_sub(4);
+        let notice = self.notices.lines(columns, NOTICE_LINES, "~").len();
+        let notice = u16::try_from(notice).unwrap_or(0);
+        // What is being typed stays in sight, and so does what the notice would cover.
+        let typing = self.dialogs.is_empty() && self.pane().takes_text();
+        Layout::new(self.size, self.focus, self.queue.shown().len(), Said { lines: notice, above: typing })
     }
 
     /// A number for a new request.
@@ -205,7 +213,12 @@ impl State {
 
     /// Says something.
     pub fn say(&mut self, level: Level, text: impl Into<String>, now: Now) {
-        self.notices.add(level, text, now.at);
+        self.notices.add(level, Topic::Answer, text, now.at);
+    }
+
+    /// Says something that is to be seen, now or after what is said next.
+    pub fn tell(&mut self, level: Level, topic: Topic, text: impl Into<String>, now: Now) {
+        self.notices.add(level, topic, text, now.at);
     }
 
     /// The requests that run and have not been called slow, each with a way to call it so.

@@ -3,6 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::jobs::JobId;
+use crate::tui::text;
+
 /// How much a notice matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -16,6 +19,25 @@ pub enum Level {
     Bad,
 }
 
+/// What a notice is about, which decides when it is no longer true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// The latest key: the next notice takes its place.
+    Answer,
+    /// The filter: it goes when the filter changes.
+    Filter,
+    /// How a job ended: it waits until it was seen, or until the job runs again.
+    Job(JobId),
+    /// Something that stays as it is: it waits until it was seen.
+    Trouble,
+}
+
+impl Topic {
+    fn waits(self) -> bool {
+        matches!(self, Self::Job(_) | Self::Trouble)
+    }
+}
+
 /// A line for the person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -23,11 +45,14 @@ pub struct Notice {
     pub level: Level,
     /// The line.
     pub text: String,
+    /// What it is about.
+    pub topic: Topic,
     /// When it came to the front; a key soon after was not an answer to it.
     since: Duration,
 }
 
-/// The notices that nobody has seen yet, the newest first: it answers the latest key.
+/// The notices that nobody has seen yet, the newest first: it answers the latest key. Of the older ones only those wait that
+/// are worth telling later.
 #[derive(Clone, Debug, Default)]
 pub struct Notices(VecDeque<Notice>);
 
@@ -50,11 +75,34 @@ impl Notices {
     }
 
     /// Adds a notice.
-    pub fn add(&mut self, level: Level, text: impl Into<String>, at: Duration) {
-        let notice = Notice { level, text: text.into(), since: at };
-        self.0.retain(|waits| waits.level != Level::Info && waits.text != notice.text);
+    pub fn add(&mut self, level: Level, topic: Topic, text: impl Into<String>, at: Duration) {
+        let notice = Notice { level, text: text.into(), topic, since: at };
+        self.0.retain(|waits| waits.level != Level::Info && waits.topic.waits() && waits.text != notice.text);
         self.0.truncate(MAX - 1);
         self.0.push_front(notice);
+    }
+
+    /// What `is_over` says to be no longer true goes.
+    pub fn forget(&mut self, is_over: impl Fn(Topic) -> bool) {
+        self.0.retain(|notice| !is_over(notice.topic));
+    }
+
+    /// The notice as at most `most` lines of `width` columns.
+    #[must_use]
+    pub fn lines(&self, width: usize, most: usize, ellipsis: &str) -> Vec<String> {
+        let Some(notice) = self.shown() else { return Vec::new() };
+        let line = match self.waiting() {
+            0 => notice.text.clone(),
+            more => format!("{} (+{more})", notice.text),
+        };
+        let mut lines = text::wrap(&line, width);
+        if lines.len() > most {
+            lines.truncate(most);
+            if let Some(last) = lines.last_mut() {
+                *last = format!("{}{ellipsis}", text::cut(last, width.saturating_sub(text::width(ellipsis)), ""));
+            }
+        }
+        lines
     }
 
     /// A key was pressed: what was there to be read goes.
@@ -77,12 +125,12 @@ mod tests {
     fn a_result_is_not_lost_to_the_next_key_or_the_next_notice() {
         let at = Duration::from_millis;
         let mut notices = Notices::default();
-        notices.add(Level::Info, "sorted by size", at(0));
-        notices.add(Level::Done, "freed 4 GiB", at(10));
-        notices.add(Level::Bad, "x failed", at(20));
+        notices.add(Level::Info, Topic::Answer, "sorted by size", at(0));
+        notices.add(Level::Done, Topic::Job(JobId(1)), "freed 4 GiB", at(10));
+        notices.add(Level::Bad, Topic::Job(JobId(2)), "x failed", at(20));
         assert_eq!(notices.shown().unwrap().text, "x failed");
         notices.dismiss(at(100));
-        notices.add(Level::Info, "sorted by name", at(100));
+        notices.add(Level::Info, Topic::Answer, "sorted by name", at(100));
         assert_eq!(notices.shown().unwrap().text, "sorted by name", "the answer to the latest key");
         notices.dismiss(at(200));
         assert_eq!(notices.shown().unwrap().text, "x failed", "it comes back");
@@ -98,9 +146,31 @@ mod tests {
     fn many_notices_are_bounded() {
         let mut notices = Notices::default();
         for number in 0..100 {
-            notices.add(Level::Bad, format!("{number}"), Duration::ZERO);
+            notices.add(Level::Bad, Topic::Trouble, format!("{number}"), Duration::ZERO);
         }
         assert_eq!(notices.waiting(), MAX - 1);
         assert_eq!(notices.shown().unwrap().text, "99");
+    }
+
+    #[test]
+    fn an_answer_never_comes_back_from_behind_a_newer_one() {
+        let at = Duration::from_secs;
+        let mut notices = Notices::default();
+        notices.add(Level::Warn, Topic::Answer, "the terminal is too small", at(0));
+        notices.add(Level::Warn, Topic::Filter, "'size>' is no filter", at(1));
+        notices.add(Level::Bad, Topic::Job(JobId(3)), "x failed", at(2));
+        notices.dismiss(at(9));
+        assert_eq!(notices.shown(), None);
+    }
+
+    #[test]
+    fn what_is_no_longer_true_goes() {
+        let mut notices = Notices::default();
+        notices.add(Level::Bad, Topic::Job(JobId(3)), "x failed", Duration::ZERO);
+        notices.add(Level::Warn, Topic::Filter, "'size>' is no filter", Duration::ZERO);
+        notices.forget(|topic| topic == Topic::Filter);
+        assert_eq!(notices.shown().unwrap().text, "x failed");
+        notices.forget(|topic| topic == Topic::Job(JobId(3)));
+        assert_eq!(notices.shown(), None);
     }
 }

@@ -7,7 +7,7 @@ use crate::jobs::{JobEventKind, JobId, JobSpec, JobState, JobStatus, Update};
 use crate::tui::effect::Effect;
 use crate::tui::msg::Now;
 use crate::tui::result;
-use crate::tui::state::{Dirty, Level, State};
+use crate::tui::state::{Dirty, Level, State, Topic};
 
 /// Takes an update in. What only moves a bar can wait for the next slow frame.
 pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, Dirty) {
@@ -17,7 +17,7 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
     match update {
         Update::Snapshot(snapshot) => {
             for warning in snapshot.warnings.iter().filter(|line| !state.queue.snapshot.warnings.contains(line)) {
-                state.notices.add(Level::Warn, warning.clone(), now.at);
+                state.notices.add(Level::Warn, Topic::Trouble, warning.clone(), now.at);
             }
             state.queue.snapshot = snapshot;
             state.queue.known = true;
@@ -32,6 +32,9 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
     if dirty == Dirty::Progress || first {
         return (Vec::new(), dirty);
     }
+    let again: Vec<JobId> =
+        state.queue.snapshot.jobs.iter().filter(|job| !job.state.has_ended()).map(|job| job.id).collect();
+    state.notices.forget(|topic| matches!(topic, Topic::Job(id) if again.contains(&id)));
     let ended: Vec<JobStatus> = state
         .queue
         .snapshot
@@ -43,7 +46,7 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
     let mut changed = false;
     for job in &ended {
         let (level, line) = result::told(job);
-        state.say(level, line, now);
+        state.tell(level, Topic::Job(job.id), line, now);
         // What was found is shown in the row.
         changed |= !matches!(job.spec, JobSpec::Verify { .. }) || job.state == JobState::Finished;
     }

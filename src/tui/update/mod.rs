@@ -19,7 +19,7 @@ use super::effect::Effect;
 use super::input::{Gesture, Mouse};
 use super::keymap::{Key, Pane};
 use super::msg::{Msg, Now};
-use super::state::{Dialog, Dirty, FRESH, Focus, Level, Line, PATIENCE, State, Subject};
+use super::state::{Dialog, Dirty, FRESH, Focus, Level, Line, PATIENCE, State, Subject, Topic};
 
 pub use expiry::Agreed;
 
@@ -104,8 +104,14 @@ pub fn update(state: &mut State, msg: Msg, now: Now) -> Effects {
             state.say(Level::Bad, why, now);
             Vec::new()
         }
+        Msg::Unchanged(job, why) => {
+            let job = state.queue.snapshot.jobs.iter().find(|status| status.id == job);
+            let named = job.map_or_else(|| "the job".to_owned(), |job| job.spec.subject());
+            state.say(Level::Warn, format!("{named}: {why}"), now);
+            Vec::new()
+        }
         Msg::Trouble(line) => {
-            state.say(Level::Warn, line, now);
+            state.tell(Level::Warn, Topic::Trouble, line, now);
             Vec::new()
         }
     };
@@ -370,6 +376,7 @@ fn edited(state: &mut State, now: Now) -> Effects {
         return if pull.wait.take().is_some() { vec![Effect::StopAsking] } else { Vec::new() };
     }
     if state.models.filtering {
+        state.notices.forget(|topic| topic == Topic::Filter);
         state.models.read_filter(now.wall);
     }
     Vec::new()
@@ -385,13 +392,14 @@ fn filter_action(state: &mut State, action: Action, now: Now) -> Effects {
         }
         Action::Open => {
             if let Some(error) = state.models.filter_error.clone() {
-                state.say(Level::Warn, error, now);
+                state.tell(Level::Warn, Topic::Filter, error, now);
             } else {
                 state.models.filtering = false;
                 state.models.hold();
             }
         }
         Action::Close => {
+            state.notices.forget(|topic| topic == Topic::Filter);
             state.models.filtering = false;
             state.models.hold();
             state.models.filter.clear();

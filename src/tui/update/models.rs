@@ -11,7 +11,7 @@ use crate::store::fingerprint::Fingerprint;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{Generation, Now};
-use crate::tui::state::{Dirty, Focus, Level, State};
+use crate::tui::state::{Dirty, Focus, Level, State, Topic};
 
 /// Begins to scan.
 pub(super) fn scan(state: &mut State, now: Now) -> Effect {
@@ -95,6 +95,7 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
             }
         }
         Action::Back => {
+            state.notices.forget(|topic| topic == Topic::Filter);
             state.models.hold();
             state.models.filter.clear();
             state.models.read_filter(state.wall);

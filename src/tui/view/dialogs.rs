@@ -40,7 +40,12 @@ pub(crate) fn sure_readable(state: &State) -> bool {
 pub(super) fn quit(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) -> Option<Position> {
     let width = layout.large_dialog().width.min(64);
     let room = usize::from(width.saturating_sub(4));
-    let then = if state.facts.fleeting {
+    let one = state.queue.unfinished() == (1, 0);
+    let then = if state.facts.fleeting && one {
+        "Quitting stops it, and nothing of it is kept: it does not go on at the next start."
+    } else if one {
+        "Quitting stops it; a download keeps what it has and goes on at the next start."
+    } else if state.facts.fleeting {
         "Quitting stops them, and nothing of them is kept: they do not go on at the next start."
     } else {
         "Quitting stops them; downloads keep what they have and go on at the next start."

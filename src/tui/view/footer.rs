@@ -12,8 +12,6 @@ use crate::tui::theme::Role;
 
 /// From this size on everything has its place.
 const ENOUGH: (u16, u16) = (60, 20);
-/// Most lines that a notice takes.
-const NOTICE_LINES: usize = 2;
 
 /// The hints of a pane as texts.
 pub(super) fn hints_of(keymap: &Keymap, pane: Pane) -> Vec<(String, String, u8)> {
@@ -123,45 +121,20 @@ pub(super) fn field(canvas: &mut Canvas<'_>, area: Rect, x: u16, y: u16, prompt:
     caret.min(area.width.saturating_sub(1))
 }
 
-/// Lines of the panes that the notice covers.
-pub(super) fn covered(state: &State, layout: &Layout) -> u16 {
-    u16::try_from(notice_lines(state, layout, "~").len()).unwrap_or(0).saturating_sub(1)
-}
-
-/// The notice as lines. Where the queue has a single line, the job in it is not covered.
-fn notice_lines(state: &State, layout: &Layout, ellipsis: &str) -> Vec<String> {
-    let Some(notice) = state.notices.shown() else { return Vec::new() };
-    let on_job = state.dialogs.is_empty() && state.focus == Focus::Queue && state.queue.current().is_some();
-    let most = if on_job && layout.queue.height < 2 { 1 } else { NOTICE_LINES };
-    let width = usize::from(layout.screen.width).saturating_sub(4);
-    let mut line = notice.text.clone();
-    if state.notices.waiting() > 0 {
-        line = format!("{line} (+{})", state.notices.waiting());
-    }
-    let mut lines = text::wrap(&line, width);
-    if lines.len() > most {
-        lines.truncate(most);
-        if let Some(last) = lines.last_mut() {
-            *last = format!("{}{ellipsis}", text::cut(last, width.saturating_sub(text::width(ellipsis)), ""));
-        }
-    }
-    lines
-}
-
-/// The notice, over whatever is at the bottom.
+/// The notice, at the bottom or above what is typed there.
 pub(super) fn notice(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     let Some(notice) = state.notices.shown() else { return };
     let symbols = canvas.look.symbols;
-    let lines = notice_lines(state, layout, symbols.ellipsis);
+    let area = layout.notice;
+    let room = usize::from(area.width).saturating_sub(4);
+    let lines = state.notices.lines(room, usize::from(area.height), symbols.ellipsis);
     let role = match notice.level {
         Level::Info => Role::Text,
         Level::Done => Role::Good,
         Level::Warn => Role::Warn,
         Level::Bad => Role::Bad,
     };
-    let height = u16::try_from(lines.len()).unwrap_or(1).min(layout.screen.height);
-    let top = layout.screen.height - height;
-    for (y, line) in (top..).zip(lines) {
+    for (y, line) in (area.top()..area.bottom()).zip(lines) {
         let row = Rect::new(0, y, layout.screen.width, 1);
         canvas.clear(row);
         if y + 1 == layout.screen.height {

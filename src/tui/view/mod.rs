@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! ┌ gpu01 ─ 17 models · 412 GiB on disk ─ /data 84% · 151 GiB free ──────────┐  header
-//! │ models: heading and rows                            │ detail, from 110   │
-//! │                                                     │ columns on beside, │
-//! │                                                     │ else in its place  │
+//! │ models: heading and rows                            │ detail where the   │
+//! │                                                     │ models keep their  │
+//! │                                                     │ columns, else alone│
 //! ├ queue: 1 running · 2 waiting ────────────────────────────────────────────┤  rule
 //! │ jobs                                                                     │
 //! └ a notice, or the keys that work here ────────────────────────────────────┘  footer

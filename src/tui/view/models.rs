@@ -12,7 +12,7 @@ use crate::model::memory::Verdict;
 use crate::model::{Bytes, Model, size, text as clean};
 use crate::store::Row;
 use crate::store::fit::fit_of_row;
-use crate::tui::state::{Focus, State};
+use crate::tui::state::{Focus, Layout, State, TABLE};
 use crate::tui::text;
 use crate::tui::theme::{Role, Symbols};
 
@@ -78,6 +78,14 @@ const RANKS: [(Column, u16); 14] = [
     (Column::Context, ROOMY_NAME),
     (Column::Files, ROOMY_NAME),
 ];
+
+/// Columns between a column and the one before it: words stand apart from the figures before them.
+fn gap(column: Column) -> u16 {
+    match column {
+        Column::InUse | Column::Format | Column::Owner => 2,
+        _ => 1,
+    }
+}
 
 /// The place of the owner among the ranks where rows have several.
 const OWNER_RANK: usize = 3;
@@ -178,6 +186,19 @@ impl Column {
     }
 }
 
+/// The columns of the table on a screen: never fewer on a wider one. Until the detail stands beside it, there are no more
+/// than stay when it does.
+fn columns_of(layout: &Layout, width: u16, several_stores: bool, several_owners: bool) -> Vec<(Column, u16)> {
+    let chosen_by = if layout.detail.is_some() { width } else { width.min(TABLE) };
+    let mut columns = columns(chosen_by, several_stores, several_owners);
+    for (column, room) in &mut columns {
+        if *column == Column::Name {
+            *room += width - chosen_by;
+        }
+    }
+    columns
+}
+
 /// The columns that fit into `width`, each with its width. Which store a row is in only tells something where there are
 /// several, and whose it is matters most where there are several owners.
 fn columns(width: u16, several_stores: bool, several_owners: bool) -> Vec<(Column, u16)> {
@@ -188,13 +209,13 @@ fn columns(width: u16, several_stores: bool, several_owners: bool) -> Vec<(Colum
         ranks.retain(|(column, _)| *column != Column::Owner);
         ranks.insert(OWNER_RANK, (Column::Owner, NAME));
     }
+    if !several_stores {
+        ranks.retain(|(column, _)| *column != Column::Store);
+        ranks.push((Column::Store, ROOMY_NAME));
+    }
     for (column, least) in ranks {
-        let least = if column == Column::Store && !several_stores { ROOMY_NAME } else { least };
-        let takes = COLUMNS.iter().find(|(c, _)| *c == column).map_or(0, |(_, width)| width + 1);
+        let takes = COLUMNS.iter().find(|(c, _)| *c == column).map_or(0, |(_, width)| width + gap(column));
         if name < least + takes {
-            if column == Column::Store && !several_stores {
-                continue;
-            }
             break;
         }
         name -= takes;
@@ -209,10 +230,12 @@ fn columns(width: u16, several_stores: bool, several_owners: bool) -> Vec<(Colum
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
     let symbols = canvas.look.symbols;
-    let columns = columns(area.width, state.facts.stores.len() > 1, has_several_owners(state));
+    let columns = columns_of(&state.layout(), area.width, state.facts.stores.len() > 1, has_several_owners(state));
     let focused = state.focus == Focus::Models && state.dialogs.is_empty();
-    let mut x = PREFIX;
+    let mut x = PREFIX - 1;
     for (column, width) in &columns {
+        // The first column stands right after the prefix.
+        x += if x < PREFIX { 1 } else { gap(*column) };
         let mut title = column.title().to_owned();
         let sorted = column.sorts() == Some(state.models.sort);
         if *column == Column::Name && !columns.iter().any(|(column, _)| column.sorts() == Some(state.models.sort)) {
@@ -228,7 +251,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
         let title = text::cut(&title, usize::from(*width), "");
         let title = if column.is_figure() { text::pad_left(&title, usize::from(*width)) } else { title };
         canvas.put(area, x, 0, &title, if focused { Role::Focus } else { Role::Title });
-        x += width + 1;
+        x += width;
     }
     let rows = Rect::new(area.x, area.y + 1, area.width, area.height.saturating_sub(1)).intersection(area);
     if state.models.shown().is_empty() {
@@ -263,8 +286,9 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Ro
     } else if model.duplicate {
         canvas.put(area, 2, y, "=", Role::Dim);
     }
-    let mut x = PREFIX;
+    let mut x = PREFIX - 1;
     for (column, width) in columns {
+        x += if x < PREFIX { 1 } else { gap(*column) };
         let width_here = usize::from(*width);
         let (cell, role) = column.fit(state, row, symbols).unwrap_or_else(|| column.cell(model, state.wall, symbols));
         let cell = if *column == Column::Name {
@@ -275,7 +299,7 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Ro
         let cell = if column.is_figure() { text::pad_left(&cell, width_here) } else { cell };
         let role = if marked && *column == Column::Name { Role::Mark } else { role };
         canvas.put(area, x, y, &cell, role);
-        x += width + 1;
+        x += width;
     }
     if cursor {
         let here = state.focus == Focus::Models && state.dialogs.is_empty();
@@ -314,23 +338,43 @@ fn nothing(state: &State, width: usize) -> Vec<(String, Role)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tui::state::Said;
 
     #[test]
     fn columns_appear_by_rank_and_never_take_more_than_there_is() {
         for width in 0..300 {
             let columns = columns(width, true, width % 2 == 0);
-            let sum: u16 = columns.iter().map(|(_, width)| width + 1).sum();
+            let sum: u16 = columns.iter().map(|(column, width)| width + gap(*column)).sum();
             assert!(width <= PREFIX || PREFIX + sum <= width + 1, "{width}: {columns:?}");
         }
         let names =
             |width: u16| columns(width, true, false).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
-        // Beside the open detail of a terminal of 120 columns.
         assert_eq!(names(70), ["STORE", "NAME", "QUANT", "SIZE", "USED", "IN USE"]);
         assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
+        assert_eq!(names(TABLE), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE", "FITS"]);
         assert!(names(160).contains(&"OWNER"));
         assert!(names(170).contains(&"MOUNT"));
         let owned: Vec<&str> = columns(78, true, true).iter().map(|(column, _)| column.title()).collect();
         assert!(owned.contains(&"OWNER"), "{owned:?}");
+    }
+
+    #[test]
+    fn a_wider_terminal_never_has_fewer_columns() {
+        for (stores, owners) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut before: Vec<Column> = Vec::new();
+            for width in 20..=320 {
+                let layout = Layout::new((width, 40), Focus::Models, 1, Said::default());
+                let room = layout.models.unwrap().width;
+                let columns = columns_of(&layout, room, stores, owners);
+                let sum: u16 = columns.iter().map(|(column, width)| width + gap(*column)).sum();
+                assert!(PREFIX + sum <= room + 1, "{width}: {columns:?}");
+                let now: Vec<Column> = columns.iter().map(|(column, _)| *column).collect();
+                let lost: Vec<&Column> = before.iter().filter(|column| !now.contains(column)).collect();
+                assert!(lost.is_empty(), "{lost:?} went at {width} columns");
+                before = now;
+            }
+            assert_eq!(before.len(), COLUMNS.len());
+        }
     }
 }

@@ -22,9 +22,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     canvas.put(layout.rule, 1, 0, &format!(" {heading} "), if focused { Role::Focus } else { Role::Title });
     let area = layout.queue;
     let shown = state.queue.shown();
-    // A notice takes room from the end; the job that keys go to stays in sight.
-    let rows = area.height.saturating_sub(super::footer::covered(state, layout));
-    let last = usize::from(rows).max(1);
+    let last = usize::from(area.height).max(1);
     let mut offset = state.queue.offset;
     if let (Focus::Queue, Some(position)) = (state.focus, state.queue.position()) {
         offset = offset.max((position + 1).saturating_sub(last));
@@ -202,5 +200,5 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
 pub(super) fn unfinished(state: &State) -> String {
     let (active, waiting) = state.queue.unfinished();
     let active = counted(active, "job runs", "jobs run");
-    if waiting == 0 { active } else { format!("{active}, {waiting} more wait") }
+    if waiting == 0 { active } else { format!("{active}, {}", counted(waiting, "more waits", "more wait")) }
 }
