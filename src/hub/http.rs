@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::refusal::{self, Asked};
-use super::{HubOptions, Token, address};
+use super::{HubOptions, Token, address, secret};
 use crate::error::{Error, Result};
 use crate::model::{Digest, text};
 
@@ -29,9 +29,13 @@ const IDLE: Duration = Duration::from_secs(30);
 const MOST_REDIRECTS: usize = 10;
 /// Largest API answer that is read: a page of a thousand files takes about 300 KiB.
 const LARGEST_ANSWER: usize = 32 << 20;
-/// Tries of an API call, and the time that all of them may take before the last one starts.
+/// Tries of an API call, and the time that all of them may take before the last one starts; more for what names a
+/// repository, which comes before a download, than for what a person looks at.
 const TRIES: u32 = 4;
 const TRYING: Duration = Duration::from_secs(10);
+const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
+/// So often an answer that no hub gives is asked for: a proxy may have stumbled, or the address is wrong.
+const STRANGE_TRIES: u32 = 3;
 
 /// What failed, and whether the same call may succeed in a moment.
 #[derive(Debug)]
@@ -121,6 +125,11 @@ impl Http {
         address::same_origin(url, &self.endpoint) && (url.scheme() == "https" || address::is_loopback(url))
     }
 
+    /// Text of a server without what is secret in it.
+    pub(super) fn without_secrets(&self, text: &str) -> String {
+        secret::hidden(text, self.token.as_ref(), self.credentials.as_ref())
+    }
+
     async fn client_for(&self, url: &Url) -> Result<Client, Failed> {
         if url.scheme() == "http" && address::is_loopback(url) {
             let local = self.local.get_or_try_init(|| async { build(false, trusting_nobody()) });
@@ -164,7 +173,7 @@ impl Http {
             }
             visited.insert(url.clone());
             let bad = |reason: &str| {
-                Failed::for_good(Error::BadAnswer { url: address::shown(&first), reason: reason.to_owned() })
+                Failed::for_now(Error::BadAnswer { url: address::shown(&first), reason: reason.to_owned() })
             };
             let next = response
                 .headers()
@@ -181,10 +190,10 @@ impl Http {
             next.set_fragment(None);
             address::strip_credentials(&mut next);
             if visited.contains(&next) {
-                return Err(bad("it redirects in a circle"));
+                return Err(Failed { again: false, ..bad("it redirects in a circle") });
             }
             if visited.len() >= MOST_REDIRECTS {
-                return Err(bad("it redirects again and again"));
+                return Err(Failed { again: false, ..bad("it redirects again and again") });
             }
             url = next;
         }
@@ -210,7 +219,8 @@ impl Http {
             }
         };
         if let Some(warning) = response.headers().get("x-hf-warning") {
-            tracing::warn!("the hub says: {}", text::printable(&String::from_utf8_lossy(warning.as_bytes())));
+            let warning = self.without_secrets(&String::from_utf8_lossy(warning.as_bytes()));
+            tracing::warn!("the hub says: {}", text::printable(&warning));
         }
         Ok(response)
     }
@@ -219,6 +229,7 @@ impl Http {
     pub(super) async fn json<T: DeserializeOwned>(&self, url: &Url, asked: &Asked<'_>) -> Result<(T, Url, HeaderMap)> {
         let started = Instant::now();
         let mut tries = 1;
+        let trying = if asked.repository.is_some() { TRYING_A_REPOSITORY } else { TRYING };
         loop {
             let failed = match self.json_once(url.clone(), asked).await {
                 Ok(value) => return Ok(value),
@@ -228,7 +239,8 @@ impl Http {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
                 _ => pause(tries),
             };
-            if !failed.again || tries >= TRIES || started.elapsed() + wait > TRYING {
+            let most = if matches!(failed.error, Error::BadAnswer { .. }) { STRANGE_TRIES } else { TRIES };
+            if !failed.again || tries >= most || started.elapsed() + wait > trying {
                 return Err(failed.error);
             }
             tracing::debug!(url = address::shown(url), "trying again: {}", failed.error);
@@ -243,14 +255,15 @@ impl Http {
             return Err(refusal::refused(self, asked, answer).await);
         }
         let Answer { url, mut response, .. } = answer;
-        let bad = |reason: String| Failed::for_good(Error::BadAnswer { url: address::shown(&url), reason });
+        let bad = |reason: String| Failed::for_now(Error::BadAnswer { url: address::shown(&url), reason });
         check_coding(response.headers()).map_err(bad)?;
         if is_html(response.headers()) {
             return Err(bad("it sent a web page instead of JSON".to_owned()));
         }
         let headers = std::mem::take(response.headers_mut());
         let bytes = read_all(&url, response, LARGEST_ANSWER).await?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| bad(what_it_was(&bytes, &error)))?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|error| bad(self.without_secrets(&what_it_was(&bytes, &error))))?;
         Ok((value, url, headers))
     }
 }

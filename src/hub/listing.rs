@@ -246,6 +246,10 @@ fn read_entry(entry: Entry) -> std::result::Result<Option<RemoteFile>, Unfit> {
         "file" => {}
         _ => return Err(Unfit::Path(entry.path, "it is neither a file nor a folder".to_owned())),
     }
+    if entry.path.split('/').any(|part| part.eq_ignore_ascii_case(".git")) {
+        // Its configuration can name programs that git runs for whoever looks at the folder.
+        return Err(Unfit::Path(entry.path, "git would take its folder for a repository".to_owned()));
+    }
     let path = match RepoPath::parse(&entry.path) {
         Ok(path) => path,
         Err(Error::UnsafePath { reason, .. }) => return Err(Unfit::Path(entry.path, reason)),

@@ -8,6 +8,7 @@ mod http;
 mod listing;
 mod refusal;
 mod search;
+mod secret;
 mod token;
 
 pub use address::shown_endpoint;

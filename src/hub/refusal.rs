@@ -51,7 +51,7 @@ pub(super) async fn refused(http: &Http, asked: &Asked<'_>, answer: Answer) -> F
         // The reason is a courtesy; the status says enough.
         Ok(Err(_)) | Err(_) => Vec::new(),
     };
-    let refusal = Refusal::read(status, &headers, &body, Timestamp::now());
+    let refusal = Refusal::read(status, &headers, &body, Timestamp::now(), &|text| http.without_secrets(text));
     // The bytes of large files lie elsewhere, behind addresses that expire.
     if asked.file.is_some() && !address::same_origin(&url, http.endpoint()) {
         return refusal.of_stored_bytes(&url);
@@ -60,7 +60,13 @@ pub(super) async fn refused(http: &Http, asked: &Asked<'_>, answer: Answer) -> F
 }
 
 impl Refusal {
-    fn read(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Self {
+    fn read(
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Timestamp,
+        without_secrets: &dyn Fn(&str) -> String,
+    ) -> Self {
         let text = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let html = is_html(headers) || body.trim_ascii_start().starts_with(b"<!");
         let parsed = serde_json::from_slice::<Value>(body).ok();
@@ -72,7 +78,8 @@ impl Refusal {
         Self {
             status,
             code: text("x-error-code").unwrap_or_default(),
-            message: one_line(&message),
+            // Before it is cut: half a secret is one that nothing finds.
+            message: one_line(&without_secrets(&message)),
             html,
             json,
             wait: wait_of(headers, now),
@@ -178,7 +185,7 @@ impl Refusal {
 
     fn not_a_hub(&self, url: &Url) -> Failed {
         let reason = format!("it answered {}", self.words());
-        Failed::for_good(Error::BadAnswer { url: address::shown(url), reason })
+        Failed::for_now(Error::BadAnswer { url: address::shown(url), reason })
     }
 }
 
@@ -251,7 +258,8 @@ mod tests {
     #[test]
     fn reasons_are_found_and_made_printable() {
         let read = |pairs: &[(&'static str, &'static str)], body: &str| {
-            Refusal::read(StatusCode::FORBIDDEN, &headers(pairs), body.as_bytes(), Timestamp::UNIX_EPOCH).message
+            let now = Timestamp::UNIX_EPOCH;
+            Refusal::read(StatusCode::FORBIDDEN, &headers(pairs), body.as_bytes(), now, &str::to_owned).message
         };
         assert_eq!(read(&[("x-error-message", "from the header")], "{\"error\":\"x\"}"), "from the header");
         assert_eq!(read(&[], "{\"error\":\"a\"}"), "a");
