@@ -172,3 +172,31 @@ async fn a_storm_of_faults_ends_with_the_right_file() {
         assert!(bench.hub.count(FILE) <= 40, "{} requests in {told}", bench.hub.count(FILE));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_strange_answer_before_the_first_byte_costs_a_try() {
+    let answer = |status| What::Answer(status, vec![], "no".to_owned());
+    let strange = || {
+        [What::html(), What::Header("content-encoding", Some("gzip".to_owned())), answer(400), answer(404), answer(204)]
+    };
+    for what in strange() {
+        let bench = Bench::new([Fault::on(FILE, what.clone()).at_bytes()]).await;
+        let downloaded = bench.download().await.unwrap_or_else(|error| panic!("{what:?}: {error}"));
+        bench.assert_whole(&downloaded);
+    }
+    for what in [What::html(), What::json("[{\"type\":"), answer(404)] {
+        let bench = Bench::new([Fault::on("/tree/", what.clone())]).await;
+        let downloaded = bench.download().await.unwrap_or_else(|error| panic!("{what:?}: {error}"));
+        bench.assert_whole(&downloaded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_becomes_an_answer_ends_before_the_first_byte() {
+    for what in [What::html(), What::status(404), What::Redirect(302, "ftp://x/".to_owned())] {
+        let bench = Bench::new([Fault::on(FILE, what.clone()).always()]).await;
+        bench.download().await.unwrap_err();
+        assert!(bench.hub.count(FILE) <= 8, "{what:?}: {}", bench.hub.count(FILE));
+        assert_eq!(leftovers(bench.scratch.path()), Vec::<String>::new());
+    }
+}

@@ -12,6 +12,9 @@ const DEFAULT: usize = 8;
 const FIRST_HOLD: Duration = Duration::from_secs(30);
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
 
+/// The longest wait that one answer can impose on all.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
 /// The connections that transfers may have open at once, over all that hold a clone of it.
 ///
 /// A queue keeps one and gives a clone to every job in [`super::Options::connections`]. Each file that is being fetched
@@ -40,6 +43,8 @@ struct State {
     hold: Duration,
     /// How many the last large file did well with.
     hint: Option<usize>,
+    /// Until when a server wants no request at all.
+    not_before: Option<Instant>,
 }
 
 impl Default for Connections {
@@ -54,7 +59,8 @@ impl Connections {
     #[must_use]
     pub fn new(most: usize) -> Self {
         let most = most.max(1);
-        let state = State { open: 0, waiting: 0, ceiling: most, until: None, hold: FIRST_HOLD, hint: None };
+        let state =
+            State { open: 0, waiting: 0, ceiling: most, until: None, hold: FIRST_HOLD, hint: None, not_before: None };
         Self { shared: Arc::new(Shared { most, state: Mutex::new(state), changed: Notify::new() }) }
     }
 
@@ -85,11 +91,12 @@ impl Connections {
             let hold = {
                 let mut state = self.lock();
                 state.recover(self.shared.most);
-                if state.open < state.ceiling {
+                let paused = state.paused();
+                if paused.is_none() && state.open < state.ceiling {
                     state.open += 1;
                     return Permit(self.clone());
                 }
-                state.until
+                paused.or(state.until)
             };
             match hold {
                 None => changed.await,
@@ -105,7 +112,7 @@ impl Connections {
     pub(super) fn more(&self) -> Option<Permit> {
         let mut state = self.lock();
         state.recover(self.shared.most);
-        if state.waiting > 0 || state.open >= state.ceiling {
+        if state.waiting > 0 || state.open >= state.ceiling || state.paused().is_some() {
             return None;
         }
         state.open += 1;
@@ -133,6 +140,18 @@ impl Connections {
         state.until = Some(now + state.hold);
     }
 
+    /// A server counts requests and wants none for so long: one wait for all.
+    pub(super) fn pause(&self, wait: Duration) {
+        let until = Instant::now() + wait.min(LONGEST_PAUSE);
+        let mut state = self.lock();
+        state.not_before = state.not_before.max(Some(until));
+    }
+
+    /// Whether such a wait goes on.
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().paused().is_some()
+    }
+
     /// How many the last large file did well with.
     pub(super) fn hint(&self) -> Option<usize> {
         self.lock().hint
@@ -144,6 +163,12 @@ impl Connections {
 }
 
 impl State {
+    /// Until when nothing is to be asked for, if that lies ahead.
+    fn paused(&mut self) -> Option<Instant> {
+        self.not_before = self.not_before.filter(|until| *until > Instant::now());
+        self.not_before
+    }
+
     /// When a refusal is long enough ago, one step up.
     fn recover(&mut self, most: usize) {
         let now = Instant::now();
@@ -238,6 +263,18 @@ mod tests {
         }
         assert_eq!(connections.lock().ceiling, 8);
         assert_eq!(connections.lock().hold, FIRST_HOLD);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_a_server_wants_is_kept_by_all() {
+        let connections = Connections::new(2);
+        let start = Instant::now();
+        connections.pause(Duration::from_secs(20));
+        connections.pause(Duration::from_secs(5));
+        assert!(connections.more().is_none());
+        drop(connections.first().await);
+        assert!((20..22).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+        drop(connections.more().unwrap());
     }
 
     #[tokio::test(start_paused = true)]

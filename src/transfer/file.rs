@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::engine::Run;
+use super::hash::Hasher;
 use super::journal::{Identity, Journal};
 use super::partial::Partial;
 use super::receive::{now, receive};
@@ -172,6 +173,19 @@ async fn complete(
                 return Err(error);
             }
         };
+        let digest = match digest {
+            // What came is right, but what lies there may be another thing by now.
+            Some(digest) if Some(digest) == file.digest && !kept.watch().is_untouched(kept.file()) => {
+                let cancel = run.cancel.clone();
+                let (hasher, path) = (Hasher::new(digest.algorithm(), file.size), &file.path);
+                tracing::warn!("another program writes to the partial of {path}: what lies there is hashed again");
+                let hashed = run.blocking(move || Ok((kept.hash(hasher, &cancel)?, kept)));
+                let (hashed, back) = hashed.await?;
+                kept = back;
+                Some(hashed.ok_or(Error::Cancelled)?)
+            }
+            digest => digest,
+        };
         let (Some(expected), Some(actual)) = (file.digest, digest) else {
             return publish(run, file, staging, kept).await;
         };
@@ -208,7 +222,7 @@ async fn publish(run: &Run<'_>, file: &RemoteFile, staging: &Staging, partial: P
     let (destination, file, staging) = (Arc::clone(run.destination), file.clone(), staging.clone());
     run.blocking(move || {
         if !partial.is_in_place() {
-            let reason = std::io::Error::other("another program replaced it while it was being fetched");
+            let reason = std::io::Error::other("another program replaced it or wrote to it while it was being fetched");
             return Err(Error::io("publish", &staging.partial)(reason));
         }
         let path = destination.publish(&file, &staging)?;

@@ -21,6 +21,7 @@ mod receive;
 mod retry;
 mod small;
 mod throttle;
+mod watch;
 mod writer;
 
 use std::ops::Range;

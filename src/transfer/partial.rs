@@ -2,20 +2,23 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use tokio_util::sync::CancellationToken;
 
 use super::Staging;
+use super::hash::Hasher;
 use super::journal::{Identity, Journal};
 use super::ranges::RangeSet;
+use super::watch::Watch;
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
 use crate::disk::space::space;
 use crate::error::{Error, Result};
-use crate::model::Validator;
+use crate::model::{Digest, Validator};
 
 /// An open partial file; its lock is held. Its methods block on the disk.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub(super) struct Partial {
     journal: Journal,
     ranges: RangeSet,
     size: u64,
+    watch: Arc<Watch>,
 }
 
 impl Partial {
@@ -35,7 +39,7 @@ impl Partial {
         match prepare(&staging.partial, &mut journal, &mut ranges, identity.size) {
             Ok(file) => {
                 let path = staging.partial.clone();
-                Ok(Self { file: Arc::new(file), path, journal, ranges, size: identity.size })
+                Ok(Self { file: Arc::new(file), path, journal, ranges, size: identity.size, watch: Arc::default() })
             }
             Err(error) => {
                 if ranges.is_empty() {
@@ -50,6 +54,31 @@ impl Partial {
     /// The file, for reading and writing.
     pub(super) fn file(&self) -> &Arc<File> {
         &self.file
+    }
+
+    /// Tells whether others write to it while it is filled.
+    pub(super) fn watch(&self) -> &Arc<Watch> {
+        &self.watch
+    }
+
+    /// The digest of what lies on the disk now; `None` once `cancel` says so. What others wrote before is in it.
+    pub(super) fn hash(&self, mut hasher: Hasher, cancel: &CancellationToken) -> Result<Option<Digest>> {
+        self.watch.begin(&self.file);
+        let mut buffer = vec![0; 256 * 1024];
+        let mut at = 0;
+        while at < self.size {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let wanted = usize::try_from(self.size - at).map_or(buffer.len(), |left| left.min(buffer.len()));
+            let read = self.file.read_at(&mut buffer[..wanted], at).map_err(Error::io("read", &self.path))?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+            at += read as u64;
+        }
+        Ok(Some(hasher.finish()))
     }
 
     /// Where it lies.
@@ -105,9 +134,10 @@ impl Partial {
         self.journal.remove()
     }
 
-    /// Whether the staging name still means the file that was written, and that file has the length of the whole.
+    /// Whether the staging name still means the file that was written, nobody else wrote to it, and it
+    /// has the length of the whole.
     pub(super) fn is_in_place(&self) -> bool {
-        if !self.file.metadata().is_ok_and(|found| found.len() == self.size) {
+        if !self.watch.is_untouched(&self.file) || !self.file.metadata().is_ok_and(|found| found.len() == self.size) {
             return false;
         }
         let inode = |found: std::fs::Metadata| (found.dev(), found.ino());
@@ -127,15 +157,16 @@ impl Partial {
 
 /// Opens the file and makes it fit to what the journal says.
 fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(path)
-        .map_err(Error::io("create", path))?;
-    let found = file.metadata().map_err(Error::io("read", path))?;
+    let mut file = open(path)?;
+    let mut found = file.metadata().map_err(Error::io("read", path))?;
+    if found.is_file() && found.nlink() > 1 {
+        // What has another name is somebody's: a byte written here would be written there.
+        *ranges = RangeSet::default();
+        journal.reset(ranges)?;
+        remove_if_there(path)?;
+        file = open(path)?;
+        found = file.metadata().map_err(Error::io("read", path))?;
+    }
     if !found.is_file() {
         let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
         return Err(Error::io("write", path)(reason));
@@ -154,6 +185,18 @@ fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64)
     }
     preallocate(&file, path, ranges, size)?;
     Ok(file)
+}
+
+/// Opens a staging name for reading and writing, as it is; what is no file is not waited for.
+pub(super) fn open(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path)
+        .map_err(Error::io("create", path))
 }
 
 fn cut(file: &File, path: &Path, length: u64) -> Result<()> {

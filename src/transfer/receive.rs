@@ -276,15 +276,15 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// Waits for the first connection; that is no failure of the server's.
+    /// Waits for the first connection; that is no failure of the server's, unless it asked for it.
     async fn first(&self) -> Result<Permit> {
-        let waited = Instant::now();
+        let (waited, paused) = (Instant::now(), self.run.options.connections.is_paused());
         let permit = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Err(Error::Cancelled),
             permit = self.run.options.connections.first() => permit,
         };
-        if waited.elapsed() > Duration::from_millis(100) {
+        if !paused && waited.elapsed() > Duration::from_millis(100) {
             self.with_budget(|budget| budget.restart_clock(now()));
         }
         Ok(permit)
@@ -412,7 +412,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
         let worth = self.with_budget(|budget| worth_another_try(error, budget));
         tracing::debug!(file = %self.file.path, failures, others, "a connection failed: {error}");
-        if others && (worth || matches!(error, Error::Refused { status: 403, .. })) {
+        if others && (worth || matches!(error, Error::Refused { .. } | Error::BadAnswer { .. })) {
             return if refused || failures >= TRIES {
                 After::Retire
             } else {
@@ -426,6 +426,10 @@ impl<'a, 'r> Segments<'a, 'r> {
             Error::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         };
+        // At its own end each waits its own time; the others do not try what would be refused as well.
+        if let Some(asked) = asked {
+            self.run.options.connections.pause(asked);
+        }
         let policy = self.run.options.retry;
         let next = self.with_budget(|budget| budget.failed(&policy, asked, random(), now()));
         let Some((attempt, after)) = next else { return After::Give };
@@ -508,10 +512,13 @@ impl<'a, 'r> Segments<'a, 'r> {
                 }
             } else if opening.from != piece.range.start || opening.to < piece.range.end {
                 state.strange += 1;
-                let reason = format!(
-                    "asked for the bytes from {} to {}, it sent those from {} to {}",
-                    piece.range.start, piece.range.end, opening.from, opening.to
-                );
+                let (start, end) = (piece.range.start, piece.range.end);
+                let reason = if opening.to > opening.from {
+                    let (from, to) = (opening.from, opening.to);
+                    format!("asked for the bytes from {start} to {end}, it sent those from {from} to {to}")
+                } else {
+                    format!("asked for the bytes from {start} to {end}, it sent others")
+                };
                 return Err(Error::Unreachable { url: self.url(), reason }.into());
             } else {
                 state.strange = 0;

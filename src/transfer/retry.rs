@@ -45,18 +45,30 @@ pub(super) fn random() -> f64 {
     hasher.finish() as f64 / u64::MAX as f64
 }
 
+/// So often in a row a server that refuses, or answers what no hub answers, is asked again before the first byte: a
+/// proxy or a server may have stumbled, but the address may be wrong as well.
+const FIRST_TRIES: u32 = 3;
 /// A file server that refuses so many times in a row means it.
 const REFUSALS: u32 = 5;
+/// So many strange answers in a row are put up with for a file that had no byte yet while others arrive, and for one that
+/// was arriving.
+const STRANGE: u32 = 8;
+const STRANGE_AMID: u32 = 120;
 
-/// Whether trying again may help. Before the first byte an answer that is no hub's, or a refusal by the server of the
-/// bytes, means a wrong address; in the middle of a file that was arriving it means a proxy or a server that stumbled,
-/// or a signed address whose time was up.
+/// Whether trying again may help. An answer that is no hub's, or a refusal by the server of the bytes, means a proxy or a
+/// server that stumbled, a signed address whose time was up, or a wrong address: it is tried again a number of times that
+/// grows with what speaks for the address.
 pub(super) fn worth_another_try(error: &Error, budget: &Budget) -> bool {
+    let within = |most: u32| budget.failures < most;
     match error {
         Error::Unreachable { .. } | Error::RateLimited { .. } => true,
-        Error::BadAnswer { .. } => budget.bytes_arrived,
-        Error::Refused { status: 403, .. } => budget.bytes_arrived && budget.failures < REFUSALS,
-        Error::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+        Error::BadAnswer { .. } if budget.own_bytes => within(STRANGE_AMID),
+        Error::BadAnswer { .. } if budget.bytes_arrived => within(STRANGE),
+        Error::BadAnswer { .. } => within(FIRST_TRIES),
+        Error::Refused { status: 408 | 425 | 429 | 500 | 502..=504, .. } => true,
+        Error::Refused { .. } => within(if budget.bytes_arrived { REFUSALS } else { FIRST_TRIES }),
+        // A hub that gave the file a moment ago and does not know its reader now has stumbled, or has not.
+        Error::SignIn { .. } | Error::RepositoryNotFound { .. } => budget.bytes_arrived && within(1),
         _ => false,
     }
 }
@@ -68,12 +80,14 @@ pub(super) struct Budget {
     patience: Option<Duration>,
     since: Instant,
     bytes_arrived: bool,
+    /// Whether bytes of this very file came.
+    own_bytes: bool,
     failures: u32,
 }
 
 impl Budget {
     pub(super) fn new(first_byte: Option<Duration>, patience: Option<Duration>, now: Instant) -> Self {
-        Self { first_byte, patience, since: now, bytes_arrived: false, failures: 0 }
+        Self { first_byte, patience, since: now, bytes_arrived: false, own_bytes: false, failures: 0 }
     }
 
     /// Starts the clock again without progress: the next file begins, or something that was no failure took time.
@@ -90,6 +104,7 @@ impl Budget {
     pub(super) fn progress(&mut self, now: Instant) {
         self.since = now;
         self.bytes_arrived = true;
+        self.own_bytes = true;
         self.failures = 0;
     }
 
@@ -177,22 +192,31 @@ mod tests {
         let now = Instant::now();
         let before = Budget::new(None, None, now);
         let mut after = before;
-        after.progress(now);
         let bad = Error::BadAnswer { url: "u".into(), reason: "r".into() };
-        assert!(!worth_another_try(&bad, &before));
-        assert!(worth_another_try(&bad, &after));
         let refused = |status| Error::Refused { url: "u".into(), status, reason: "r".into() };
-        assert!(worth_another_try(&refused(503), &before));
-        assert!(!worth_another_try(&refused(404), &after));
-        assert!(!worth_another_try(&refused(403), &before));
-        let tries = (0..100)
-            .take_while(|_| {
-                worth_another_try(&refused(403), &after)
-                    && after.failed(&RetryPolicy::default(), None, 0.0, now).is_some()
-            })
-            .count();
-        assert_eq!(tries, REFUSALS as usize);
-        assert!(!worth_another_try(&Error::Changed { file: "f".into() }, &after));
+        let unknown = Error::RepositoryNotFound { repository: "r".into(), endpoint: "e".into() };
+        let mut others = before;
+        others.arrives();
+        after.progress(now);
+        let tries = |error: &Error, mut budget: Budget| {
+            (0..1000)
+                .take_while(|_| {
+                    worth_another_try(error, &budget)
+                        && budget.failed(&RetryPolicy::default(), None, 0.0, now).is_some()
+                })
+                .count()
+        };
+        for (error, counts) in [
+            (&bad, [FIRST_TRIES, STRANGE, STRANGE_AMID]),
+            (&refused(503), [1000, 1000, 1000]),
+            (&refused(404), [FIRST_TRIES, REFUSALS, REFUSALS]),
+            (&refused(204), [FIRST_TRIES, REFUSALS, REFUSALS]),
+            (&unknown, [0, 1, 1]),
+            (&Error::Changed { file: "f".into() }, [0, 0, 0]),
+        ] {
+            let found = [before, others, after].map(|budget| tries(error, budget));
+            assert_eq!(found, counts.map(|count| count as usize), "{error}");
+        }
     }
 
     #[test]

@@ -3,26 +3,25 @@
 //! A file of the size that a connection brings in one go needs no journal: after a crash it is fetched again. What is
 //! under its final name is whole, compared and synced as every other file is.
 
-use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rustix::fs::OFlags;
 use tokio::time::timeout;
 
 use super::batch::{Batch, Staged};
 use super::engine::Run;
 use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
-use super::partial::write_error;
+use super::partial::{open, write_error};
 use super::receive::now;
 use super::retry::{Budget, random, worth_another_try};
 use super::{Staging, TransferEvent};
 use crate::disk::lock::FileLock;
+use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
 use crate::model::RemoteFile;
 
@@ -116,13 +115,14 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Ve
     let connections = &run.options.connections;
     let budget = Mutex::new(run.budget());
     loop {
-        let waited = Instant::now();
+        // What a server asks for counts against its budget, a wait for other files does not.
+        let (waited, paused) = (Instant::now(), connections.is_paused());
         let permit = tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
             permit = connections.first() => permit,
         };
-        if waited.elapsed() > Duration::from_millis(100) {
+        if !paused && waited.elapsed() > Duration::from_millis(100) {
             run.with_budget(&budget, |budget| budget.restart_clock(now()));
         }
         run.tell(TransferEvent::FileProgress { file: file.path.clone(), bytes: 0, total: file.size, connections: 1 });
@@ -141,6 +141,10 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Ve
             Error::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         };
+        // At its own end each waits its own time; the others do not try what would be refused as well.
+        if let Some(asked) = asked {
+            connections.pause(asked);
+        }
         let policy = run.options.retry;
         let next = run.with_budget(&budget, |budget| budget.failed(&policy, asked, random(), now()));
         let Some((attempt, after)) = next else { return Err(error) };
@@ -231,14 +235,13 @@ async fn put(
 
 fn write(staging: &Staging, bytes: &[u8]) -> Result<(u64, u64)> {
     let path = &staging.partial;
-    let mut file: File = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-        .open(path)
-        .map_err(Error::io("create", path))?;
-    let found = file.metadata().map_err(Error::io("read", path))?;
+    let mut file = open(path)?;
+    let mut found = file.metadata().map_err(Error::io("read", path))?;
+    if found.is_file() && found.nlink() > 1 {
+        remove_if_there(path)?;
+        file = open(path)?;
+        found = file.metadata().map_err(Error::io("read", path))?;
+    }
     if !found.is_file() {
         let reason = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file");
         return Err(Error::io("write", path)(reason));

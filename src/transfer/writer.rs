@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::hash::Hasher;
 use super::partial::{Partial, write_error};
 use super::ranges::RangeSet;
+use super::watch::Watch;
 use crate::error::{Error, Result};
 use crate::model::{Digest, Validator};
 
@@ -143,6 +144,9 @@ impl Pipeline {
         });
         let path = partial.path().to_owned();
         let file = Arc::clone(partial.file());
+        // Before what is there already is read.
+        partial.watch().begin(&file);
+        let watch = Arc::clone(partial.watch());
         let size = partial.size();
 
         let (messages, to_write) = mpsc::channel();
@@ -176,7 +180,7 @@ impl Pipeline {
         let guard = Guard::new(&shared, &path, true);
         let (job, job_path) = (Arc::clone(&shared), path.clone());
         spawn("transfer-write", &path, move || {
-            if let Err(error) = write(&file, &job_path, size, &job, &to_write, forward.as_ref()) {
+            if let Err(error) = write((&file, &watch), &job_path, size, &job, &to_write, forward.as_ref()) {
                 job.fail(error);
             }
             guard.disarm();
@@ -307,7 +311,7 @@ fn spawn(name: &str, path: &Path, work: impl FnOnce() + Send + 'static) -> Resul
 
 /// Writes blocks until the channel closes or something fails.
 fn write(
-    file: &File,
+    (file, watch): (&File, &Watch),
     path: &Path,
     size: u64,
     shared: &Shared,
@@ -331,7 +335,9 @@ fn write(
         }
         drop(progress);
 
-        file.write_all_at(&block.bytes, block.offset).map_err(|error| write_error("write", path, size, error))?;
+        watch
+            .write(file, || file.write_all_at(&block.bytes, block.offset))
+            .map_err(|error| write_error("write", path, size, error))?;
 
         let mut progress = lock(&shared.progress);
         progress.written.insert(block.offset..block.offset + length);
