@@ -153,6 +153,45 @@ async fn a_queue_waits_for_a_hub_that_stumbles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_hub_says_keeps_a_queue_waiting_and_what_the_hub_says_ends_the_job() {
+    for (at, what) in [
+        ("/api/models/", What::html()),
+        ("/tree/", What::json("[{\"type\":\"file\"")),
+        (FILE, What::html()),
+        (FILE, What::status(404)),
+    ] {
+        let mut bench = Bench::new().await;
+        let bytes = bench.hub.put_noise(REPOSITORY, FILE, 2 * MIB);
+        let fault = Fault::on(at, what.clone()).always();
+        bench.hub.fault(if at == FILE { fault.at_bytes() } else { fault });
+        let id = bench.download();
+        bench.until(id, "it waits", |job| job.state == JobState::Retrying && job.why.is_some()).await;
+        bench.hub.clear_faults();
+        let done = bench.until(id, "it has ended", |job| job.state.has_ended()).await;
+        assert_eq!(done.state, JobState::Finished, "{what:?}: {done:?}");
+        assert!(fs::read(done.path.unwrap()).unwrap() == bytes);
+    }
+    let mut bench = Bench::new().await;
+    let id = bench.download();
+    let failed = bench.until_state(id, JobState::Failed).await;
+    assert!(failed.why.unwrap().contains("not found"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_discarded_while_it_runs_has_no_progress_left() {
+    let mut bench = Bench::new().await;
+    bench.hub.put_noise(REPOSITORY, FILE, 8 * MIB);
+    bench.jobs.set_limit(Some(2 << 20));
+    let id = bench.download();
+    bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
+    bench.jobs.control(id, Control::Discard).unwrap();
+    let ended = bench.until_state(id, JobState::Cancelled).await;
+    assert_eq!(ended.bytes, 0);
+    assert!(ended.files.iter().all(|file| file.bytes == 0), "{ended:?}");
+    assert!(!bench.folder().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stall_shows_as_a_stall() {
     let mut bench = Bench::with(Options { stall: Duration::from_secs(600), ..patient() }).await;
     bench.hub.put_noise(REPOSITORY, FILE, 8 * MIB);

@@ -501,6 +501,9 @@ impl Worker {
         };
         let mut state = self.lock();
         state.runs.remove(&id);
+        if then == Then::Discard && matches!(event, Some(JobEventKind::Cancelled)) {
+            self.forget_progress(&mut state, id);
+        }
         if let Some(event) = event {
             let ends = event.is_end();
             self.emit(&mut state, id, event);
@@ -510,6 +513,31 @@ impl Worker {
         }
         self.freed.notify_waiters();
         self.start_what_can(&mut state);
+    }
+
+    /// Nothing of it is on disk any more.
+    fn forget_progress(&self, state: &mut State, id: JobId) {
+        let Some(job) = state.snapshot.job(id) else { return };
+        let none = |file: Option<String>, total| JobEventKind::Progress {
+            file,
+            bytes: 0,
+            total,
+            rate: None,
+            eta_s: None,
+            path: None,
+            connections: None,
+            courtesy: None,
+        };
+        let mut events: Vec<JobEventKind> = job
+            .files
+            .iter()
+            .filter(|file| !file.finished)
+            .map(|file| none(Some(file.file.clone()), file.total))
+            .collect();
+        events.extend(job.total.map(|total| none(None, total)));
+        for event in events {
+            self.emit(state, id, event);
+        }
     }
 
     fn forget_old(&self, state: &mut State) {

@@ -14,6 +14,13 @@ pub(crate) fn told(job: &JobStatus) -> (Level, String) {
             (Level::Bad, why())
         }
         (JobState::Failed, _) => (Level::Bad, format!("{} {subject} failed: {}", job.spec.kind(), why())),
+        (JobState::Cancelled, _) if matches!(job.spec, JobSpec::Download(_)) && job.bytes == 0 => (
+            Level::Info,
+            match job.total {
+                Some(_) => format!("discarded {subject}; nothing of it stays"),
+                None => format!("cancelled {subject} before its first byte"),
+            },
+        ),
         (JobState::Cancelled, _) if matches!(job.spec, JobSpec::Download(_)) => {
             (Level::Info, format!("cancelled {subject}; what is there stays for the next try"))
         }

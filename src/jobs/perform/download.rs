@@ -1,6 +1,8 @@
 //! A download: planned, transferred, and tried again for as long as it is worth it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +24,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long what was found to make room is told.
 const ADVICE_LASTS: Duration = Duration::from_secs(60);
+/// So often in a row, without a byte between, a job is tried again whose files are refused, or answered with something
+/// strange, while the hub lists them as it should: minutes for the one, hours for the other.
+const REFUSALS: u32 = 8;
+const STRANGE: u32 = 120;
 
 /// Models that would make room, as they were found.
 #[derive(Default)]
@@ -30,28 +36,45 @@ struct Advice {
     idle: Vec<IdleModel>,
 }
 
+/// What one try found out before it failed.
+#[derive(Default)]
+struct Found {
+    shortage: Option<Shortage>,
+    /// The hub has answered as a hub does.
+    plan: Option<DownloadPlan>,
+    /// Bytes came.
+    arrived: bool,
+}
+
 impl Performer {
     pub(super) async fn download(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
         let mut pause = FIRST_PAUSE;
         let mut advice = Advice::default();
+        let mut fruitless = 0_u32;
         loop {
             let before = Instant::now();
-            let (mut shortage, mut plan) = (None, None);
-            let error = match self.attempt(request, run, &mut plan, &mut shortage).await {
+            let mut found = Found::default();
+            let error = match self.attempt(request, run, &mut found).await {
                 Err(error) if self.waits() && !error.is_cancelled() => error,
-                Err(error) => return Err(self.with_way_out(error, shortage, run).await),
+                Err(error) => return Err(self.with_way_out(error, found.shortage, run).await),
                 result => return result,
             };
+            fruitless = if found.plan.is_some() && !found.arrived { fruitless.saturating_add(1) } else { 0 };
             if before.elapsed() > LONGEST_PAUSE {
                 // It went on for a while: what comes now is another failure.
                 pause = FIRST_PAUSE;
             }
             let after = match error {
                 Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
+                // A login page of the network, a proxy that stumbled: what no hub says is not the hub's last word.
+                // An address that is no address stays one.
+                Error::BadAnswer { .. } if fruitless < STRANGE && self.provisioner.hub().is_ok() => pause,
+                // The server of the bytes; the next try asks the hub where they lie.
+                Error::Refused { .. } if found.plan.is_some() && fruitless < REFUSALS => pause,
                 Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
                 Error::NoSpace { path, needed, available, .. } => {
-                    let shortage = shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
-                    self.wait_for_room(shortage, plan, &mut advice, run).await?;
+                    let shortage = found.shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
+                    self.wait_for_room(shortage, found.plan, &mut advice, run).await?;
                     continue;
                 }
                 Error::Locked { .. } => {
@@ -156,27 +179,36 @@ impl Performer {
         Ok(shortage.text(&advice.idle))
     }
 
-    async fn attempt(
-        &self,
-        request: &DownloadRequest,
-        run: &Run,
-        planned: &mut Option<DownloadPlan>,
-        shortage: &mut Option<Shortage>,
-    ) -> Result<Done> {
+    async fn attempt(&self, request: &DownloadRequest, run: &Run, found: &mut Found) -> Result<Done> {
         let planning = self.provisioner.plan_download(request);
         let plan = tokio::select! {
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
             plan = in_time(self.transfer.first_byte, planning, || self.endpoint()) => plan?,
         };
-        *planned = Some(plan.clone());
-        let _admitted = self.admit(&plan, shortage).await?;
+        found.plan = Some(plan.clone());
+        let _admitted = self.admit(&plan, &mut found.shortage).await?;
         let begin = Instant::now();
         let tracker = Arc::new(Mutex::new(Tracker::new()));
         let published: Arc<Mutex<Vec<(RepoPath, PathBuf)>>> = Arc::default();
+        let arrived = Arc::new(AtomicBool::new(false));
         let sink: EventSink = {
+            let (begun, arrived) = (Mutex::new(HashMap::new()), Arc::clone(&arrived));
             let (tracker, tell) = (Arc::clone(&tracker), Arc::clone(&run.tell));
             let published = Arc::clone(&published);
             Arc::new(move |event: TransferEvent| {
+                match &event {
+                    TransferEvent::FileStarted { file, bytes, .. } => {
+                        begun.lock().unwrap_or_else(PoisonError::into_inner).insert(file.clone(), *bytes);
+                    }
+                    TransferEvent::FileProgress { file, bytes, .. } => {
+                        let begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
+                        if begun.get(file).is_some_and(|begun| bytes > begun) {
+                            arrived.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    TransferEvent::FileFinished { fetched: 1.., .. } => arrived.store(true, Ordering::Relaxed),
+                    _ => {}
+                }
                 if let TransferEvent::FileFinished { file, path, fetched: 1.. } = &event {
                     let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
                     published.push((file.clone(), path.clone()));
@@ -200,6 +232,7 @@ impl Performer {
                 }
             }
         };
+        found.arrived = arrived.load(Ordering::Relaxed);
         self.note_published(&plan, &published).await;
         let downloaded = downloaded.inspect_err(|_| {
             let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
