@@ -579,12 +579,12 @@ async fn a_staging_name_that_is_somebody_elses_file_is_not_written_through() {
         let case = Case::new(Memory::new(&[(&file, &bytes)]), folder.path(), vec![file]);
         let elsewhere = scratch();
         let other = elsewhere.path().join("other");
-        std::fs::write(&other, b"somebody else's").unwrap();
-        std::fs::create_dir_all(case.staging().partial.parent().unwrap()).unwrap();
-        std::fs::hard_link(&other, &case.staging().partial).unwrap();
+        fs::write(&other, b"somebody else's").unwrap();
+        fs::create_dir_all(case.staging().partial.parent().unwrap()).unwrap();
+        fs::hard_link(&other, &case.staging().partial).unwrap();
         case.run().await.unwrap();
         case.assert_whole(&bytes);
-        assert_eq!(std::fs::read(&other).unwrap(), b"somebody else's", "{size}");
+        assert_eq!(fs::read(&other).unwrap(), b"somebody else's", "{size}");
     }
 }
 

@@ -61,7 +61,8 @@ impl Signals {
             number = came(&mut self.came) => Err(number),
         };
         let ended = match ended {
-            Ok(result) => (result, None),
+            // The same signal cancels the work, which may be seen to end first.
+            Ok(result) => (result, (*self.came.borrow()).map(Exit::Signal)),
             Err(number) => (work.await, Some(Exit::Signal(number))),
         };
         self.writes.store(false, Ordering::Relaxed);

@@ -276,7 +276,7 @@ impl Worker {
             return;
         }
         let running = state.snapshot.jobs.iter().rev().filter(|job| job.state.is_active()).map(|job| job.id);
-        let last = running.into_iter().find(|job| state.runs.get(job).is_some_and(|run| run.has_slot()));
+        let last = running.into_iter().find(|job| state.runs.get(job).is_some_and(Running::has_slot));
         if let Some(run) = last.and_then(|last| state.runs.get_mut(&last)) {
             run.stop(Then::After(id));
         }

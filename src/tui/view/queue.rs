@@ -160,7 +160,7 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
     let with_bytes = take(17);
     let with_eta = take(9);
     // The bar comes first.
-    let with_connections = left >= 8 + CONNECTIONS + 1;
+    let with_connections = left > 8 + CONNECTIONS;
     if with_connections {
         left -= CONNECTIONS + 1;
     }
