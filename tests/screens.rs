@@ -227,6 +227,8 @@ const SCENES: [Scene; 20] = [
         script.planned(thorny_plan());
         script.soon(Msg::Drawn);
         script.press("y");
+        // The yes makes the plan anew; the same plan is what the second question is about.
+        script.planned(thorny_plan());
         script
     }),
     ("pull-field", |w, h| {
