@@ -1,4 +1,5 @@
 //! Conversion of safetensors to GGUF through the program, with scripts in the place of llama.cpp's converter.
+#![cfg(all(feature = "cli", feature = "tui"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;

@@ -1,4 +1,5 @@
 //! Verification through the program: what is remembered, what is said of sources that do not agree, sets of shards.
+#![cfg(all(feature = "cli", feature = "tui"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod support;
