@@ -8,6 +8,7 @@ pub mod flat;
 pub mod headers;
 pub mod hf;
 pub mod large;
+mod listing;
 pub mod llama_cpp;
 pub mod lm_studio;
 pub mod loads;

@@ -3,16 +3,14 @@
 //! Names and contents are those of huggingface_hub 2.4 (`_local_folder.py`, `_tree_cache.py`), so that `hf download
 //! --local-dir` finds what we fetched and fetches nothing again.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
-
 use crate::disk::{publish, safe};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Digest, RemoteFile, RepoPath};
+use crate::store::listing::listing;
 
 const FOLDER: &str = ".cache/huggingface";
 
@@ -105,7 +103,7 @@ pub fn path(folder: &Path, file: &RepoPath) -> PathBuf {
 /// `CACHEDIR.TAG` and `.gitignore`.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::NoSpace`], [`Error::UnsafePath`].
+/// [`crate::Error::Io`], [`crate::Error::NoSpace`], [`crate::Error::UnsafePath`].
 pub fn write(folder: &Path, file: &RepoPath, commit: &str, etag: &str) -> Result<()> {
     for (name, content) in [("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", "*")] {
         let path = safe::prepare_below(folder, &RepoPath::parse(&format!("{FOLDER}/{name}"))?)?;
@@ -120,53 +118,18 @@ pub fn write(folder: &Path, file: &RepoPath, commit: &str, etag: &str) -> Result
     publish::write_atomically(Path::new(&sidecar), text.as_bytes())
 }
 
-#[derive(Serialize)]
-struct Tree<'a> {
-    format_version: u32,
-    files: BTreeMap<&'a str, TreeEntry<'a>>,
-}
-
-#[derive(Serialize)]
-struct TreeEntry<'a> {
-    size: u64,
-    blob_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_sha256: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_size: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    xet_hash: Option<&'a str>,
-}
-
 /// Writes `trees/<commit>.json`. `files` must be the complete listing of the repository at `commit`: the official client
 /// takes it for the whole truth. Nothing is written when `commit` is no commit or a file has no git blob id, since the
 /// listing would then not be what the official client expects.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::NoSpace`], [`Error::UnsafePath`].
+/// [`crate::Error::Io`], [`crate::Error::NoSpace`], [`crate::Error::UnsafePath`].
 pub fn write_tree(folder: &Path, commit: &str, files: &[RemoteFile]) -> Result<()> {
-    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let entries: Option<BTreeMap<_, _>> = files
-        .iter()
-        .map(|file| {
-            let sha256 = match file.digest {
-                Some(digest @ Digest::Sha256(_)) => Some(digest.to_string()),
-                _ => None,
-            };
-            let entry = TreeEntry {
-                size: file.size,
-                blob_id: file.blob_id.as_deref()?,
-                lfs_size: sha256.is_some().then_some(file.size),
-                lfs_sha256: sha256,
-                xet_hash: file.xet_hash.as_deref(),
-            };
-            Some((file.path.as_str(), entry))
-        })
-        .collect();
-    let Some(files) = entries.filter(|_| is_commit) else { return Ok(()) };
-    let bytes = serde_json::to_vec_pretty(&Tree { format_version: 1, files })
-        .map_err(|error| Error::Damaged(format!("the listing cannot be written as JSON: {error}")))?;
-    publish::write_atomically(&prepare(folder, "trees", &RepoPath::parse(&format!("{commit}.json"))?)?, &bytes)
+    let Some(listing) = listing(commit, files)? else { return Ok(()) };
+    publish::write_atomically(
+        &prepare(folder, "trees", &RepoPath::parse(&format!("{commit}.json"))?)?,
+        listing.as_bytes(),
+    )
 }
 
 /// The path `in_folder/file` of the bookkeeping, with its folders created through no link.

@@ -5,7 +5,6 @@
 //! a name that no client takes for a blob; so a crash at any step leaves a cache without a fault. Links are followed one hop,
 //! and only those that the client makes.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -13,7 +12,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use serde::Serialize;
 
 use super::layout::{self, Target};
 use crate::disk::folder::{EntryType, Folder, Status};
@@ -21,6 +19,7 @@ use crate::disk::lock::FileLock;
 use crate::disk::{publish, regular, safe, scratch};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath, text};
+use crate::store::listing::listing;
 
 /// Longest file of a ref that is read.
 const MAX_REF: u64 = 4096;
@@ -306,7 +305,7 @@ impl RepositoryWriter {
     /// # Errors
     /// [`Error::Io`], [`Error::NoSpace`], [`Error::UnsafePath`].
     pub fn write_tree(&self, commit: &str, files: &[RemoteFile]) -> Result<()> {
-        let Some(text) = tree(commit, files)? else { return Ok(()) };
+        let Some(text) = listing(commit, files)? else { return Ok(()) };
         let path = self.below(&format!("trees/{commit}.json"))?;
         if path.symlink_metadata().is_ok() {
             return Ok(());
@@ -346,62 +345,4 @@ fn read_link(hub: &Folder, path: &Path) -> std::result::Result<OsString, Errno> 
 
 fn inode(status: &Status) -> (u64, u64) {
     (status.inode.device, status.inode.inode)
-}
-
-#[derive(Serialize)]
-struct Tree<'a> {
-    format_version: u32,
-    files: BTreeMap<&'a str, TreeEntry<'a>>,
-}
-
-#[derive(Serialize)]
-struct TreeEntry<'a> {
-    size: u64,
-    blob_id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_sha256: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lfs_size: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    xet_hash: Option<&'a str>,
-}
-
-/// A listing byte for byte as the client writes it: JSON indented by one space, other characters than ASCII escaped.
-fn tree(commit: &str, files: &[RemoteFile]) -> Result<Option<String>> {
-    let is_commit = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let entries: Option<BTreeMap<_, _>> = files
-        .iter()
-        .map(|file| {
-            let sha256 = match file.digest {
-                Some(digest @ Digest::Sha256(_)) => Some(digest.to_string()),
-                _ => None,
-            };
-            let entry = TreeEntry {
-                size: file.size,
-                blob_id: file.blob_id.as_deref()?,
-                lfs_size: sha256.is_some().then_some(file.size),
-                lfs_sha256: sha256,
-                xet_hash: file.xet_hash.as_deref(),
-            };
-            Some((file.path.as_str(), entry))
-        })
-        .collect();
-    let Some(files) = entries.filter(|_| is_commit) else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, formatter);
-    let damaged = |what: String| Error::Damaged(format!("the listing cannot be written as JSON: {what}"));
-    Tree { format_version: 1, files }.serialize(&mut serializer).map_err(|error| damaged(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|error| damaged(error.to_string()))?;
-    let mut ascii = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_ascii() {
-            ascii.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                ascii.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-    Ok(Some(ascii))
 }
