@@ -176,8 +176,16 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
     if !plan.keep.is_empty() || !plan.asks.is_empty() {
         lines.push(Spans::new());
     }
+    // Paths below their store, which is named once: cut as a whole they would lose the names that tell them apart.
+    let mut root = None;
     for step in plan.steps.iter().filter(|step| step.operation.is_file()) {
-        let name = text::cut_middle(&path(&step.path(), home), width.saturating_sub(11), ellipsis);
+        if root != Some(&step.root) {
+            root = Some(&step.root);
+            let store = text::cut_middle(&path(&step.root, home), width.saturating_sub(3), ellipsis);
+            lines.push(vec![(format!("in {store}"), Role::Dim)]);
+        }
+        let below = clean::printable_path(&step.folder.join(&step.name));
+        let name = text::cut_middle(&below, width.saturating_sub(11), ellipsis);
         let size = text::pad_left(&Bytes(step.bytes).to_string(), 9);
         lines.push(vec![(format!("{size}  "), Role::Dim), (name, Role::Text)]);
     }
