@@ -2,6 +2,7 @@
 
 mod nvidia;
 mod ram;
+mod smi;
 mod sysfs;
 mod watch;
 
@@ -22,6 +23,8 @@ pub struct Roots {
     pub cgroup: PathBuf,
     /// NVIDIA's library, tried in this order; a name without a folder is looked for as the system does.
     pub nvml: Vec<PathBuf>,
+    /// `nvidia-smi`, asked where the library of an old driver does not tell; tried in this order, looked for in the same way.
+    pub nvidia_smi: Vec<PathBuf>,
 }
 
 impl Default for Roots {
@@ -32,6 +35,7 @@ impl Default for Roots {
             proc: PathBuf::from("/proc"),
             cgroup: PathBuf::from("/sys/fs/cgroup"),
             nvml: vec![PathBuf::from("libnvidia-ml.so.1"), PathBuf::from("/usr/lib/wsl/lib/libnvidia-ml.so.1")],
+            nvidia_smi: vec![PathBuf::from("nvidia-smi"), PathBuf::from("/usr/bin/nvidia-smi")],
         }
     }
 }

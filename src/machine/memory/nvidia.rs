@@ -1,10 +1,12 @@
 //! NVIDIA's GPUs, through the driver's own library, which is opened while the program runs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
+use super::smi;
 use crate::model::memory::Device;
 use crate::model::text;
 
@@ -16,6 +18,8 @@ const MOST: u32 = 64;
 pub(super) struct Reading {
     /// The GPUs; their labels are complete.
     pub(super) gpus: Vec<Device>,
+    /// How many GPUs these are; one that is divided is several devices.
+    pub(super) whole: usize,
     /// Why there are none, or why some may be missing.
     pub(super) note: Option<String>,
 }
@@ -23,12 +27,14 @@ pub(super) struct Reading {
 /// The opened library. It stays open, because opening it takes longer than asking it.
 pub(super) struct Nvidia {
     libraries: Vec<PathBuf>,
+    programs: Vec<PathBuf>,
     opened: Option<Nvml>,
 }
 
 impl Nvidia {
-    pub(super) fn new(libraries: Vec<PathBuf>) -> Self {
-        Self { libraries, opened: None }
+    /// `programs` are asked where the library of an old driver does not tell.
+    pub(super) fn new(libraries: Vec<PathBuf>, programs: Vec<PathBuf>) -> Self {
+        Self { libraries, programs, opened: None }
     }
 
     /// The GPUs and their memory now. It may take as long as a sick driver takes.
@@ -36,16 +42,16 @@ impl Nvidia {
         if self.opened.is_none() {
             match open(&self.libraries) {
                 Ok(nvml) => self.opened = Some(nvml),
-                Err(note) => return Reading { gpus: Vec::new(), note },
+                Err(note) => return Reading { note, ..Reading::default() },
             }
         }
         let Some(nvml) = &self.opened else { return Reading::default() };
-        match read(nvml) {
+        match read(nvml, &self.programs) {
             Ok(reading) => reading,
             Err(error) => {
                 // A driver that was taken away or replaced needs a library that is opened anew.
                 self.opened = None;
-                Reading { gpus: Vec::new(), note: Some(why(&error)) }
+                Reading { note: Some(why(&error)), ..Reading::default() }
             }
         }
     }
@@ -77,14 +83,18 @@ fn open(libraries: &[PathBuf]) -> Result<Nvml, Option<String>> {
     Err(note)
 }
 
-fn read(nvml: &Nvml) -> Result<Reading, NvmlError> {
+fn read(nvml: &Nvml, programs: &[PathBuf]) -> Result<Reading, NvmlError> {
     let count = nvml.device_count()?.min(MOST);
     let mut reading = Reading::default();
+    let mut old = Old { programs, told: None };
     for index in 0..count {
         let label = format!("GPU{index}");
         let device = match nvml.device_by_index(index) {
             Ok(device) => device,
+            // The count promised more than the driver knows.
+            Err(NvmlError::InvalidArg) => break,
             Err(error) => {
+                reading.whole += 1;
                 reading.gpus.push(Device {
                     label,
                     name: "NVIDIA GPU".to_owned(),
@@ -94,18 +104,21 @@ fn read(nvml: &Nvml) -> Result<Reading, NvmlError> {
                 continue;
             }
         };
+        reading.whole += 1;
         // Of a GPU that is divided, the instances are what programs can use.
         let divided = device.mig_mode().is_ok_and(|mode| mode.current == 1);
         let before = reading.gpus.len();
         if divided {
             for instance in 0..device.mig_device_count().unwrap_or(0).min(MOST) {
                 if let Ok(part) = device.mig_device_by_index(instance) {
-                    reading.gpus.push(Device { instance: true, ..describe(&part, format!("{label}/{instance}")) });
+                    reading
+                        .gpus
+                        .push(Device { instance: true, ..describe(&part, format!("{label}/{instance}"), &mut old) });
                 }
             }
         }
         if reading.gpus.len() == before {
-            let mut whole = describe(&device, label);
+            let mut whole = describe(&device, label, &mut old);
             if divided {
                 whole.free_bytes = None;
                 whole.note = Some("it is divided, and none of its instances is open to this user".to_owned());
@@ -113,26 +126,48 @@ fn read(nvml: &Nvml) -> Result<Reading, NvmlError> {
             reading.gpus.push(whole);
         }
     }
-    if count == 0 {
+    if reading.gpus.is_empty() {
         reading.note = Some("the NVIDIA driver knows no GPU".to_owned());
     }
     Ok(reading)
 }
 
-fn describe(device: &nvml_wrapper::Device<'_>, label: String) -> Device {
+/// What `nvidia-smi` tells in the place of an old library, asked once a look.
+struct Old<'a> {
+    programs: &'a [PathBuf],
+    told: Option<BTreeMap<String, (u64, u64)>>,
+}
+
+impl Old<'_> {
+    fn memory(&mut self, uuid: Option<&str>) -> Option<(u64, u64)> {
+        let told = self.told.get_or_insert_with(|| smi::memory(self.programs));
+        told.get(uuid?).copied()
+    }
+}
+
+fn describe(device: &nvml_wrapper::Device<'_>, label: String, old: &mut Old<'_>) -> Device {
     let name = device.name().map_or_else(|_| "NVIDIA GPU".to_owned(), |name| text::printable(&name));
     let uuid = device.uuid().ok().map(|uuid| text::printable(&uuid));
     let (total_bytes, free_bytes, note) = match device.memory_info() {
-        Ok(memory) if memory.total > 0 => (Some(memory.total), Some(memory.free), None),
+        Ok(memory) if memory.total > 0 => figures(memory.total, memory.free),
         Ok(_) | Err(NvmlError::NotSupported) => {
             (None, None, Some("it has no memory of its own: it shares the host's".to_owned()))
         }
-        Err(NvmlError::FailedToLoadSymbol(_)) => {
-            (None, None, Some("its driver is too old to tell its memory".to_owned()))
-        }
+        Err(NvmlError::FailedToLoadSymbol(_)) => match old.memory(uuid.as_deref()) {
+            Some((total, free)) => figures(total, free),
+            None => (None, None, Some("its driver is too old to tell its memory".to_owned())),
+        },
         Err(error) => (None, None, Some(why(&error))),
     };
     Device { label, name, uuid, total_bytes, free_bytes, note, ..Device::default() }
+}
+
+/// All memory and what of it is free, as far as that makes sense.
+fn figures(total: u64, free: u64) -> (Option<u64>, Option<u64>, Option<String>) {
+    match free {
+        free if free <= total => (Some(total), Some(free), None),
+        _ => (Some(total), None, Some("its driver says that more is free than there is".to_owned())),
+    }
 }
 
 /// What a person can do about it.
@@ -157,10 +192,10 @@ mod tests {
     #[test]
     fn without_a_library_there_is_nothing_to_say() {
         let scratch = tempfile::tempdir().unwrap();
-        let mut nvidia = Nvidia::new(vec![scratch.path().join("libnvidia-ml.so.1")]);
+        let mut nvidia = Nvidia::new(vec![scratch.path().join("libnvidia-ml.so.1")], Vec::new());
         assert_eq!(nvidia.read(), Reading::default());
         assert_eq!(nvidia.read(), Reading::default());
-        assert_eq!(Nvidia::new(Vec::new()).read(), Reading::default());
+        assert_eq!(Nvidia::new(Vec::new(), Vec::new()).read(), Reading::default());
     }
 
     #[test]
@@ -169,7 +204,7 @@ mod tests {
         let library = scratch.path().join("libnvidia-ml.so.1");
         for content in [&b""[..], b"\x7fELF no library"] {
             std::fs::write(&library, content).unwrap();
-            let reading = Nvidia::new(vec![library.clone()]).read();
+            let reading = Nvidia::new(vec![library.clone()], Vec::new()).read();
             assert!(reading.gpus.is_empty());
             assert!(reading.note.as_deref().is_some_and(|note| note.contains("cannot be opened")), "{reading:?}");
         }

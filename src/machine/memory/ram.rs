@@ -74,7 +74,14 @@ mod tests {
             std::fs::write(path, content).unwrap();
         }
         let at = |name: &str| scratch.path().join(name);
-        let roots = Roots { drm: at("drm"), dev: at("dev"), proc: at("proc"), cgroup: at("cgroup"), nvml: Vec::new() };
+        let roots = Roots {
+            drm: at("drm"),
+            dev: at("dev"),
+            proc: at("proc"),
+            cgroup: at("cgroup"),
+            nvml: Vec::new(),
+            nvidia_smi: Vec::new(),
+        };
         (scratch, roots)
     }
 

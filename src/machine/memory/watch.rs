@@ -52,13 +52,12 @@ impl MemoryProbe {
     /// The memory now. It blocks for a few seconds at most: call it on a blocking thread.
     #[must_use]
     pub fn read(&self) -> HostMemory {
-        let libraries = self.roots.nvml.clone();
-        let Reading { mut gpus, note } = self.nvidia(PATIENCE, move || {
-            let mut nvidia = Nvidia::new(libraries);
+        let (libraries, programs) = (self.roots.nvml.clone(), self.roots.nvidia_smi.clone());
+        let Reading { mut gpus, whole, note } = self.nvidia(PATIENCE, move || {
+            let mut nvidia = Nvidia::new(libraries, programs);
             move || nvidia.read()
         });
-        let first = gpus.iter().filter(|gpu| !gpu.instance).count();
-        for (number, mut card) in (first..).zip(sysfs::cards(&self.roots)) {
+        for (number, mut card) in (whole..).zip(sysfs::cards(&self.roots)) {
             card.label = format!("GPU{number}");
             gpus.push(card);
         }
@@ -76,7 +75,7 @@ impl MemoryProbe {
         if asked.absent.is_some_and(|since| since.elapsed() < ABSENT) {
             return Reading::default();
         }
-        let silent = || Reading { gpus: Vec::new(), note: Some("the NVIDIA driver does not answer".to_owned()) };
+        let silent = || Reading { note: Some("the NVIDIA driver does not answer".to_owned()), ..Reading::default() };
         if asked.worker.is_none() {
             let (questions, asked_for) = mpsc::channel();
             let (told, answers) = mpsc::channel();
@@ -89,7 +88,10 @@ impl MemoryProbe {
                 }
             };
             if let Err(error) = std::thread::Builder::new().name("gpus".to_owned()).spawn(body) {
-                return Reading { gpus: Vec::new(), note: Some(format!("no thread to ask the driver with: {error}")) };
+                return Reading {
+                    note: Some(format!("no thread to ask the driver with: {error}")),
+                    ..Reading::default()
+                };
             }
             asked.worker = Some(Worker { questions, answers });
             asked.waiting = false;
@@ -129,7 +131,14 @@ mod tests {
 
     fn nowhere() -> Roots {
         let none = std::path::PathBuf::from("/nonexistent");
-        Roots { drm: none.clone(), dev: none.clone(), proc: none.clone(), cgroup: none, nvml: Vec::new() }
+        Roots {
+            drm: none.clone(),
+            dev: none.clone(),
+            proc: none.clone(),
+            cgroup: none,
+            nvml: Vec::new(),
+            nvidia_smi: Vec::new(),
+        }
     }
 
     #[test]
@@ -143,7 +152,8 @@ mod tests {
     fn a_driver_that_hangs_is_asked_once_and_believed_when_it_answers() {
         let probe = MemoryProbe::new(nowhere());
         let (release, gate) = mpsc::channel::<()>();
-        let found = || Reading { gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }], note: None };
+        let found =
+            || Reading { gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }], whole: 1, note: None };
         let driver = move || {
             move || {
                 gate.recv().unwrap();
@@ -166,7 +176,7 @@ mod tests {
         let probe = MemoryProbe::new(nowhere());
         let broken = || || -> Reading { panic!("the driver broke") };
         assert!(probe.nvidia(Duration::from_secs(30), broken).note.is_some());
-        let sound = || || Reading { gpus: Vec::new(), note: Some("none".to_owned()) };
+        let sound = || || Reading { note: Some("none".to_owned()), ..Reading::default() };
         assert_eq!(probe.nvidia(Duration::from_secs(30), sound).note.as_deref(), Some("none"));
     }
 }

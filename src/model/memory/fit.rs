@@ -86,6 +86,9 @@ pub fn fit(need: Result<Need, String>, host: &HostMemory) -> Fit {
         (None | Some(Found { verdict: Verdict::CpuOnly, .. }), _) if unknown_gpus => {
             Some("the free memory of some GPUs is not known".to_owned())
         }
+        (None | Some(Found { verdict: Verdict::CpuOnly, .. }), _) if host.gpu_note.is_some() => {
+            host.gpu_note.as_ref().map(|note| format!("without the GPUs of this host: {note}"))
+        }
         (None, None) => Some("the memory of this host is not known".to_owned()),
         _ => None,
     };
