@@ -216,6 +216,43 @@ fn an_interruption_ends_the_converter_and_leaves_nothing() {
 }
 
 #[test]
+fn a_kill_ends_the_converter_with_all_it_has_started() {
+    let bench = bench();
+    let script = converter(
+        &bench,
+        "trap '' TERM HUP INT; sleep 300 & echo $$ $! > \"$LOG.new\"; mv \"$LOG.new\" \"$LOG\"; wait",
+    );
+    let mut command = bench.command("download gpt2");
+    command.env("LLORCH_CONVERTER", &script);
+    let running = support::program::Running(command.spawn().unwrap());
+    let log = bench.scratch.path().join("log");
+    bench.wait_for("the converter has begun", || log.exists());
+    let started: Vec<u32> =
+        fs::read_to_string(&log).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(started.len(), 2);
+    running.kill();
+    bench.wait_for("all of it is gone", || started.iter().all(|pid| support::pty::is_gone(*pid)));
+    // The next one does it.
+    let script = converter(&bench, "cp \"$GOOD\" \"$out\"");
+    run(&bench, Some(&script), "download gpt2").expect(0);
+    nothing_staged(&bench);
+}
+
+/// No file that is on its way to its name.
+fn nothing_staged(bench: &Bench) {
+    let left: Vec<String> =
+        bench.tree().into_iter().filter(|path| path.contains(".llorch.") || path.ends_with(".llorch")).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+#[test]
+fn what_is_not_here_is_said_with_a_way_out() {
+    let bench = bench();
+    let ran = run(&bench, None, "convert nope").expect(1);
+    assert!(ran.error().contains("nope") && ran.error().contains("`llorch-models list`"), "{ran:?}");
+}
+
+#[test]
 fn a_model_that_is_here_is_converted_beside_itself() {
     let bench = bench();
     run(&bench, None, &format!("download {REPOSITORY}")).expect(0);
@@ -261,7 +298,8 @@ fn a_model_of_the_cache_is_converted_into_a_folder_and_checked() {
     let path = PathBuf::from(ran.stdout.trim_end());
     assert_eq!(fs::read(&path).unwrap(), gguf(2), "{ran:?}");
     let folder = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
-    bench.run(&format!("verify flat:{folder}")).expect(0);
+    let verified = bench.run(&format!("verify flat:{folder} --json")).expect(0).json();
+    assert_eq!(verified["models"][0]["files"][0]["algorithm"], "sha256", "what was made has a checksum: {verified}");
     bench.run(&format!("verify hf:{REPOSITORY}")).expect(0);
 
     // A result that does not agree with the cache's configuration is not published.

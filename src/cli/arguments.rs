@@ -150,6 +150,13 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Run a converter that ends when the program that started it does; for the program itself
+    #[command(hide = true)]
+    Supervise {
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        program: Vec<OsString>,
+    },
 }
 
 /// `list`.

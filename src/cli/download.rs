@@ -5,7 +5,7 @@ use super::exit::{Exit, Outcome, Stop};
 use super::follow;
 use super::output::Output;
 use super::output::progress::Bar;
-use super::session::{Session, transfer_options};
+use super::session::{Found, Session, transfer_options};
 use crate::config::Environment;
 use crate::jobs::{JobEvent, JobEventKind, JobOutcome, JobSpec, JobState, Jobs, LocalJobs, LocalJobsOptions};
 use crate::model::{Bytes, Rate, text};
@@ -28,6 +28,10 @@ pub(super) async fn run(session: &mut Session, arguments: Download) -> Outcome {
 /// `convert`: a conversion of a model that is here, watched in the same way.
 pub(super) async fn convert(session: &mut Session, arguments: Convert) -> Outcome {
     let Convert { reference, output_type, force, json } = arguments;
+    // What is not here is said like everywhere else, before a job is made of it.
+    if let Found::Signal(exit) = session.find_to_read(vec![reference.clone()]).await? {
+        return Ok(exit);
+    }
     let request = ConvertRequest { reference, output_type, force };
     work(session, JobSpec::Convert(request), None, json).await
 }

@@ -17,6 +17,8 @@ pub enum Exit {
     NoTerminal,
     /// Ended by the signal of that number.
     Signal(u8),
+    /// As another program has ended, for which this one only waited.
+    Other(u8),
 }
 
 impl Exit {
@@ -29,6 +31,7 @@ impl Exit {
             Self::Usage => 2,
             Self::NoTerminal => 64,
             Self::Signal(number) => number.saturating_add(128),
+            Self::Other(code) => code,
         }
     }
 }

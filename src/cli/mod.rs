@@ -21,6 +21,7 @@ mod screen;
 mod search;
 mod session;
 mod signals;
+mod supervise;
 mod sweep;
 mod updates;
 mod verify;
@@ -52,6 +53,9 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
     if let Command::Completions { shell } = command {
         return completions::run(shell, &Output::new(crate::config::When::Never, environment));
     }
+    if let Command::Supervise { program } = command {
+        return supervise::run(&program);
+    }
     if let Command::Demo = command {
         return demo(global, environment);
     }
@@ -70,7 +74,7 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
             Command::Catalog(arguments) => catalog::run(&mut session, arguments).await,
             Command::Search(arguments) => search::run(&mut session, arguments).await,
             Command::Updates(arguments) => updates::run(&mut session, arguments).await,
-            Command::Completions { .. } | Command::Demo => Ok(Exit::Usage),
+            Command::Completions { .. } | Command::Supervise { .. } | Command::Demo => Ok(Exit::Usage),
         }
     });
     // A thread that waits for a disk that does not answer must not keep the program.

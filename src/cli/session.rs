@@ -1,5 +1,6 @@
 //! What every command works with: settings, stores, streams, signals.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use super::exit::{Exit, Stop};
 use super::log;
 use super::output::Output;
 use super::signals::Signals;
-use crate::config::{Environment, Settings};
+use crate::config::{ConverterSettings, Environment, Settings};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::selector::Selector;
@@ -156,11 +157,18 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
         .hub_settings(&settings.hub)
         .hf_cache(&settings.paths.hf_hub_cache)
         .symlinks(settings.symlinks)
-        .converter(settings.converter.clone())
+        .converter(ConverterSettings { supervisor: supervisor(), ..settings.converter.clone() })
         .catalog_file(&settings.paths.config.join("catalog.toml"))?
         .build();
     let inventory = inventory(&provisioner, settings);
     Ok((provisioner, inventory))
+}
+
+/// This program as it runs, also when its file was replaced meanwhile; see [`super::supervise`].
+fn supervisor() -> Option<Vec<OsString>> {
+    let own = Path::new("/proc/self/exe");
+    let program = if own.exists() { own.to_owned() } else { std::env::current_exe().ok()? };
+    Some(vec![program.into(), "supervise".into(), "--".into()])
 }
 
 pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {

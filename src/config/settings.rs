@@ -120,6 +120,9 @@ pub struct ConverterSettings {
     pub home: PathBuf,
     /// Where its temporary files go.
     pub scratch: PathBuf,
+    /// A command that runs the one that is appended to it, and ends it when its own standard input closes, so that a
+    /// converter does not outlive this process however that ends. `None` starts it without.
+    pub supervisor: Option<Vec<OsString>>,
 }
 
 impl Default for ConverterSettings {
@@ -131,6 +134,7 @@ impl Default for ConverterSettings {
             search: None,
             home: PathBuf::from("/"),
             scratch: PathBuf::from("/tmp"),
+            supervisor: None,
         }
     }
 }
@@ -323,6 +327,7 @@ impl Settings {
                 search: environment.raw("PATH").map(ToOwned::to_owned),
                 home: paths.home.clone(),
                 scratch: paths.cache.clone(),
+                supervisor: None,
             },
             protect: file.protect.iter().map(|name| name.0.clone()).collect(),
             stores: file.stores.resolve(&paths.home),

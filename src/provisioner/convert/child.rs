@@ -1,6 +1,7 @@
 //! The converter as a child process: watched, bounded, and gone when it is not wanted any more.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -50,15 +51,13 @@ pub(super) fn run(
     let failed = |reason: String| Error::Conversion { what: conversion.name.clone(), reason };
     publish::create_folders(&settings.scratch)?;
     let scratch = Throwaway::create(&settings.scratch, "convert-")?;
-    let mut command = match &converter.python {
-        Some(python) => {
-            let mut command = Command::new(python);
-            command.arg(&converter.script);
-            command
-        }
-        None => Command::new(&converter.script),
-    };
+    let supervisor = settings.supervisor.as_deref().unwrap_or_default();
+    let supervised = !supervisor.is_empty();
+    let words = supervisor.iter().map(OsString::as_os_str);
+    let mut words = words.chain(converter.python.as_deref().map(Path::as_os_str)).chain([converter.script.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or(converter.script.as_os_str()));
     command
+        .args(words)
         .arg(&conversion.source)
         .arg("--outfile")
         .arg(staged)
@@ -78,7 +77,8 @@ pub(super) fn run(
         // It only moves bytes; the GPUs are for models.
         .env("CUDA_VISIBLE_DEVICES", "")
         .current_dir(scratch.path())
-        .stdin(Stdio::null())
+        // A supervisor waits for its end.
+        .stdin(if supervised { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
@@ -143,11 +143,9 @@ fn explained(
     if let Some(line) = has("No module named") {
         let module = line.split("No module named").nth(1).unwrap_or_default().trim();
         let module = module.trim_matches(|c: char| matches!(c, '\'' | '"' | '.' | ';')).to_owned();
-        let folder = converter.script.parent().unwrap_or(Path::new("."));
-        let requirements = text::printable_path(&folder.join("requirements.txt"));
-        let python = converter.python.as_deref().map_or_else(|| "python3".to_owned(), text::printable_path);
         return failed(format!(
-            "the converter lacks the Python module '{module}'; install it with `{python} -m pip install -r {requirements}`"
+            "the converter lacks the Python module '{module}'; install it with `{}`",
+            pip(converter)
         ));
     }
     let available = space::space(&conversion.folder).map_or(u64::MAX, |space| space.available);
@@ -170,6 +168,24 @@ fn explained(
         Some(line) => format!("the converter {how}: {line}"),
         None => format!("the converter {how} and said nothing"),
     })
+}
+
+/// The command that installs what the converter needs. The Python of the system lets nothing be installed on most hosts, so
+/// unless the converter has an environment it gets one where it is looked for.
+fn pip(converter: &Converter) -> String {
+    let folder = converter.script.parent().unwrap_or(Path::new("."));
+    let own = folder.join("requirements/requirements-convert_hf_to_gguf.txt");
+    let requirements = if own.is_file() { own } else { folder.join("requirements.txt") };
+    let requirements = text::printable_path(&requirements);
+    let is_environment =
+        |python: &Path| python.ancestors().nth(2).is_some_and(|root| root.join("pyvenv.cfg").is_file());
+    match converter.python.as_deref().filter(|python| is_environment(python)) {
+        Some(python) => format!("{} -m pip install -r {requirements}", text::printable_path(python)),
+        None => {
+            let environment = text::printable_path(&folder.join(".venv"));
+            format!("python3 -m venv {environment} && {environment}/bin/pip install -r {requirements}")
+        }
+    }
 }
 
 /// Takes in what a pipe gives, on a thread that ends with the pipe.

@@ -12,8 +12,9 @@ const SCRIPT: &str = "convert_hf_to_gguf.py";
 
 /// What to do where there is none.
 const WAY_OUT: &str = "get llama.cpp (git clone https://github.com/ggml-org/llama.cpp), install what its converter needs \
-    (python3 -m pip install -r llama.cpp/requirements.txt), and set converter = \"/path/to/llama.cpp\" in config.toml, or put \
-    convert_hf_to_gguf.py on PATH";
+    (python3 -m venv llama.cpp/.venv && llama.cpp/.venv/bin/pip install -r \
+    llama.cpp/requirements/requirements-convert_hf_to_gguf.txt), and set converter = \"/path/to/llama.cpp\" in config.toml, \
+    or put convert_hf_to_gguf.py on PATH";
 
 /// The configured converter, else the one on the search path; else what to do.
 pub(super) fn find(settings: &ConverterSettings) -> Result<Converter, String> {

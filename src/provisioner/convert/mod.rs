@@ -22,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::hub::CatalogEntry;
 use crate::model::selector::Selector;
 use crate::model::{Digest, FileName, Reference, RepoPath, StoreKind, text};
-use crate::store::Store;
 use crate::store::flat::staging::{staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile};
+use crate::store::{Details, Store};
 
 /// Takes a line that the converter printed, made printable. It may be called from any thread.
 pub type OutputSink = Arc<dyn Fn(&str) + Send + Sync>;
@@ -155,14 +155,30 @@ impl ModelProvisioner {
         };
         let last = folder.file_name().map(text::escape).unwrap_or_default();
         let file = RepoPath::parse(&format!("{last}-{}.gguf", output_type.to_uppercase()))?;
-        let origin = record.map(|record| Origin {
+        let recorded = record.map(|record| Origin {
             endpoint: record.endpoint,
             repository: record.repository,
             revision: record.revision,
             commit: record.commit,
         });
+        let cached = || self.origin_in_cache(&details, source).filter(|_| target.model.store == StoreKind::Hf);
+        let origin = recorded.or_else(cached);
         let name = text::printable(&target.model.id);
         Ok(Conversion { name, source: source.to_owned(), folder, file, output_type, origin, force: request.force })
+    }
+
+    /// Where a source in the Hugging Face cache came from: its folder is named after its commit.
+    fn origin_in_cache(&self, details: &Details, source: &Path) -> Option<Origin> {
+        let commit = source.components().rev().find_map(|part| {
+            let name = part.as_os_str().to_str()?;
+            details.revisions.iter().find(|revision| revision.commit == name)
+        })?;
+        Some(Origin {
+            endpoint: self.endpoint(),
+            repository: details.model.reference.clone()?,
+            revision: commit.refs.first().unwrap_or(&commit.commit).clone(),
+            commit: commit.commit.clone(),
+        })
     }
 
     /// The converter, as configured or found.
