@@ -312,3 +312,49 @@ fn a_model_of_the_cache_is_converted_into_a_folder_and_checked() {
             .any(|entry| { entry.unwrap().file_name().to_string_lossy().contains("Q8_0") })
     );
 }
+
+/// Small models that llama.cpp's own converter knows, in folders named as the aliases of the catalog: `LLORCH_TEST_MODELS`. Its
+/// folder is `LLORCH_TEST_CONVERTER`.
+#[test]
+fn the_real_converter_makes_what_its_own_reader_reads() {
+    let (Some(converter), Some(models)) =
+        (std::env::var_os("LLORCH_TEST_CONVERTER"), std::env::var_os("LLORCH_TEST_MODELS"))
+    else {
+        eprintln!("skipped: LLORCH_TEST_CONVERTER and LLORCH_TEST_MODELS name no converter and no models");
+        return;
+    };
+    let converter = PathBuf::from(converter);
+    for (alias, repository, file) in [
+        ("gpt2", REPOSITORY, "gpt2-fp32.gguf"),
+        ("granite", "ibm-granite/granite-4.0-micro", "granite-4.0-micro-fp32.gguf"),
+    ] {
+        let bench = Bench::new();
+        for entry in fs::read_dir(Path::new(&models).join(alias)).unwrap() {
+            let entry = entry.unwrap();
+            bench.hub.put(repository, entry.file_name().to_str().unwrap(), &fs::read(entry.path()).unwrap());
+        }
+        let ran = run(&bench, Some(&converter), &format!("download {alias}")).expect(0);
+        let path = PathBuf::from(ran.stdout.trim_end());
+        assert_eq!(path.file_name().unwrap(), file, "{ran:?}");
+        bench.run(&format!("verify {alias}")).expect(0);
+        let info = bench.run(&format!("info {alias} --json")).expect(0).json();
+        assert_eq!(info["metadata"]["layers"], 2, "{info}");
+
+        // From both stores, in another type.
+        run(&bench, Some(&converter), &format!("convert {alias} --outtype q8_0")).expect(0);
+        run(&bench, None, &format!("download {repository} --to hf")).expect(0);
+        let ran = run(&bench, Some(&converter), &format!("convert hf:{repository} --outtype bf16")).expect(0);
+        let made = PathBuf::from(ran.stdout.trim_end());
+        let python = fs::read_dir(converter.join(".venv/bin")).map(|_| converter.join(".venv/bin/python"));
+        for made in [&path, &made] {
+            let read = std::process::Command::new(python.as_deref().unwrap_or(Path::new("python3")))
+                .args(["-c", "import sys, gguf; print(len(gguf.GGUFReader(sys.argv[1]).tensors))"])
+                .arg(made)
+                .output()
+                .unwrap();
+            assert!(read.status.success(), "{made:?}: {}", String::from_utf8_lossy(&read.stderr));
+        }
+        bench.run("verify --all").expect(0);
+        nothing_staged(&bench);
+    }
+}
