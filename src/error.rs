@@ -266,11 +266,31 @@ impl Error {
         move |source| Self::Io { operation, path, source }
     }
 
+    /// The same for a line with little room, in which it is known what is being worked on: the server instead of the whole
+    /// address, what comes first being what tells most.
+    #[must_use]
+    pub fn in_short(&self) -> String {
+        match self {
+            Self::Unreachable { url, reason } => format!("{}: {reason}", host(url)),
+            Self::BadAnswer { url, reason } => format!("{} did not answer like a model hub: {reason}", host(url)),
+            Self::Refused { url, status, reason } => format!("{} answered {status}: {reason}", host(url)),
+            Self::RateLimited { endpoint, .. } => format!("{} limits requests", host(endpoint)),
+            Self::Locked { path, holder } => format!("{holder} is writing {}", printable(path)),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the operation ended because the caller cancelled it.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         matches!(self, Self::Cancelled)
     }
+}
+
+/// The server of an address, with its port if one is named.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().filter(|host| !host.is_empty()).unwrap_or(url)
 }
 
 fn printable(path: &Path) -> String {
@@ -315,6 +335,16 @@ mod tests {
     fn io_errors_name_operation_path_and_cause() {
         let error = Error::io("read", "/data/x")(io::Error::from_raw_os_error(13));
         assert_eq!(error.to_string(), "cannot read /data/x: permission denied");
+    }
+
+    #[test]
+    fn in_short_the_server_stands_for_its_address() {
+        let url = "https://cdn.example:8443/a/very/long/path".to_owned();
+        let reason = "connection refused".to_owned();
+        assert_eq!(Error::Unreachable { url, reason }.in_short(), "cdn.example:8443: connection refused");
+        let endpoint = "https://hub.example".to_owned();
+        assert_eq!(Error::RateLimited { endpoint, retry_after: None }.in_short(), "hub.example limits requests");
+        assert_eq!(Error::Damaged("it broke".to_owned()).in_short(), "it broke");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ratatui::style::{Color, Modifier};
 use rbee_hive::format::Metadata;
 use rbee_hive::hub::SearchHit;
-use rbee_hive::jobs::{FileProgress, JobId, JobState};
+use rbee_hive::jobs::FileProgress;
 use rbee_hive::model::memory::{CacheLayers, Device, HostMemory, Ram, Shape};
 use rbee_hive::model::{Format, ModelFile, Quantization, Role, StoreKind};
 use rbee_hive::provisioner::ScanEvent;
@@ -538,10 +538,12 @@ fn a_small_terminal_says_so_and_still_shows_models() {
 fn a_stalled_download_shows_its_stall() {
     let mut script = Script::with(120, 40, models());
     script.jobs(ten_jobs());
-    script.press("3 j");
+    script.press("3 j Enter");
     let lines: Vec<String> = script.picture().lines().map(str::to_owned).collect();
-    assert!(lines.iter().any(|line| line.contains("stalled") && line.contains("0 B/s")), "{lines:#?}");
-    assert_eq!(script.state.queue.snapshot.job(JobId(5)).unwrap().state, JobState::Running);
+    let stalled = "waiting    36% stalled: no byte for 10 s; connects anew after 20 s";
+    assert!(lines.iter().any(|line| line.contains(stalled)), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.contains("because") && line.contains("stalled")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("0 B/s")), "no last speed: {lines:#?}");
 }
 
 #[test]

@@ -361,6 +361,8 @@ pub(super) fn not_reached(url: &Url, error: &reqwest::Error) -> Failed {
     }
     let reason = if error.is_timeout() && error.is_connect() {
         format!("no connection within {} s", CONNECT.as_secs())
+    } else if let Some(said) = reason.strip_prefix("failed to lookup address information") {
+        format!("nobody knows the address of that name (DNS{said})")
     } else {
         reason
     };

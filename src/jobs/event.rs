@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{JobId, JobSpec};
@@ -16,6 +17,10 @@ pub const EVENT_VERSION: u16 = 1;
 /// Order for one job: `Queued`, then any number of `Started` … `Paused` rounds, then exactly one of `Finished`, `Failed`,
 /// `Cancelled`, which is the last unless the job is retried (which begins again with `Queued`) or cleared. A `Queued`
 /// in between says that the job moved, or goes on after a pause.
+///
+/// Between `Started` and `Paused` or the end, in any order and any number: `Progress`, `Verifying`, `Waiting`, `Retrying` and
+/// `Output`, of the job and of its files, and `Started` of each file that begins. What holds the job up lasts until its
+/// next `Progress`: nobody says that a wait is over but the bytes that come after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "Line", try_from = "Line")]
 pub struct JobEvent {
@@ -93,6 +98,10 @@ pub enum JobEventKind {
         error: String,
         /// Seconds until the next try.
         after_s: u64,
+        /// Which try comes next, from 1; progress begins the count anew.
+        attempt: Option<u32>,
+        /// When it comes; the worker notes it when the event is told.
+        until: Option<Timestamp>,
     },
     /// It keeps its place and does nothing.
     Paused,
@@ -175,6 +184,10 @@ struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     after_s: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     spec: Option<Box<JobSpec>>,
@@ -217,6 +230,8 @@ impl From<JobEvent> for Line {
             courtesy: None,
             line: None,
             after_s: None,
+            attempt: None,
+            until: None,
             position: None,
             spec: None,
             outcome: None,
@@ -250,8 +265,9 @@ impl From<JobEvent> for Line {
                 (line.file, line.error) = (file, Some(error));
                 Name::Waiting
             }
-            JobEventKind::Retrying { file, error, after_s } => {
+            JobEventKind::Retrying { file, error, after_s, attempt, until } => {
                 (line.file, line.error, line.after_s) = (file, Some(error), Some(after_s));
+                (line.attempt, line.until) = (attempt, until);
                 Name::Retrying
             }
             JobEventKind::Paused => Name::Paused,
@@ -300,6 +316,8 @@ impl TryFrom<Line> for JobEvent {
                 file: line.file,
                 error: line.error.ok_or_else(|| missing("error"))?,
                 after_s: line.after_s.unwrap_or_default(),
+                attempt: line.attempt,
+                until: line.until,
             },
             Name::Paused => JobEventKind::Paused,
             Name::Finished => JobEventKind::Finished { path: line.path, outcome: line.outcome },
@@ -355,7 +373,13 @@ mod tests {
             JobEventKind::Verifying { file: None },
             JobEventKind::Output { line: "writing tensors".into() },
             JobEventKind::Waiting { file: None, error: "no room".into() },
-            JobEventKind::Retrying { file: None, error: "no answer".into(), after_s: 5 },
+            JobEventKind::Retrying {
+                file: None,
+                error: "no answer".into(),
+                after_s: 5,
+                attempt: Some(2),
+                until: Some(Timestamp::from_second(1_790_000_000).unwrap()),
+            },
             JobEventKind::Paused,
             JobEventKind::Finished {
                 path: Some("/m/a".into()),

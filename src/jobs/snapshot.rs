@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{JobEvent, JobEventKind, JobId, JobOutcome, JobSpec};
@@ -20,7 +21,7 @@ pub enum JobState {
     Running,
     /// Runs, and compares checksums.
     Verifying,
-    /// Cannot go on by itself: another process, no room, no network. `why` says what for.
+    /// Cannot go on by itself: another process, no room, no byte. `why` says what for.
     Waiting,
     /// Failed and will try again. `why` says what failed.
     Retrying,
@@ -75,6 +76,12 @@ pub struct JobStatus {
     pub state: JobState,
     /// Why it waits, retries or failed.
     pub why: Option<String>,
+    /// Which try comes next; only while it retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// When it tries again; only while it retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// Bytes that are there.
     pub bytes: u64,
     /// All bytes, once known.
@@ -188,6 +195,14 @@ impl Snapshot {
         self.jobs.iter().filter(|job| Group::of(job.state) == Group::Waiting).position(|job| job.id == id)
     }
 
+    /// How many jobs of its kind have their turn before it; `None` for one that does not wait for its turn.
+    #[must_use]
+    pub fn turn(&self, id: JobId) -> Option<usize> {
+        let job = self.job(id).filter(|job| job.state == JobState::Queued)?;
+        let before = self.jobs.iter().take_while(|other| other.id != id);
+        Some(before.filter(|other| other.state == JobState::Queued && other.spec.kind() == job.spec.kind()).count())
+    }
+
     /// Bytes per second that courtesy holds all downloads together to, rounded down so that it does not change all the
     /// time; `None` while they are not even near it.
     #[must_use]
@@ -238,6 +253,8 @@ impl JobStatus {
             spec,
             state: JobState::Queued,
             why: None,
+            attempt: None,
+            until: None,
             bytes: 0,
             total: None,
             rate: None,
@@ -263,6 +280,7 @@ impl JobStatus {
     fn rest(&mut self, state: JobState, why: Option<&str>) {
         self.state = state;
         self.why = why.map(str::to_owned);
+        (self.attempt, self.until) = (None, None);
         (self.rate, self.eta_s) = (None, None);
         (self.connections, self.courtesy) = (None, None);
         self.files.iter_mut().for_each(|file| file.connections = 0);
@@ -291,7 +309,9 @@ impl JobStatus {
                 }
                 self.state = JobState::Running;
                 self.why = None;
+                (self.attempt, self.until) = (None, None);
             }
+            JobEventKind::Verifying { file } if self.others_move(file.as_deref()) => {}
             JobEventKind::Verifying { .. } => self.rest(JobState::Verifying, None),
             JobEventKind::Output { line } => {
                 if self.output.len() >= OUTPUT {
@@ -299,8 +319,13 @@ impl JobStatus {
                 }
                 self.output.push(line.clone());
             }
+            JobEventKind::Waiting { file, .. } | JobEventKind::Retrying { file, .. }
+                if self.others_move(file.as_deref()) => {}
             JobEventKind::Waiting { error, .. } => self.rest(JobState::Waiting, Some(error)),
-            JobEventKind::Retrying { error, .. } => self.rest(JobState::Retrying, Some(error)),
+            JobEventKind::Retrying { error, attempt, until, .. } => {
+                self.rest(JobState::Retrying, Some(error));
+                (self.attempt, self.until) = (*attempt, *until);
+            }
             JobEventKind::Paused => self.rest(JobState::Paused, None),
             JobEventKind::Finished { path, outcome } => {
                 self.rest(JobState::Finished, None);
@@ -314,6 +339,15 @@ impl JobStatus {
             JobEventKind::Cancelled => self.rest(JobState::Cancelled, None),
             JobEventKind::Queued { .. } | JobEventKind::Cleared => {}
         }
+    }
+
+    /// A file stands still. Whether bytes of another one come all the same: then the job itself goes on.
+    fn others_move(&mut self, file: Option<&str>) -> bool {
+        let Some(file) = file else { return false };
+        if let Some(known) = self.files.iter_mut().find(|known| known.file == file) {
+            known.connections = 0;
+        }
+        self.files.iter().any(|known| !known.finished && known.connections > 0)
     }
 
     fn file(&mut self, file: &str, bytes: u64, total: u64, finished: bool, connections: usize) {
@@ -462,7 +496,13 @@ mod tests {
                 courtesy: None,
             }),
             file.clone().prop_map(|file| JobEventKind::Verifying { file }),
-            file.prop_map(|file| JobEventKind::Retrying { file, error: "x".into(), after_s: 1 }),
+            file.prop_map(|file| JobEventKind::Retrying {
+                file,
+                error: "x".into(),
+                after_s: 1,
+                attempt: Some(1),
+                until: None,
+            }),
             Just(JobEventKind::Paused),
             Just(JobEventKind::Finished { path: None, outcome: None }),
             Just(JobEventKind::Failed { error: "x".into() }),

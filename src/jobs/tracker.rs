@@ -12,6 +12,8 @@ use crate::transfer::TransferEvent;
 pub(super) const TICK: Duration = Duration::from_millis(250);
 /// Over which a rate is measured: long enough to be steady, short enough that a stall shows.
 const WINDOW: Duration = Duration::from_secs(3);
+/// Seconds without a byte after which that is told, and told again, so that what is said of the time stays about right.
+const QUIET: [u64; 9] = [4, 10, 30, 60, 120, 300, 600, 1800, 3600];
 
 /// The progress of one run of a download. Time is a value: the time since the run began.
 #[derive(Debug)]
@@ -33,6 +35,12 @@ pub(super) struct Tracker {
     /// What courtesy holds all downloads to.
     courtesy: Option<u64>,
     told: Option<Told>,
+    /// Since when no new byte came.
+    quiet: Duration,
+    /// How often that was told.
+    quiet_told: usize,
+    /// New bytes that nobody has asked for yet.
+    fresh: u64,
 }
 
 #[derive(Debug)]
@@ -41,6 +49,8 @@ struct FileState {
     bytes: u64,
     total: u64,
     moves: bool,
+    /// Whether it failed or waits: what lasts until its next byte.
+    held_up: bool,
     connections: usize,
     /// What the last event said.
     told: Option<u64>,
@@ -70,6 +80,9 @@ impl Tracker {
             connections: 0,
             courtesy: None,
             told: None,
+            quiet: Duration::ZERO,
+            quiet_told: 0,
+            fresh: 0,
         }
     }
 
@@ -86,10 +99,19 @@ impl Tracker {
                 self.places = files.iter().enumerate().map(|(at, (path, _))| (path.clone(), at)).collect();
                 self.files = files
                     .into_iter()
-                    .map(|(path, total)| FileState { path, bytes: 0, total, moves: false, connections: 0, told: None })
+                    .map(|(path, total)| FileState {
+                        path,
+                        bytes: 0,
+                        total,
+                        moves: false,
+                        held_up: false,
+                        connections: 0,
+                        told: None,
+                    })
                     .collect();
                 (self.bytes, self.moving, self.connections) = (0, 0, 0);
                 self.total = total;
+                (self.quiet, self.quiet_told) = (now, 0);
             }
             TransferEvent::FileStarted { file, bytes, total } => {
                 self.go_on(&file, now);
@@ -102,24 +124,37 @@ impl Tracker {
                 told.push(self.job_progress(now));
             }
             TransferEvent::FileProgress { file, bytes, connections, .. } => {
+                if self.known(&file).is_some_and(|known| known.held_up && bytes <= known.bytes) {
+                    // A try is no progress.
+                    self.set(&file, bytes);
+                    return told;
+                }
                 self.go_on(&file, now);
                 self.connect(&file, connections);
-                self.moved += self.set(&file, bytes);
+                let new = self.set(&file, bytes);
+                if new > 0 {
+                    (self.quiet, self.quiet_told) = (now, 0);
+                }
+                self.moved += new;
+                self.fresh += new;
                 self.meter.record(now, self.moved);
                 if self.told.is_none_or(|told| now.saturating_sub(told.at) >= TICK) {
                     told.extend(self.progress(now));
                 }
             }
-            TransferEvent::Retrying { file, after, error, .. } => {
-                self.rest(&file);
+            TransferEvent::Retrying { file, attempt, after, error } => {
+                self.hold_up(&file);
                 told.push(JobEventKind::Retrying {
                     file: Some(file.as_str().to_owned()),
                     error,
-                    after_s: after.as_secs(),
+                    // What takes part of a second does not come at once.
+                    after_s: after.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX),
+                    attempt: Some(attempt),
+                    until: None,
                 });
             }
             TransferEvent::Waiting { file, why } => {
-                self.rest(&file);
+                self.hold_up(&file);
                 told.push(JobEventKind::Waiting { file: Some(file.as_str().to_owned()), error: why });
             }
             TransferEvent::Verifying { file } => {
@@ -129,7 +164,9 @@ impl Tracker {
             TransferEvent::FileFinished { file, path, .. } => {
                 self.rest(&file);
                 let total = self.known(&file).map_or(0, |known| known.total);
-                self.moved += self.set(&file, total);
+                let new = self.set(&file, total);
+                (self.quiet, self.quiet_told) = (now, 0);
+                self.moved += new;
                 if let Some(known) = self.known(&file) {
                     known.told = Some(total);
                 }
@@ -151,7 +188,7 @@ impl Tracker {
 
     /// What is to be told because time has passed: the newest bytes, and a rate that falls while nothing arrives.
     pub(super) fn tick(&mut self, now: Duration) -> Vec<JobEventKind> {
-        if self.moving == 0 || self.told.is_none_or(|told| now.saturating_sub(told.at) < TICK) {
+        if self.moving == 0 || self.is_quiet() || self.told.is_none_or(|told| now.saturating_sub(told.at) < TICK) {
             return Vec::new();
         }
         let (rate, eta_s) = self.speed(now);
@@ -162,6 +199,45 @@ impl Tracker {
             return Vec::new();
         }
         self.progress(now)
+    }
+
+    /// How long no byte has come although some should, if it is time to tell that: once when it is long enough to be
+    /// noticed, then ever less often.
+    pub(super) fn quiet(&mut self, now: Duration) -> Option<Duration> {
+        // Before the first file begins, what is there already is looked at.
+        if self.moving == 0 && self.told.is_some() {
+            return None;
+        }
+        let quiet = now.saturating_sub(self.quiet);
+        let last = QUIET[QUIET.len() - 1];
+        let next = QUIET.get(self.quiet_told).copied().unwrap_or_else(|| {
+            let beyond = self.quiet_told + 1 - QUIET.len();
+            last.saturating_mul(u64::try_from(beyond).unwrap_or(u64::MAX).saturating_add(1))
+        });
+        (quiet.as_secs() >= next).then(|| {
+            self.quiet_told += 1;
+            quiet
+        })
+    }
+
+    /// Whether it was told that no byte comes, and none has come since.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_told > 0
+    }
+
+    /// Connections through which bytes come.
+    pub(super) fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// Whether a file has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.told.is_some()
+    }
+
+    /// Bytes that came over the network since the last call.
+    pub(super) fn take_fresh(&mut self) -> u64 {
+        std::mem::take(&mut self.fresh)
     }
 
     /// What is to be told when the transfer has stopped before its end: the last bytes, whenever the others were told.
@@ -188,9 +264,23 @@ impl Tracker {
             self.meter = Meter::new(WINDOW);
             self.meter.record(now, self.moved);
         }
-        if let Some(known) = self.known(file).filter(|known| !known.moves) {
-            known.moves = true;
-            self.moving += 1;
+        if let Some(known) = self.known(file) {
+            known.held_up = false;
+            if !known.moves {
+                known.moves = true;
+                self.moving += 1;
+                if self.moving == 1 {
+                    (self.quiet, self.quiet_told) = (now, 0);
+                }
+            }
+        }
+    }
+
+    /// A file does not move until its next byte, and it is told why.
+    fn hold_up(&mut self, file: &RepoPath) {
+        self.rest(file);
+        if let Some(known) = self.known(file) {
+            known.held_up = true;
         }
     }
 
@@ -309,6 +399,34 @@ mod tests {
         assert!(rates.windows(2).all(|pair| pair[1] <= pair[0]), "{rates:?}");
         assert_eq!(rates.last(), Some(&Some(0)));
         assert!(rates.len() < 20, "a stall that is told is not told again: {rates:?}");
+    }
+
+    #[test]
+    fn that_no_byte_comes_is_told_once_and_then_ever_less_often() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 2_000, 1000);
+        let told: Vec<u64> =
+            (4..500).filter_map(|tick| tracker.quiet(at(tick * 250))).map(|for_| for_.as_secs()).collect();
+        assert_eq!(told, [4, 10, 30, 60, 120]);
+        assert!(tracker.is_quiet());
+        assert!(tracker.tick(at(126_000)).is_empty(), "a rate of nothing says less than the words");
+        bytes(&mut tracker, 3_000, 130_000);
+        assert!(!tracker.is_quiet() && tracker.quiet(at(133_000)).is_none());
+    }
+
+    #[test]
+    fn a_try_is_no_progress() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 2_000, 1000);
+        let retry =
+            TransferEvent::Retrying { file: path("a"), attempt: 3, after: at(300), error: "no answer".to_owned() };
+        let events = tracker.take(retry, at(1100));
+        assert!(matches!(&events[..], [JobEventKind::Retrying { after_s: 1, attempt: Some(3), .. }]), "{events:?}");
+        assert!(bytes(&mut tracker, 2_000, 1500).is_empty(), "the words stay until a byte comes");
+        assert!(tracker.quiet(at(60_000)).is_none(), "and say more than that none does");
+        assert!(!bytes(&mut tracker, 2_100, 61_000).is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinError;
@@ -346,7 +347,11 @@ impl Worker {
     }
 
     /// The only place where the queue changes: the event is numbered, folded in and told.
-    fn emit(&self, state: &mut State, job: JobId, kind: JobEventKind) {
+    fn emit(&self, state: &mut State, job: JobId, mut kind: JobEventKind) {
+        if let JobEventKind::Retrying { after_s, until: until @ None, .. } = &mut kind {
+            let after = i64::try_from(*after_s).map(SignedDuration::from_secs).unwrap_or(SignedDuration::ZERO);
+            *until = Timestamp::now().checked_add(after).ok();
+        }
         let lasting = !matches!(
             kind,
             JobEventKind::Progress { .. } | JobEventKind::Verifying { .. } | JobEventKind::Output { .. }

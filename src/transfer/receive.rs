@@ -438,7 +438,7 @@ impl<'a, 'r> Segments<'a, 'r> {
             file: self.file.path.clone(),
             attempt,
             after,
-            error: error.to_string(),
+            error: error.in_short(),
         });
         After::Pause(after)
     }

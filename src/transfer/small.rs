@@ -148,7 +148,7 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Ve
         let policy = run.options.retry;
         let next = run.with_budget(&budget, |budget| budget.failed(&policy, asked, random(), now()));
         let Some((attempt, after)) = next else { return Err(error) };
-        let (path, error) = (file.path.clone(), error.to_string());
+        let (path, error) = (file.path.clone(), error.in_short());
         run.tell(TransferEvent::Retrying { file: path, attempt, after, error });
         tokio::select! {
             () = run.cancel.cancelled() => return Err(Error::Cancelled),

@@ -49,6 +49,7 @@ impl Script {
             bell: false,
             fit: rbee_hive::model::memory::Conditions::default(),
             fleeting: false,
+            zone: None,
         };
         let at = Duration::ZERO;
         let mut state = State::new(facts, Keymap::built_in(), (columns, rows), now(at));
@@ -307,10 +308,15 @@ pub fn ten_jobs() -> Vec<JobStatus> {
     jobs[1].why =
         Some("org/some-model is gated: open its page, accept its terms, then sign in with a token".to_owned());
     (jobs[3].rate, jobs[3].eta_s, jobs[3].connections) = (Some(25 * MIB), Some(118), Some(8));
-    (jobs[4].rate, jobs[4].eta_s, jobs[4].connections) = (Some(0), None, Some(0));
+    jobs[4].state = JobState::Waiting;
+    jobs[4].why = Some("stalled: no byte for 10 s; connects anew after 20 s".to_owned());
     jobs[5].bytes = 4 * GIB;
-    jobs[6].why = Some("for room on /data: 2.10 GiB short".to_owned());
-    jobs[7].why = Some("connection reset; again in 8 s".to_owned());
+    jobs[6].why = Some(
+        "2.10 GiB short in /data/models: 4.00 GiB needed, 1.90 GiB free; idle, and enough to delete: hf:org/old (9.00 GiB)"
+            .to_owned(),
+    );
+    jobs[7].why = Some("cdn.example: it answered 503 Service Unavailable".to_owned());
+    (jobs[7].attempt, jobs[7].until) = (Some(3), Timestamp::from_second(WALL + 8).ok());
     (jobs[8].total, jobs[8].bytes) = (None, 0);
     jobs
 }

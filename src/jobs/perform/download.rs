@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::quiet::{Quiet, while_quiet};
 use super::room::{Admitted, Shortage};
 use super::{Done, Performer, Run, blocking};
 use crate::error::{Error, Result};
@@ -51,6 +52,7 @@ impl Performer {
         let mut pause = FIRST_PAUSE;
         let mut advice = Advice::default();
         let mut fruitless = 0_u32;
+        let mut tries = 0_u32;
         loop {
             let before = Instant::now();
             let mut found = Found::default();
@@ -60,9 +62,9 @@ impl Performer {
                 result => return result,
             };
             fruitless = if found.plan.is_some() && !found.arrived { fruitless.saturating_add(1) } else { 0 };
-            if before.elapsed() > LONGEST_PAUSE {
+            if before.elapsed() > LONGEST_PAUSE || found.arrived {
                 // It went on for a while: what comes now is another failure.
-                pause = FIRST_PAUSE;
+                (pause, tries) = (FIRST_PAUSE, 0);
             }
             let after = match error {
                 Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
@@ -78,12 +80,19 @@ impl Performer {
                     continue;
                 }
                 Error::Locked { .. } => {
-                    self.wait(error.to_string(), run).await?;
+                    self.wait(error.in_short(), run).await?;
                     continue;
                 }
                 error => return Err(error),
             };
-            (run.tell)(JobEventKind::Retrying { file: None, error: error.to_string(), after_s: after.as_secs() });
+            tries = tries.saturating_add(1);
+            (run.tell)(JobEventKind::Retrying {
+                file: None,
+                error: error.in_short(),
+                after_s: after.as_secs(),
+                attempt: Some(tries),
+                until: None,
+            });
             tokio::select! {
                 () = run.cancel.cancelled() => return Err(Error::Cancelled),
                 () = sleep(after) => {}
@@ -180,10 +189,14 @@ impl Performer {
     }
 
     async fn attempt(&self, request: &DownloadRequest, run: &Run, found: &mut Found) -> Result<Done> {
-        let planning = self.provisioner.plan_download(request);
+        let planning = in_time(self.transfer.first_byte, self.provisioner.plan_download(request), || self.endpoint());
+        let planning = while_quiet(planning, |quiet| {
+            let error = Quiet::Hub(self.endpoint()).words(quiet);
+            (run.tell)(JobEventKind::Waiting { file: None, error });
+        });
         let plan = tokio::select! {
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
-            plan = in_time(self.transfer.first_byte, planning, || self.endpoint()) => plan?,
+            plan = planning => plan?,
         };
         found.plan = Some(plan.clone());
         let _admitted = self.admit(&plan, &mut found.shortage).await?;
@@ -227,8 +240,13 @@ impl Performer {
                 downloaded = &mut transfer => break downloaded,
                 _ = ticks.tick() => {
                     let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);
+                    let rate = self.traffic.rate(tracker.take_fresh());
                     tracker.hold(self.transfer.courtesy.as_ref().and_then(Courtesy::limit));
                     tracker.tick(begin.elapsed()).into_iter().for_each(&*run.tell);
+                    if let Some(quiet) = tracker.quiet(begin.elapsed()) {
+                        let why = Quiet::of(&self.transfer, tracker.has_begun(), tracker.connections(), rate);
+                        (run.tell)(JobEventKind::Waiting { file: None, error: why.words(quiet) });
+                    }
                 }
             }
         };

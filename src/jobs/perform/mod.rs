@@ -3,6 +3,7 @@
 mod convert;
 mod delete;
 mod download;
+mod quiet;
 mod room;
 mod sweep;
 mod verify;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
+use self::quiet::Traffic;
 use self::room::Room;
 use super::JobSpec;
 use super::deletion_log::DeletionLog;
@@ -29,6 +31,7 @@ pub(super) struct Performer {
     /// The queue on disk, whose jobs go on with partial files.
     queue_file: Option<PathBuf>,
     room: Room,
+    traffic: Traffic,
 }
 
 impl Performer {
@@ -40,7 +43,15 @@ impl Performer {
         queue_file: Option<PathBuf>,
     ) -> Self {
         let deletion_log = deletion_log.map(DeletionLog::new);
-        Self { provisioner, inventory, transfer, deletion_log, queue_file, room: Room::default() }
+        Self {
+            provisioner,
+            inventory,
+            transfer,
+            deletion_log,
+            queue_file,
+            room: Room::default(),
+            traffic: Traffic::default(),
+        }
     }
 
     /// Whether downloads wait for what is missing instead of failing.

@@ -74,12 +74,13 @@ impl Shortage {
 
     /// What is missing, and what would make room, in a line.
     pub(super) fn text(&self, idle: &[IdleModel]) -> String {
-        let mut line = format!(
-            "not enough space in {}: {} needed, {} free",
-            text::printable_path(&self.path),
-            Bytes(self.needed),
-            Bytes(self.free)
-        );
+        // What is missing comes first: a line of the queue has room for little.
+        let missing = match self.missing() {
+            0 => "not enough space".to_owned(),
+            missing => format!("{} short", Bytes(missing)),
+        };
+        let path = text::printable_path(&self.path);
+        let mut line = format!("{missing} in {path}: {} needed, {} free", Bytes(self.needed), Bytes(self.free));
         if self.claimed > 0 {
             line.push_str(&format!(", {} of that for downloads that run", Bytes(self.claimed)));
         }
@@ -87,7 +88,7 @@ impl Shortage {
             line.push_str("; the quota of this user may be used up");
             return line;
         }
-        line.push_str(&format!(", {} short; {}", Bytes(self.missing()), self.advice(idle)));
+        line.push_str(&format!("; {}", self.advice(idle)));
         line
     }
 
@@ -208,12 +209,14 @@ mod tests {
         const GIB: u64 = 1 << 30;
         let line = short(12 * GIB, 5 * GIB, 3 * GIB).text(&idle(&[("a/old", 4 * GIB), ("b/x", 7 * GIB), ("c/y", GIB)]));
         assert!(
-            line.contains("12.0 GiB needed, 5.00 GiB free, 3.00 GiB of that for downloads that run, 10.0 GiB short"),
+            line.starts_with(
+                "10.0 GiB short in /data: 12.0 GiB needed, 5.00 GiB free, 3.00 GiB of that for downloads that run; "
+            ),
             "{line}"
         );
         assert!(line.ends_with("idle, and enough to delete: hf:a/old (4.00 GiB), hf:b/x (7.00 GiB)"), "{line}");
         let line = short(10 * GIB, 0, 0).text(&idle(&[("a/old", GIB)]));
-        assert!(line.ends_with("10.0 GiB short; idle, but not enough to delete: hf:a/old (1.00 GiB)"), "{line}");
+        assert!(line.ends_with("0 B free; idle, but not enough to delete: hf:a/old (1.00 GiB)"), "{line}");
         assert!(short(GIB, 0, 0).text(&[]).ends_with("no idle model there could make room"));
         assert!(short(GIB, 9 * GIB, 0).text(&[]).ends_with("the quota of this user may be used up"));
         let many: Vec<(String, u64)> = (0..9).map(|number| (format!("m{number}"), GIB)).collect();

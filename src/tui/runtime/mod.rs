@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use tokio::sync::mpsc;
@@ -226,6 +227,7 @@ fn facts(options: &Options) -> Facts {
         bell: options.settings.screen.bell,
         fit: options.settings.fit,
         fleeting: options.fleeting,
+        zone: Some(TimeZone::system()),
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 pub use detail::{Detail, Subject};
 pub use dialog::{Asked, Dialog, FilesDialog, HitsDialog, PlanDialog, PullDialog, SureDialog, SweepDialog};
@@ -73,6 +74,8 @@ pub struct Facts {
     pub fit: Conditions,
     /// Whether the queue is not kept for the next start, as in a demonstration.
     pub fleeting: bool,
+    /// In which times of day are told; none is UTC.
+    pub zone: Option<TimeZone>,
 }
 
 /// Whether the stores of every user are shown.

@@ -287,9 +287,10 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
     page.gap();
     let (word, role) = super::queue::word(job);
     page.field_as("state", word, role);
-    if let Some(why) = &job.why {
-        page.field_as("because", why, role);
+    if let Some(why) = super::queue::waits(state, job) {
+        page.field_as("because", &why, role);
     }
+    page.known("next", super::queue::next_try(state, job));
     let bytes = match job.total {
         Some(total) => format!("{} of {}", Bytes(job.bytes), Bytes(total)),
         None => Bytes(job.bytes).to_string(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 pub(crate) use crate::model::size::grouped;
 use crate::model::text::printable_path;
@@ -36,6 +37,14 @@ pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
         s if s < 3 * 365 * day => format!("{}mo", s / (30 * day)),
         s => format!("{}y", s / (365 * day)),
     }
+}
+
+/// A moment of today as the clock on the wall says it, another one with its date.
+pub(crate) fn clock(then: Timestamp, now: Timestamp, zone: Option<&TimeZone>) -> String {
+    let zone = zone.cloned().unwrap_or(TimeZone::UTC);
+    let (then, now) = (then.to_zoned(zone.clone()), now.to_zoned(zone));
+    let form = if then.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    then.strftime(form).to_string()
 }
 
 /// A count in at most four characters: `999`, `12K`, `3M`.
@@ -82,6 +91,8 @@ mod tests {
         let now = Timestamp::from_second(2_000_000_000).unwrap();
         let ago = |seconds: i64| age(Timestamp::from_second(2_000_000_000 - seconds).unwrap(), now);
         assert_eq!([ago(-5), ago(59), ago(720), ago(11_000), ago(41 * 86_400)], ["now", "now", "12m", "3h", "41d"]);
+        assert_eq!(clock(now, now, None), "03:33:20");
+        assert_eq!(clock(Timestamp::from_second(2_000_100_000).unwrap(), now, None), "2033-05-19 07:20");
         assert_eq!([ago(500 * 86_400), ago(1200 * 86_400)], ["16mo", "3y"]);
         assert_eq!(path(Path::new("/home/a/x"), Path::new("/home/a")), "~/x");
         assert_eq!(path(Path::new("/home/ab/x"), Path::new("/home/a")), "/home/ab/x");

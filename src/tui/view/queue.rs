@@ -5,7 +5,7 @@ use std::time::Duration;
 use ratatui::layout::Rect;
 
 use super::canvas::Canvas;
-use super::figures::counted;
+use super::figures::{clock, counted};
 use crate::jobs::{JobSpec, JobState, JobStatus};
 use crate::model::{Bytes, Rate, size};
 use crate::tui::result;
@@ -52,7 +52,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     }
     for (y, job) in (0..area.height).zip(shown.into_iter().skip(offset)) {
         let cursor = state.queue.cursor == Some(job.id);
-        draw_job(canvas, area, y, job, cursor && focused);
+        draw_job(canvas, state, area, y, job, cursor && focused);
         if cursor {
             canvas.tint(area, y, if focused { Role::Cursor } else { Role::Text });
         }
@@ -78,8 +78,9 @@ fn heading(state: &State, dot: &str) -> String {
     if let Some(limit) = state.queue.snapshot.limit {
         parts.push(format!("limit {}", Rate(limit)));
     }
-    group(&mut parts, &[JobState::Retrying, JobState::Waiting], "held up");
-    group(&mut parts, &[JobState::Queued], "waiting");
+    group(&mut parts, &[JobState::Waiting], "waiting");
+    group(&mut parts, &[JobState::Retrying], "retrying");
+    group(&mut parts, &[JobState::Queued], "queued");
     group(&mut parts, &[JobState::Paused], "paused");
     group(&mut parts, &[JobState::Failed], "failed");
     group(&mut parts, &[JobState::Finished, JobState::Cancelled], "ended");
@@ -93,7 +94,7 @@ const STATE: u16 = 9;
 /// Width of the connections.
 const CONNECTIONS: usize = 8;
 
-fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor: bool) {
+fn draw_job(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, job: &JobStatus, cursor: bool) {
     let symbols = canvas.look.symbols;
     canvas.put(area, 0, y, if cursor { ">" } else { " " }, Role::Text);
     let width = area.width.saturating_sub(1);
@@ -113,8 +114,8 @@ fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor
     canvas.put(area, x, y, &text::cut(word, usize::from(area.width.saturating_sub(x)), ""), role);
     x += STATE + 1;
     let room = usize::from(area.width.saturating_sub(x));
-    if let Some(line) = job.why.clone().or_else(|| result::summary(job).map(|(_, line)| line)) {
-        canvas.put(area, x, y, &text::cut(&line, room, symbols.ellipsis), role);
+    if let Some(line) = told(state, job, room, symbols.ellipsis) {
+        canvas.put(area, x, y, &line, role);
         return;
     }
     for (cell, role) in figures(job, room, symbols) {
@@ -122,11 +123,52 @@ fn draw_job(canvas: &mut Canvas<'_>, area: Rect, y: u16, job: &JobStatus, cursor
     }
 }
 
-/// The state as a word. One that runs without a byte for a while is not running in any sense that helps, and one that
-/// finished with a bad result did not finish well.
+/// Columns that words need beside how far the job is, and beside when it goes on.
+const WORDS: usize = 26;
+
+/// What stands in place of the figures: why the job does not go on, or what it came to. How far it is, and when it tries
+/// again, stay as long as there is room.
+fn told(state: &State, job: &JobStatus, room: usize, ellipsis: &str) -> Option<String> {
+    let words = waits(state, job).or_else(|| result::summary(job).map(|(_, line)| line))?;
+    let after = match next_try(state, job) {
+        Some(next) if room > text::width(&next) + WORDS => format!("; {next}"),
+        _ => String::new(),
+    };
+    let room = room.saturating_sub(text::width(&after));
+    let before = match percent(job).filter(|_| !job.state.has_ended() && room >= WORDS + 6) {
+        Some(percent) => format!("{} ", text::pad_left(&format!("{percent}%"), 4)),
+        None => String::new(),
+    };
+    let words = text::cut(&words, room.saturating_sub(before.len()), ellipsis);
+    Some(format!("{before}{words}{after}"))
+}
+
+/// What the job waits for, in words.
+pub(super) fn waits(state: &State, job: &JobStatus) -> Option<String> {
+    match (&job.why, job.state) {
+        (Some(why), _) => Some(why.clone()),
+        (None, JobState::Queued) => state.queue.snapshot.turn(job.id).map(|before| match before {
+            0 => "next, when one that runs makes way".to_owned(),
+            before => format!("after {}", counted(before, "other that waits", "others that wait")),
+        }),
+        _ => None,
+    }
+}
+
+/// When the job tries again, and which try that is.
+pub(super) fn next_try(state: &State, job: &JobStatus) -> Option<String> {
+    let at = clock(job.until?, state.wall, state.facts.zone.as_ref());
+    Some(job.attempt.map_or_else(|| format!("again {at}"), |attempt| format!("try {attempt} {at}")))
+}
+
+fn percent(job: &JobStatus) -> Option<u8> {
+    let total = job.total.filter(|total| *total > 0)?;
+    Some(u8::try_from((u128::from(job.bytes) * 100 / u128::from(total)).min(100)).unwrap_or(100))
+}
+
+/// The state as a word. One that finished with a bad result did not finish well.
 pub(super) fn word(job: &JobStatus) -> (&'static str, Role) {
     match job.state {
-        JobState::Running if job.rate == Some(0) && matches!(job.spec, JobSpec::Download(_)) => ("stalled", Role::Warn),
         JobState::Waiting | JobState::Retrying => (job.state.name(), Role::Warn),
         JobState::Failed => (job.state.name(), Role::Bad),
         JobState::Finished => match (result::summary(job), &job.spec) {
@@ -151,10 +193,7 @@ fn figures(job: &JobStatus, room: usize, symbols: &Symbols) -> Vec<(String, Role
         }
         fits
     };
-    let percent = job
-        .total
-        .filter(|total| *total > 0)
-        .map(|total| u8::try_from((u128::from(job.bytes) * 100 / u128::from(total)).min(100)).unwrap_or(100));
+    let percent = percent(job);
     let with_percent = take(4);
     let with_rate = take(10);
     let with_bytes = take(17);
