@@ -42,6 +42,11 @@ enum Column {
     Files,
 }
 
+/// How wide the column of fits is where there is room for all of its words; `fits 2 GPUs` is `2 GPUs` in less.
+const FITS: u16 = 11;
+/// Whether it fits and in which store it is stand beside names that are still told apart.
+const SHORT_NAME: u16 = 20;
+
 /// Columns in the order in which they stand, with their widths.
 const COLUMNS: [(Column, u16); 15] = [
     (Column::Store, 8),
@@ -51,7 +56,7 @@ const COLUMNS: [(Column, u16); 15] = [
     (Column::Size, 8),
     (Column::Used, 5),
     (Column::InUse, 7),
-    (Column::Fits, 11),
+    (Column::Fits, 8),
     (Column::Needs, 8),
     (Column::Reclaimable, 8),
     (Column::Format, 12),
@@ -67,9 +72,9 @@ const RANKS: [(Column, u16); 14] = [
     (Column::Quantization, NAME),
     (Column::Used, NAME),
     (Column::InUse, NAME),
-    (Column::Store, NAME),
+    (Column::Fits, SHORT_NAME),
+    (Column::Store, SHORT_NAME),
     (Column::Parameters, NAME),
-    (Column::Fits, NAME),
     (Column::Reclaimable, ROOMY_NAME),
     (Column::Owner, ROOMY_NAME),
     (Column::Needs, ROOMY_NAME),
@@ -136,7 +141,7 @@ impl Column {
     }
 
     /// What the row's memory says, which is known only together with that of the host.
-    fn fit(self, state: &State, row: &Row, symbols: &Symbols) -> Option<(String, Role)> {
+    fn fit(self, state: &State, row: &Row, width: u16, symbols: &Symbols) -> Option<(String, Role)> {
         if !matches!(self, Self::Fits | Self::Needs) {
             return None;
         }
@@ -149,7 +154,10 @@ impl Column {
             _ => Role::Text,
         };
         Some(match self {
-            Self::Fits => (fit.verdict.word(), role),
+            Self::Fits => match fit.verdict {
+                Verdict::Split(gpus) if width < FITS => (format!("{gpus} GPUs"), role),
+                verdict => (verdict.word(), role),
+            },
             _ => fit.figure().map_or_else(none, |figure| (figure, role)),
         })
     }
@@ -221,11 +229,19 @@ fn columns(width: u16, several_stores: bool, several_owners: bool) -> Vec<(Colum
         name -= takes;
         chosen.push(column);
     }
-    COLUMNS
-        .into_iter()
-        .filter(|(column, _)| chosen.contains(column))
-        .map(|(column, width)| (column, if column == Column::Name { name } else { width }))
-        .collect()
+    let mut columns: Vec<(Column, u16)> = COLUMNS.into_iter().filter(|(column, _)| chosen.contains(column)).collect();
+    for (column, width) in &mut columns {
+        if *column == Column::Fits && name >= NAME + (FITS - *width) {
+            name -= FITS - *width;
+            *width = FITS;
+        }
+    }
+    for (column, width) in &mut columns {
+        if *column == Column::Name {
+            *width = name;
+        }
+    }
+    columns
 }
 
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, area: Rect) {
@@ -290,7 +306,8 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Ro
     for (column, width) in columns {
         x += if x < PREFIX { 1 } else { gap(*column) };
         let width_here = usize::from(*width);
-        let (cell, role) = column.fit(state, row, symbols).unwrap_or_else(|| column.cell(model, state.wall, symbols));
+        let (cell, role) =
+            column.fit(state, row, *width, symbols).unwrap_or_else(|| column.cell(model, state.wall, symbols));
         let cell = if *column == Column::Name {
             text::cut_middle(&cell, width_here, symbols.ellipsis)
         } else {
@@ -350,13 +367,15 @@ mod tests {
         let names =
             |width: u16| columns(width, true, false).iter().map(|(column, _)| column.title()).collect::<Vec<_>>();
         assert_eq!(names(38), ["NAME", "SIZE"]);
-        assert_eq!(names(70), ["STORE", "NAME", "QUANT", "SIZE", "USED", "IN USE"]);
-        assert_eq!(names(78), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE"]);
+        assert_eq!(names(70), ["NAME", "QUANT", "SIZE", "USED", "IN USE", "FITS"]);
+        assert_eq!(names(78), ["STORE", "NAME", "QUANT", "SIZE", "USED", "IN USE", "FITS"]);
         assert_eq!(names(TABLE), ["STORE", "NAME", "QUANT", "PARAMS", "SIZE", "USED", "IN USE", "FITS"]);
         assert!(names(160).contains(&"OWNER"));
         assert!(names(170).contains(&"MOUNT"));
         let owned: Vec<&str> = columns(78, true, true).iter().map(|(column, _)| column.title()).collect();
-        assert!(owned.contains(&"OWNER"), "{owned:?}");
+        assert!(owned.contains(&"OWNER") && owned.contains(&"FITS"), "{owned:?}");
+        let one_store: Vec<&str> = columns(78, false, false).iter().map(|(column, _)| column.title()).collect();
+        assert!(one_store.contains(&"PARAMS") && one_store.contains(&"FITS"), "{one_store:?}");
     }
 
     #[test]
