@@ -4,9 +4,10 @@
 Rows run in turn (A B C, A B C, ...); figures are medians, ratios are medians of the ratios within a round.
 Only ratios mean anything: absolute times belong to the machine. Peers that are not installed are left out and named.
 
-    benches/compare.py [screen] [scan] [download] [transfer] [--rounds N] [--size MIB] [--program PATH]
+    benches/compare.py [screen] [scan] [verify] [download] [transfer] [--rounds N] [--size MIB] [--program PATH]
 
 `screen` needs nothing else. `scan` compares diskus, du and `hf cache ls` when they are there (`--diskus PATH`, `--hf PATH`).
+`verify` hashes one file and two at once beside sha256sum, openssl and Python, and looks at 1,000 files with --quick.
 `download` needs nginx; curl, openssl, aria2c and hf are compared when they are there.
 `transfer` holds each connection to 20 MiB/s (the kernel paces the server's sockets) and puts 25 ms on each way of many
 small files; the same peers.
@@ -189,6 +190,59 @@ def scan(binary, rounds, diskus, hf):
     missing = [name for name, path in (("diskus", diskus), ("hf", hf)) if not path]
     if missing:
         print(f"not installed, left out: {', '.join(missing)}\n")
+
+
+# --- verification -----------------------------------------------------------------------------------------------
+
+
+HASHLIB = "import hashlib, sys\nfor path in sys.argv[1:]: print(hashlib.file_digest(open(path, 'rb'), 'sha256').hexdigest())"
+
+
+def recorded(folder, files):
+    """The record of a folder that was filled from the hub."""
+    record = folder / ".cache" / "llorch-models" / "source.json"
+    record.parent.mkdir(parents=True)
+    entries = [{"path": name, "size": size, "digest": digest} for name, size, digest in sorted(files)]
+    record.write_text(json.dumps({
+        "version": 1, "endpoint": "https://huggingface.co", "repository": f"bench/{folder.name}", "revision": "main", "commit": "0" * 40, "files": entries,
+    }))
+
+
+def verify(binary, rounds, mib):
+    block = os.urandom(1 << 20)
+    for count in (1, 2):
+        print(f"## Verify: {count} x {mib} MiB in the page cache\n")
+        with tempfile.TemporaryDirectory() as scratch:
+            scratch = pathlib.Path(scratch)
+            folder = scratch / "models" / "m"
+            folder.mkdir(parents=True)
+            entries = []
+            for number in range(count):
+                digest = hashlib.sha256()
+                name = f"part-{number}.bin"
+                with open(folder / name, "wb") as file:
+                    for i in range(mib):
+                        piece = struct.pack("<QQ", number, i) + block[16:]
+                        digest.update(piece)
+                        file.write(piece)
+                entries.append((name, mib << 20, digest.hexdigest()))
+            recorded(folder, entries)
+            os.sync()
+            paths = [str(folder / name) for name, *_ in entries]
+            rows = {"llorch-models verify": [binary, "--models-dir", str(scratch / "models"), "verify", "m"]}
+            for name, command in (("sha256sum", ["sha256sum"]), ("openssl dgst -sha256", ["openssl", "dgst", "-sha256"])):
+                if shutil.which(command[0]):
+                    # As many processes as files.
+                    rows[name] = " & ".join(" ".join([*command, path]) for path in paths) + " & wait"
+            rows["Python hashlib, one after the other"] = [sys.executable, "-c", HASHLIB, *paths]
+            table(rounds_of(rows, rounds, scratch / "out", scratch / "home"), "llorch-models verify")
+    print("## Verify --quick: 1,000 files\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        base = pathlib.Path(scratch, "models")
+        for i in range(1000):
+            gguf(base / f"model-{i:04}" / f"model-{i:04}-Q4_K_M.gguf", f"Model {i}")
+        runs = [measured([binary, "--models-dir", str(base), "verify", "--all", "--quick"], scratch, scratch) for _ in range(rounds)]
+        print(f"wall {statistics.median(run['wall'] for run in runs) * 1000:.0f} ms, CPU {statistics.median(run['cpu'] for run in runs) * 1000:.0f} ms\n")
 
 
 # --- the download -----------------------------------------------------------------------------------------------
@@ -548,15 +602,15 @@ def transfer(binary, rounds, mib, rate):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["screen", "scan", "download", "transfer", []], default=[])
+    parser.add_argument("what", nargs="*", choices=["screen", "scan", "verify", "download", "transfer", []], default=[])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=2048, help="MiB of the download")
+    parser.add_argument("--size", type=int, default=2048, help="MiB of the download and of the files that are verified")
     parser.add_argument("--rate", type=int, default=20, help="MiB/s of each connection in `transfer`")
     parser.add_argument("--program", help="measure this program instead of building one; `download` needs a build")
     parser.add_argument("--diskus", default=shutil.which("diskus"))
     parser.add_argument("--hf", default=shutil.which("hf"))
     arguments = parser.parse_args()
-    what = arguments.what or ["screen", "scan", "download", "transfer"]
+    what = arguments.what or ["screen", "scan", "verify", "download", "transfer"]
     if arguments.program and "download" not in what:
         binary, plain_loop = os.path.abspath(arguments.program), None
     else:
@@ -565,6 +619,8 @@ def main():
         screen(binary, arguments.rounds)
     if "scan" in what:
         scan(binary, arguments.rounds, arguments.diskus, arguments.hf)
+    if "verify" in what:
+        verify(binary, arguments.rounds, arguments.size)
     if "download" in what and plain_loop:
         download(binary, plain_loop, arguments.rounds, arguments.size)
     if "transfer" in what:

@@ -95,6 +95,16 @@ pub struct Expected {
 }
 
 impl Expected {
+    /// Whether a look at the bytes of one tells the same of both. The name of a shard says something of its own.
+    fn promises_as(&self, other: &Self) -> bool {
+        let of_set = |file: &Self| {
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            crate::model::FileName::parse(name).shard().is_some()
+        };
+        let all = |file: &Self| (file.size, file.digest, file.source, file.others.clone(), file.note.clone());
+        all(self) == all(other) && !of_set(self) && !of_set(other)
+    }
+
     /// Takes over what several sources promise, the one that counts first.
     #[must_use]
     pub fn promised(mut self, promises: impl IntoIterator<Item = Promise>) -> Self {
@@ -310,6 +320,10 @@ struct Job {
     bytes: u64,
     /// Its file system, and how many files may be read from there at once.
     place: Option<(u64, usize)>,
+    /// Its number there, where bytes will be read.
+    inode: Option<u64>,
+    /// Other names of the same bytes, as tasks and files, of which the same is promised: they are read once.
+    also: Vec<(usize, usize)>,
 }
 
 /// In the order of the models, the largest file of each first, so that none is begun when the others are done.
@@ -325,12 +339,44 @@ fn jobs(tasks: &[Task], options: &Options, threads: usize) -> (Vec<Job>, u64) {
             let is_read = options.depth != Depth::Quick && expected.digest.is_some();
             let status = status.filter(|status| is_read && expected.size.is_none_or(|size| size == status.len()));
             let place = status.as_ref().map(|status| (status.dev(), slots.of(status.dev(), &path).min(threads)));
-            jobs.push(Job { task, file, bytes: status.map_or(0, |status| status.len()), place });
+            let inode = status.as_ref().map(MetadataExt::ino);
+            jobs.push(Job {
+                task,
+                file,
+                bytes: status.map_or(0, |status| status.len()),
+                place,
+                inode,
+                also: Vec::new(),
+            });
         }
         jobs[begin..].sort_by_key(|job| std::cmp::Reverse(job.bytes));
     }
+    let jobs = once_each(tasks, jobs);
     let total = jobs.iter().map(|job| job.bytes).sum();
     (jobs, total)
+}
+
+/// Puts names of the same bytes together: two files of a repository that are alike are one blob.
+fn once_each(tasks: &[Task], jobs: Vec<Job>) -> Vec<Job> {
+    let expected = |job: &Job| &tasks[job.task].files[job.file];
+    let mut distinct: Vec<Job> = Vec::with_capacity(jobs.len());
+    let mut known: BTreeMap<(u64, u64), usize> = BTreeMap::new();
+    for job in jobs {
+        let Some(key) = job.place.map(|(device, _)| device).zip(job.inode).filter(|_| job.bytes > 0) else {
+            distinct.push(job);
+            continue;
+        };
+        match known.get(&key).and_then(|&at| distinct.get_mut(at)) {
+            Some(first) if first.bytes == job.bytes && expected(first).promises_as(expected(&job)) => {
+                first.also.push((job.task, job.file));
+            }
+            _ => {
+                known.insert(key, distinct.len());
+                distinct.push(job);
+            }
+        }
+    }
+    distinct
 }
 
 /// What the threads share.
@@ -511,6 +557,17 @@ impl<'a> Collector<'a> {
             sink(Event::Read { task, file: &self.work.expected(job).path, bytes, total: bytes });
             self.tell_progress(sink);
         }
+        for &(task, file) in &self.work.jobs[job].also {
+            let expected = &self.work.tasks[task].files[file];
+            let mut check = checked.check.clone();
+            check.path.clone_from(&expected.path);
+            check.revisions.clone_from(&expected.revisions);
+            self.keep(task, file, Checked { check, split: checked.split }, sink);
+        }
+        self.keep(task, file, checked, sink);
+    }
+
+    fn keep(&mut self, task: usize, file: usize, checked: Checked, sink: &mut dyn FnMut(Event<'_>)) {
         sink(Event::Checked { task, check: &checked.check });
         self.checked[task][file] = Some(checked);
         self.left[task] -= 1;
@@ -649,6 +706,32 @@ mod tests {
         .unwrap();
         assert!(verification.ok);
         assert_eq!(last, (bytes.len() as u64, bytes.len() as u64));
+    }
+
+    #[test]
+    fn names_of_the_same_bytes_are_read_once_unless_something_else_is_promised() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("a"), b"hello").unwrap();
+        std::fs::hard_link(scratch.path().join("a"), scratch.path().join("b")).unwrap();
+        let files = [
+            expected("a", Some(5), Some(HELLO_SHA256)),
+            expected("b", Some(5), Some(HELLO_SHA256)),
+            expected("b", Some(5), Some(&"00".repeat(32))),
+        ];
+        let mut total = 0;
+        let verification = run(
+            &model(),
+            scratch.path(),
+            &files,
+            Depth::Full,
+            &mut |progress| total = progress.total,
+            &CancellationToken::new(),
+        )
+        .unwrap();
+        use FileStatus::{Corrupt, Ok};
+        let found: Vec<_> = verification.files.iter().map(|file| (file.path.as_str(), file.status)).collect();
+        assert_eq!(found, [("a", Ok), ("b", Ok), ("b", Corrupt)]);
+        assert_eq!(total, 10, "twice, not three times");
     }
 
     #[test]
