@@ -212,6 +212,25 @@ mod shapes {
     }
 
     #[test]
+    fn safetensors_on_the_hub_are_judged_by_their_header_and_configuration() {
+        let bench = bench();
+        let json = br#"{"a":{"dtype":"BF16","shape":[2,2],"data_offsets":[0,8]}}"#;
+        let weights = [&(json.len() as u64).to_le_bytes()[..], json, &[0; 8]].concat();
+        let config = br#"{"model_type":"llama","num_hidden_layers":1,"num_attention_heads":4,"num_key_value_heads":1,
+            "hidden_size":128,"vocab_size":100,"max_position_embeddings":2048}"#;
+        for name in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+            bench.hub.put("org/plain", name, &weights);
+        }
+        bench.hub.put("org/plain", "other/model.safetensors", &weights);
+        bench.hub.put("org/plain", "config.json", config);
+        let hits = bench.run("search plain --files --json").expect(0).json();
+        let offer = &hits[0]["quantizations"][0];
+        assert_eq!((hits[0]["architecture"].as_str(), offer["name"].as_str()), (Some("llama"), Some("BF16")), "{hits}");
+        assert_eq!(offer["size_bytes"].as_u64(), Some(2 * weights.len() as u64), "{hits}");
+        assert!(offer["fit"]["need_bytes"].is_u64(), "{hits}");
+    }
+
+    #[test]
     fn updates() {
         let bench = installed();
         assert_eq!(bench.run("updates --json").expect(0).json(), json!([]));

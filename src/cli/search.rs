@@ -9,6 +9,7 @@ use super::exit::{Exit, Outcome};
 use super::output::table::{Align, Table};
 use super::session::Session;
 use crate::error::Result;
+use crate::format::Metadata;
 use crate::hub::{HubClient, Repository, SearchHit, SearchQuery};
 use crate::machine::MemoryProbe;
 use crate::model::memory::{Conditions, Fit, HostMemory, Verdict};
@@ -164,6 +165,9 @@ async fn complete(
         Ok(metadata) => {
             hit.architecture.clone_from(&metadata.architecture);
             hit.context_length = metadata.context_length;
+            if hit.quantizations.is_empty() {
+                hit.quantizations.extend(unquantized(&files, &header, &metadata));
+            }
             for offer in &mut hit.quantizations {
                 offer.fit = offer
                     .size_bytes
@@ -179,6 +183,24 @@ async fn listing(hub: &HubClient, id: &str) -> Result<(Repository, Vec<RemoteFil
     let repository = hub.repository(id, None).await?;
     let files = hub.listing(&repository).await?.files;
     Ok((repository, files))
+}
+
+/// The weights of a repository without GGUF files, under the type of their numbers.
+fn unquantized(files: &[RemoteFile], header: &RemoteHeader, metadata: &Metadata) -> Option<Offer> {
+    let set = |path: &RepoPath| {
+        let name = FileName::parse(path.file_name());
+        let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        let stem = name.shard().map_or_else(|| path.file_name().to_owned(), |shard| shard.stem.clone());
+        (name.is_safetensors() && name.is_weights()).then_some((folder, stem))
+    };
+    let wanted = set(&header.file.path)?;
+    let files: Vec<&RemoteFile> = files.iter().filter(|file| set(&file.path).as_ref() == Some(&wanted)).collect();
+    Some(Offer {
+        name: metadata.quantization.as_ref().map_or_else(|| "safetensors".to_owned(), ToString::to_string),
+        size_bytes: Some(files.iter().map(|file| file.size).fold(0, u64::saturating_add)),
+        files: files.iter().map(|file| file.path.as_str().to_owned()).collect(),
+        fit: None,
+    })
 }
 
 fn offers(files: &[RemoteFile], sizes: bool) -> Vec<Offer> {
