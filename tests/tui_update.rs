@@ -527,6 +527,21 @@ fn escape_never_does_harm() {
 }
 
 #[test]
+fn escape_and_a_key_in_one_packet_are_both() {
+    let mut script = Script::with(80, 24, five());
+    script.press("?");
+    assert!(!script.state.dialogs.is_empty());
+    script.press("M-j");
+    assert!(script.state.dialogs.is_empty(), "Escape closes the help");
+    let mut other = Script::with(80, 24, five());
+    other.press("j");
+    assert_eq!(script.state.models.cursor, other.state.models.cursor, "and the key does what it does");
+    let before = script.state.models.cursor.clone();
+    script.press("M-[ M-O");
+    assert_eq!(script.state.models.cursor, before);
+}
+
+#[test]
 fn keys_of_the_queue() {
     let mut script = Script::with(80, 24, five());
     script.jobs(ten_jobs());

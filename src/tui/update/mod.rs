@@ -17,7 +17,7 @@ use super::Exit;
 use super::action::Action;
 use super::effect::Effect;
 use super::input::{Gesture, Mouse};
-use super::keymap::{Key, Pane};
+use super::keymap::{Code, Key, Pane};
 use super::msg::{Msg, Now};
 use super::state::{Dialog, Dirty, FRESH, Focus, Level, Line, PATIENCE, State, Subject, Topic};
 
@@ -219,6 +219,13 @@ fn on_key(state: &mut State, key: Key, now: Now) -> Effects {
                 line.push(c);
             }
             return edited(state, now);
+        }
+        // Over a slow link Escape and the next key arrive together, and are then no other than that key with Alt. What may
+        // be the beginning of a longer sequence stays without meaning.
+        if key.alt && !matches!(key.code, Code::Char('[' | 'O')) {
+            let mut effects = on_key(state, Key::plain(Code::Esc), now);
+            effects.extend(on_key(state, Key { alt: false, ..key }, now));
+            return effects;
         }
         return Vec::new();
     };
