@@ -24,14 +24,29 @@ use crate::model::text;
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = parent(path);
     create_folders(folder)?;
+    replace(path, bytes, File::sync_all)?;
+    sync_folder(folder)
+}
+
+/// [`write_atomically`] without its syncs, in a folder that is there: for what can be found out again. Whoever reads `path`
+/// finds all of the old or all of the new bytes, but after a power loss the file may be missing or empty.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes, |_| Ok(()))
+}
+
+fn replace(path: &Path, bytes: &[u8], sync: fn(&File) -> io::Result<()>) -> Result<()> {
     let (temporary, mut file) = temporary_beside(path)?;
-    let written = fill(&mut file, path, bytes).and_then(|()| std::fs::rename(&temporary, path));
+    let written =
+        fill(&mut file, path, bytes).and_then(|()| sync(&file)).and_then(|()| std::fs::rename(&temporary, path));
     if let Err(error) = written {
         // The first error is the one to tell; the temporary file goes as far as the system lets it.
         let _ = std::fs::remove_file(&temporary);
         return Err(write_error("write", path, bytes.len() as u64)(error));
     }
-    sync_folder(folder)
+    Ok(())
 }
 
 fn fill(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -41,8 +56,7 @@ fn fill(file: &mut File, path: &Path, bytes: &[u8]) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
         fchmod(&*file, Mode::from_raw_mode(raw_mode(old.permissions().mode() & 0o777)))?;
     }
-    file.write_all(bytes)?;
-    file.sync_all()
+    file.write_all(bytes)
 }
 
 /// Removes a file of this program's own making: a partial, a journal. One that is not there is removed already.

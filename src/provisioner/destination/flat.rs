@@ -103,12 +103,13 @@ impl FlatDestination {
         self.merge(std::slice::from_ref(file))
     }
 
-    /// Notes a file whose content is known to be right, where the record follows.
-    fn note_beside(&self, file: &RemoteFile) -> Result<()> {
-        match &file.digest {
-            Some(digest) => sidecar::write(&self.folder, &file.path, &self.commit, &digest.to_string()),
-            None => Ok(()),
-        }
+    /// Notes files whose content is known to be right, where the record follows.
+    fn note_beside(&self, files: &[&RemoteFile]) -> Vec<Result<()>> {
+        let etags: Vec<_> =
+            files.iter().filter_map(|file| Some((&file.path, file.digest.as_ref()?.to_string()))).collect();
+        let mut written = sidecar::write_all(&self.folder, &self.commit, &etags).into_iter();
+        let next = |file: &&RemoteFile| file.digest.as_ref().and_then(|_| written.next()).unwrap_or(Ok(()));
+        files.iter().map(next).collect()
     }
 
     /// Puts files into the record, or remembers them until it is worth it: their sidecars vouch for them meanwhile. A file
@@ -278,7 +279,7 @@ impl Destination for FlatDestination {
         let mut results = publish::publish_all(&pairs);
         let there: Vec<&RemoteFile> =
             files.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|((file, _), _)| *file).collect();
-        let mut noted = publish::beside(&there, |file| self.note_beside(file)).into_iter();
+        let mut noted = self.note_beside(&there).into_iter();
         for result in results.iter_mut().filter(|result| result.is_ok()) {
             *result = noted.next().unwrap_or(Ok(()));
         }

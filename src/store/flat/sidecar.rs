@@ -3,12 +3,14 @@
 //! Names and contents are those of huggingface_hub 2.4 (`_local_folder.py`, `_tree_cache.py`), so that `hf download
 //! --local-dir` finds what we fetched and fetches nothing again.
 
-use std::io::Read;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::disk::{publish, safe};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath};
 use crate::store::listing::listing;
 
@@ -105,17 +107,52 @@ pub fn path(folder: &Path, file: &RepoPath) -> PathBuf {
 /// # Errors
 /// [`crate::Error::Io`], [`crate::Error::NoSpace`], [`crate::Error::UnsafePath`].
 pub fn write(folder: &Path, file: &RepoPath, commit: &str, etag: &str) -> Result<()> {
+    write_common(folder)?;
+    let sidecar = prepare(folder, "download", file)?.with_file_name(name_for(file));
+    publish::write_atomically(&sidecar, text(commit, etag).as_bytes())
+}
+
+/// [`write()`] for many small files, with a result each. Nothing is synced: a sidecar that a power loss took is made again
+/// from the bytes of its file, which are.
+///
+/// # Errors
+/// Each as [`write()`].
+pub fn write_all<'a>(folder: &Path, commit: &str, files: &[(&'a RepoPath, String)]) -> Vec<Result<()>> {
+    if let Err(error) = write_common(folder) {
+        // It is told once, with the first; the others are not noted either.
+        let again = || Error::io("write", folder.join(FOLDER))(io::Error::other("it failed for another file of it"));
+        let mut error = Some(error);
+        return files.iter().map(|_| Err(error.take().unwrap_or_else(again))).collect();
+    }
+    let mut prepared: BTreeMap<Option<&str>, PathBuf> = BTreeMap::new();
+    let mut write = |file: &'a RepoPath, etag: &str| {
+        let beside = match prepared.entry(file.folder()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(new) => new.insert(prepare(folder, "download", file)?),
+        };
+        publish::write_unsynced(&beside.with_file_name(name_for(file)), text(commit, etag).as_bytes())
+    };
+    files.iter().map(|(file, etag)| write(file, etag)).collect()
+}
+
+/// The files that the whole bookkeeping of a folder has once.
+fn write_common(folder: &Path) -> Result<()> {
     for (name, content) in [("CACHEDIR.TAG", CACHEDIR_TAG), (".gitignore", "*")] {
         let path = safe::prepare_below(folder, &RepoPath::parse(&format!("{FOLDER}/{name}"))?)?;
         if path.symlink_metadata().is_err() {
             publish::write_atomically(&path, content.as_bytes())?;
         }
     }
+    Ok(())
+}
+
+fn name_for(file: &RepoPath) -> String {
+    format!("{}.metadata", file.file_name())
+}
+
+fn text(commit: &str, etag: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let text = format!("{commit}\n{etag}\n{}.{:06}\n", now.as_secs(), now.subsec_micros());
-    let mut sidecar = prepare(folder, "download", file)?.into_os_string();
-    sidecar.push(".metadata");
-    publish::write_atomically(Path::new(&sidecar), text.as_bytes())
+    format!("{commit}\n{etag}\n{}.{:06}\n", now.as_secs(), now.subsec_micros())
 }
 
 /// Writes `trees/<commit>.json`. `files` must be the complete listing of the repository at `commit`: the official client
