@@ -4,8 +4,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
+use tokio::time::timeout;
 
 use super::Staging;
 use super::engine::Run;
@@ -16,6 +18,9 @@ use crate::model::RemoteFile;
 
 /// So many are published at once.
 const MOST: usize = 64;
+/// So long a group gathers: files that were asked for together arrive together, and the next ones are asked for before the
+/// disk gets its work.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// A file that is whole, compared and written, but not synced.
 pub(super) struct Staged {
@@ -37,28 +42,56 @@ impl Staged {
 type Answer = oneshot::Sender<Result<PathBuf>>;
 
 /// What waits to be published.
-#[derive(Default)]
 pub(super) struct Batch {
     state: Mutex<State>,
     changed: Notify,
+    /// The last file has come.
+    last: Notify,
 }
 
 #[derive(Default)]
 struct State {
     waiting: Vec<(Staged, Answer)>,
+    /// Files that may still come.
+    coming: usize,
     closed: bool,
 }
 
+/// A file that may come; it does not any more when this is dropped.
+pub(super) struct Coming<'b>(&'b Batch);
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.coming = state.coming.saturating_sub(1);
+        if state.coming == 0 {
+            self.0.last.notify_one();
+        }
+    }
+}
+
 impl Batch {
+    /// For so many files; each is [`Self::awaited`] once.
+    pub(super) fn new(files: usize) -> Self {
+        let state = Mutex::new(State { coming: files, ..State::default() });
+        Self { state, changed: Notify::new(), last: Notify::new() }
+    }
+
+    /// One of the files.
+    pub(super) fn awaited(&self) -> Coming<'_> {
+        Coming(self)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes a file; others may come first.
-    pub(super) async fn add(&self, run: &Run<'_>, staged: Staged) -> Result<PathBuf> {
+    pub(super) async fn add(&self, run: &Run<'_>, staged: Staged, coming: Coming<'_>) -> Result<PathBuf> {
         let path = staged.staging.partial.clone();
         let (answer, published) = oneshot::channel();
         self.lock().waiting.push((staged, answer));
+        drop(coming);
         self.changed.notify_one();
         match published.await {
             Ok(result) => result,
@@ -76,6 +109,14 @@ impl Batch {
     /// Publishes what is added until nothing more comes: while one group is on its way to the disk, the next gathers.
     pub(super) async fn publish(&self, run: &Run<'_>) {
         loop {
+            let gathering = {
+                let state = self.lock();
+                state.coming > 0 && (1..MOST).contains(&state.waiting.len())
+            };
+            if gathering {
+                // It ends early when nothing more can come.
+                let _ = timeout(GATHER, self.last.notified()).await;
+            }
             let (group, closed) = {
                 let mut state = self.lock();
                 let count = state.waiting.len().min(MOST);

@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::partial::held;
 use super::receive::now;
 use super::retry::Budget;
+use super::small::Desk;
 use super::{Connections, Courtesy, Destination, EventSink, RetryPolicy, Source, Throttle, TransferEvent, file, small};
 use crate::disk::space::space;
 use crate::error::{Error, Result};
@@ -235,19 +236,20 @@ impl Run<'_> {
                 note(index, result);
             }
         };
-        let batch = Batch::default();
+        let batch = Batch::new(small.len());
+        let desk = Desk::new(self.options.connections.most());
         let small = async {
             // More than connections: while some are on their way, others are put on disk, and hold no bytes in memory.
             let width = 2 * self.options.connections.most() + BESIDE;
             let mut waiting = small.into_iter();
             let mut files = FuturesUnordered::new();
             for (index, file) in waiting.by_ref().take(width) {
-                files.push(self.small(index, file, &batch));
+                files.push(self.small(index, file, &desk, &batch));
             }
             while let Some((index, result)) = files.next().await {
                 note(index, result);
                 if let Some((index, file)) = waiting.next().filter(|_| !self.cancel.is_cancelled()) {
-                    files.push(self.small(index, file, &batch));
+                    files.push(self.small(index, file, &desk, &batch));
                 }
             }
             batch.close();
@@ -285,13 +287,14 @@ impl Run<'_> {
         &'f self,
         index: usize,
         file: &'f RemoteFile,
+        desk: &'f Desk,
         batch: &'f Batch,
     ) -> BoxFuture<'f, (usize, Result<PathBuf>)> {
         Box::pin(async move {
             if self.cancel.is_cancelled() {
                 return (index, Err(Error::Cancelled));
             }
-            (index, small::fetch(self, file, batch).await)
+            (index, small::fetch(self, file, desk, batch).await)
         })
     }
 

@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::batch::{Batch, Staged};
+use super::batch::{Batch, Coming, Staged};
 use super::engine::Run;
 use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
 use super::partial::{open, write_error};
 use super::receive::now;
 use super::retry::{Budget, random, worth_another_try};
-use super::{Staging, TransferEvent};
+use super::{Destination, Staging, TransferEvent};
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
@@ -28,46 +29,44 @@ use crate::model::RemoteFile;
 /// The largest small file.
 const SMALL: u64 = 1024 * 1024;
 
+/// Places of files that are made at once.
+const PREPARED_AT_ONCE: usize = 2;
+
+/// Where the small files of a request queue up, in their order.
+pub(super) struct Desk {
+    /// For their place on the disk: the first can be asked for while the others still wait for the disk.
+    preparing: Semaphore,
+    /// For a connection: no more are woken by a free one than could use it.
+    asking: Semaphore,
+}
+
+impl Desk {
+    pub(super) fn new(connections: usize) -> Self {
+        Self { preparing: Semaphore::new(PREPARED_AT_ONCE), asking: Semaphore::new(connections) }
+    }
+}
+
 pub(super) fn is_small(file: &RemoteFile) -> bool {
     file.size <= SMALL
 }
 
 /// Fetches `file` and publishes it with others of its kind.
-pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, batch: &Batch) -> Result<PathBuf> {
-    let staging = {
-        let (destination, file) = (Arc::clone(run.destination), file.clone());
-        run.blocking(move || destination.stage(&file)).await?
-    };
-    let lock = acquire(run, file, &staging).await?;
-    let (destination, remote, place) = (Arc::clone(run.destination), file.clone(), staging.clone());
-    // Whoever had the lock may have published it.
-    let found = run
-        .blocking(move || {
-            Ok(match destination.present(&remote)? {
-                Some(path) => {
-                    remove_both(&place, lock)?;
-                    Ok(path)
-                }
-                None => {
-                    let begun = lock.file().metadata().is_ok_and(|journal| journal.len() > 0);
-                    Err((lock, begun))
-                }
-            })
-        })
-        .await?;
-    let lock = match found {
-        Ok(path) => {
+pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, desk: &Desk, batch: &Batch) -> Result<PathBuf> {
+    let coming = batch.awaited();
+    let (staging, claimed) = prepare(run, file, desk).await?;
+    let lock = match claimed {
+        Claimed::Published(path) => {
             run.tell(TransferEvent::FileFinished { file: file.path.clone(), path: path.clone(), fetched: 0 });
             return Ok(path);
         }
         // Somebody put a part of it there, with a journal: it is continued as a large one is.
-        Err((lock, true)) => return locked(run, file, &staging, lock, None).await,
-        Err((lock, false)) => lock,
+        Claimed::Begun(lock) => return locked(run, file, &staging, lock, None).await,
+        Claimed::Fresh(lock) => lock,
     };
     run.tell(TransferEvent::FileStarted { file: file.path.clone(), bytes: 0, total: file.size });
     let mut fetched = 0;
-    let path = match compared(run, file, &mut fetched).await {
-        Ok(bytes) => put(run, file, &staging, lock, bytes, batch).await?,
+    let path = match compared(run, file, desk, &mut fetched).await {
+        Ok(bytes) => put(run, file, &staging, lock, bytes, (batch, coming)).await?,
         Err(error) => {
             run.blocking(move || remove_both(&staging, lock)).await?;
             return Err(error);
@@ -77,11 +76,56 @@ pub(super) async fn fetch(run: &Run<'_>, file: &RemoteFile, batch: &Batch) -> Re
     Ok(path)
 }
 
+/// What there is of a file once its place is locked.
+enum Claimed {
+    /// Whoever had the lock has published it.
+    Published(PathBuf),
+    /// A part of it, with a journal.
+    Begun(FileLock),
+    Fresh(FileLock),
+}
+
+/// Makes and locks the place of the file.
+async fn prepare(run: &Run<'_>, file: &RemoteFile, desk: &Desk) -> Result<(Staging, Claimed)> {
+    let tried = {
+        // The semaphore is never closed.
+        let _place = desk.preparing.acquire().await.map_err(|_| Error::Cancelled)?;
+        let (destination, file) = (Arc::clone(run.destination), file.clone());
+        run.blocking(move || {
+            let staging = destination.stage(&file)?;
+            let claimed = match FileLock::try_exclusive(&staging.journal)? {
+                Some(lock) => Some(claim(&*destination, &file, &staging, lock)?),
+                None => None,
+            };
+            Ok((staging, claimed))
+        })
+        .await?
+    };
+    match tried {
+        (staging, Some(claimed)) => Ok((staging, claimed)),
+        (staging, None) => {
+            let lock = acquire(run, file, &staging).await?;
+            let (destination, file, place) = (Arc::clone(run.destination), file.clone(), staging.clone());
+            let claimed = run.blocking(move || claim(&*destination, &file, &place, lock)).await?;
+            Ok((staging, claimed))
+        }
+    }
+}
+
+fn claim(destination: &dyn Destination, file: &RemoteFile, staging: &Staging, lock: FileLock) -> Result<Claimed> {
+    if let Some(path) = destination.present(file)? {
+        remove_both(staging, lock)?;
+        return Ok(Claimed::Published(path));
+    }
+    let begun = lock.file().metadata().is_ok_and(|journal| journal.len() > 0);
+    Ok(if begun { Claimed::Begun(lock) } else { Claimed::Fresh(lock) })
+}
+
 /// The bytes of the file; fetched once more when their checksum is wrong.
-async fn compared(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Vec<u8>> {
+async fn compared(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64) -> Result<Vec<u8>> {
     let mut again = false;
     loop {
-        let bytes = tried(run, file, fetched).await?;
+        let bytes = tried(run, file, desk, fetched).await?;
         run.tell(TransferEvent::Verifying { file: file.path.clone() });
         let Some(expected) = file.digest else { return Ok(bytes) };
         let mut hasher = Hasher::new(expected.algorithm(), file.size);
@@ -108,7 +152,7 @@ async fn compared(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result
 }
 
 /// The bytes of the file, asked for again for as long as that is worth it.
-async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Vec<u8>> {
+async fn tried(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64) -> Result<Vec<u8>> {
     if file.size == 0 {
         return Ok(Vec::new());
     }
@@ -120,7 +164,7 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, fetched: &mut u64) -> Result<Ve
         let permit = tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
-            permit = connections.first() => permit,
+            permit = async { (desk.asking.acquire().await, connections.first().await) } => permit,
         };
         if !paused && waited.elapsed() > Duration::from_millis(100) {
             run.with_budget(&budget, |budget| budget.restart_clock(now()));
@@ -208,6 +252,10 @@ async fn once(run: &Run<'_>, file: &RemoteFile, budget: &Mutex<Budget>, fetched:
     }
     // Only an answer that is read to its end leaves its connection to the next one.
     let _ = timeout(Duration::from_millis(50), stream.next()).await;
+    // Its task puts it back; whoever comes before that opens another one.
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
     Ok(bytes)
 }
 
@@ -218,7 +266,7 @@ async fn put(
     staging: &Staging,
     lock: FileLock,
     bytes: Vec<u8>,
-    batch: &Batch,
+    (batch, coming): (&Batch, Coming<'_>),
 ) -> Result<PathBuf> {
     let place = staging.clone();
     let (written, lock) = run
@@ -230,7 +278,7 @@ async fn put(
             }
         })
         .await?;
-    batch.add(run, Staged { file: file.clone(), staging: staging.clone(), written, lock }).await
+    batch.add(run, Staged { file: file.clone(), staging: staging.clone(), written, lock }, coming).await
 }
 
 fn write(staging: &Staging, bytes: &[u8]) -> Result<(u64, u64)> {
