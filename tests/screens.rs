@@ -121,6 +121,7 @@ fn offer() -> Box<Offer> {
         bytes,
         weights: bytes,
         problem: problem.map(str::to_owned),
+        file: None,
     };
     Box::new(Offer {
         repository: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF".to_owned(),

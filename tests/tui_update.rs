@@ -677,6 +677,7 @@ fn offer() -> Box<Offer> {
         bytes,
         weights: bytes,
         problem: None,
+        file: None,
     };
     Box::new(Offer {
         repository: "org/name".to_owned(),
@@ -711,6 +712,46 @@ fn pulling_lists_then_queues() {
     assert_eq!(request.reference, "org/name:Q8_0");
     assert_eq!((request.to, request.mmproj), (DestinationKind::Flat, false));
     assert!(script.state.dialogs.is_empty());
+}
+
+#[test]
+fn several_choices_are_marked_and_queued_together() {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write("org/name");
+    script.press("Enter");
+    let asked = script.taken();
+    let generation = asked.iter().find_map(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    let mut offer = offer();
+    for name in ["imatrix.dat", "README.md"] {
+        offer.choices.push(Choice {
+            label: "file".to_owned(),
+            reference: "org/name".to_owned(),
+            principal: name.to_owned(),
+            bytes: GIB,
+            weights: 0,
+            file: Some(name.to_owned()),
+            ..offer.choices[0].clone()
+        });
+    }
+    script.send(Msg::Listed(generation.unwrap(), Ok(offer)));
+    script.press("Space Space m G Space k Space");
+    let shown = script.picture();
+    assert!(shown.contains("4 marked, 15.0 GiB; 136 GiB free after that"), "{shown}");
+    script.press("Enter");
+    let effects = script.taken();
+    let asked: Vec<(&str, &[String], bool)> = submitted(&effects)
+        .into_iter()
+        .map(|spec| match spec {
+            JobSpec::Download(request) => (request.reference.as_str(), request.files.as_slice(), request.mmproj),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let files = ["imatrix.dat".to_owned(), "README.md".to_owned()];
+    assert_eq!(asked, [("org/name", &[][..], true), ("org/name:Q8_0", &[][..], true), ("org/name", &files[..], false)]);
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(super) struct Removed<'a> {
     freed_bytes: Option<u64>,
     held_bytes: Option<u64>,
     failed: &'a [Failure],
+    #[serde(serialize_with = "paths")]
+    gone: Vec<PathBuf>,
     dry_run: bool,
 }
 
@@ -55,6 +57,7 @@ impl<'a> Removed<'a> {
             freed_bytes: report.map(|report| report.freed_bytes),
             held_bytes: report.map(|report| report.held_bytes),
             failed: report.map(|report| report.failed.as_slice()).unwrap_or_default(),
+            gone: report.map(|report| report.gone.clone()).unwrap_or_default(),
             dry_run: report.is_none(),
         }
     }

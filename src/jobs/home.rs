@@ -52,6 +52,16 @@ impl Home {
         &self.models_dir
     }
 
+    /// The hub.
+    pub(super) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The cache of downloads that go into one.
+    pub(super) fn hf_cache(&self) -> Option<&Path> {
+        self.hf_cache.as_deref()
+    }
+
     /// Why a job of this home does not run in `present`, and how it does.
     pub(super) fn why_not_in(&self, present: &Self) -> String {
         let mut flags = Vec::new();

@@ -190,8 +190,9 @@ mod tests {
             })
         }
 
-        fn discard(&self, spec: JobSpec) -> BoxFuture<'static, Result<()>> {
-            self.log.send(format!("discard {}", spec.subject())).unwrap();
+        fn discard(&self, spec: JobSpec, home: Option<Home>) -> BoxFuture<'static, Result<()>> {
+            let place = home.map_or_else(String::new, |home| format!(" in {}", home.models_dir().display()));
+            self.log.send(format!("discard {}{place}", spec.subject())).unwrap();
             Box::pin(async { Ok(()) })
         }
 
@@ -512,25 +513,28 @@ mod tests {
         let path = folder.path().join("queue.json");
         let home = |name: &str| Some(Home::new(&folder.path().join(name), "https://hub.example".into()));
         let bench = Bench::at(home("theirs"), 1, Some(path.clone()));
-        let (a, b) = (bench.submit("a"), bench.submit("b"));
+        let (a, b, c) = (bench.submit("a"), bench.submit("b"), bench.submit("c"));
         bench.jobs.shut_down().await;
 
         let mut bench = Bench::at(home("mine"), 1, Some(path.clone()));
-        bench.submit("c");
-        bench.until("c runs", |seen| seen.job(JobId(3)).is_some_and(|job| job.state == Running)).await;
-        assert_eq!(bench.states(), [(3, Running), (1, Paused), (2, Paused)]);
-        for control in [Control::Resume, Control::Retry, Control::Discard, Control::MoveTo(0)] {
+        bench.submit("d");
+        bench.until("d runs", |seen| seen.job(JobId(4)).is_some_and(|job| job.state == Running)).await;
+        assert_eq!(bench.states(), [(4, Running), (1, Paused), (2, Paused), (3, Paused)]);
+        for control in [Control::Resume, Control::Retry, Control::MoveTo(0)] {
             let refusal = bench.jobs.control(a, control).unwrap_err().to_string();
             assert!(refusal.contains("belongs to ") && refusal.contains("start with --models-dir"), "{refusal}");
         }
         bench.jobs.control(b, Control::Cancel).unwrap();
         bench.until_state(b, Cancelled).await;
-        assert_eq!(bench.log(), ["run c"]);
+        bench.jobs.control(c, Control::Discard).unwrap();
+        bench.until("its partial is gone where it belongs", |seen| seen.job(c).is_none()).await;
+        let theirs = folder.path().join("theirs");
+        assert_eq!(bench.log(), ["run d".to_owned(), format!("discard c in {}", theirs.display())]);
         bench.jobs.shut_down().await;
 
         let mut bench = Bench::at(home("theirs"), 1, Some(path));
         bench.until("a runs", |seen| seen.job(a).is_some_and(|job| job.state == Running)).await;
-        assert_eq!(bench.states(), [(1, Running), (3, Paused)]);
+        assert_eq!(bench.states(), [(1, Running), (4, Paused)]);
         assert_eq!(bench.log(), ["run a"]);
     }
 

@@ -46,6 +46,13 @@ pub(super) struct Foreign {
     pub(super) why: String,
 }
 
+impl Foreign {
+    /// Where it belongs.
+    pub(super) fn home(&self) -> &Home {
+        &self.home
+    }
+}
+
 impl Saved {
     /// What of a queue is kept. Deletions and verifications are not: a person saw their plan on a disk that may be another
     /// one by then. What ran is in the queue again, at its place.

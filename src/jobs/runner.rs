@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::home::Home;
 use super::slot::Slot;
 use super::{JobEventKind, JobOutcome, JobSpec};
 use crate::error::Result;
@@ -37,8 +38,8 @@ pub(super) trait Runner: Send + Sync + 'static {
     /// Runs a job to its end. [`crate::Error::Cancelled`] when it ended because of the token.
     fn run(&self, run: Run) -> BoxFuture<'static, Result<Done>>;
 
-    /// Removes what an unfinished job has left on disk.
-    fn discard(&self, spec: JobSpec) -> BoxFuture<'static, Result<()>>;
+    /// Removes what an unfinished job has left on disk; `home` where it belongs to another models folder or hub.
+    fn discard(&self, spec: JobSpec, home: Option<Home>) -> BoxFuture<'static, Result<()>>;
 
     /// Bytes per second over all downloads, from now on.
     fn set_limit(&self, limit: Option<u64>);

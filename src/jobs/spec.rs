@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::{ModelId, Plan, SweepItem};
 use crate::provisioner::{ConvertRequest, DownloadRequest, PlanTarget};
+use crate::store::Part;
 
 /// The number of a job; never used twice in one queue file.
 ///
@@ -108,6 +109,11 @@ impl JobSpec {
             Self::Download(request) => crate::model::text::printable(&request.reference),
             Self::Verify { models, .. } => names(models),
             Self::Convert(request) => crate::model::text::printable(&request.reference),
+            Self::Delete { basis: Basis::Seen(targets), .. } => match targets.as_slice() {
+                [one] => one.name(),
+                many if many.iter().any(|target| target.part != Part::Whole) => format!("{} parts", many.len()),
+                many => format!("{} models", many.len()),
+            },
             Self::Delete { plan, .. } => names(&plan.models),
             Self::Sweep { items, .. } => match items.as_slice() {
                 [one] => {

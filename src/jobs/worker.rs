@@ -178,7 +178,7 @@ impl Worker {
         let Some(job) = state.snapshot.job(id) else { return Err(refusal(id, "there is no such job")) };
         let (spec, now) = (job.spec.clone(), job.state);
         if let Some(foreign) = self.foreign.get(&id)
-            && (now.has_ended() || !matches!(control, Control::Cancel | Control::Pause))
+            && (now.has_ended() || !matches!(control, Control::Cancel | Control::Pause | Control::Discard))
         {
             return Err(refusal(id, &foreign.why));
         }
@@ -497,7 +497,7 @@ impl Worker {
                     Some(JobEventKind::Queued { spec: Box::new(spec), position })
                 }
                 Then::Cancel => Some(JobEventKind::Cancelled),
-                Then::Discard => Some(match self.runner.discard(spec).await {
+                Then::Discard => Some(match self.runner.discard(spec, None).await {
                     Ok(()) => JobEventKind::Cancelled,
                     Err(error) => failed(&error),
                 }),
@@ -560,7 +560,8 @@ impl Worker {
         }
         let cancel = self.root.child_token();
         state.runs.insert(id, Running { cancel, then: Then::Discard, claim: Claim::Nothing, hold: Hold::Held });
-        let work = self.tasks.spawn_on(self.runner.discard(spec), &self.runtime);
+        let home = self.foreign.get(&id).map(|foreign| foreign.home().clone());
+        let work = self.tasks.spawn_on(self.runner.discard(spec, home), &self.runtime);
         let Some(worker) = self.me.upgrade() else { return };
         self.tasks.spawn_on(
             async move {

@@ -152,4 +152,6 @@ pub struct Choice {
     pub weights: u64,
     /// Why it cannot be taken.
     pub problem: Option<String>,
+    /// Its whole path, where it is a single file that belongs to no set of weights.
+    pub file: Option<String>,
 }

@@ -16,6 +16,7 @@ use self::quiet::Traffic;
 use self::room::Room;
 use super::JobSpec;
 use super::deletion_log::DeletionLog;
+use super::home::Home;
 use super::runner::{Done, Run, Runner};
 use crate::error::{Error, Result};
 use crate::provisioner::{Inventory, ModelProvisioner};
@@ -74,8 +75,17 @@ impl Runner for Performer {
         })
     }
 
-    fn discard(&self, spec: JobSpec) -> BoxFuture<'static, Result<()>> {
-        let provisioner = self.provisioner.clone();
+    fn discard(&self, spec: JobSpec, home: Option<Home>) -> BoxFuture<'static, Result<()>> {
+        // No hub is asked, so that another one's token is not needed.
+        let provisioner = match home {
+            None => self.provisioner.clone(),
+            Some(home) => {
+                let there = ModelProvisioner::builder(home.models_dir().to_owned())
+                    .endpoint(home.endpoint())
+                    .catalog(self.provisioner.catalog().clone());
+                home.hf_cache().map_or(there.clone(), |cache| there.hf_cache(cache)).build()
+            }
+        };
         Box::pin(async move {
             match spec {
                 JobSpec::Download(request) => provisioner.discard(&request).await,

@@ -60,6 +60,20 @@ impl PlanTarget {
     pub fn whole(model: ModelId) -> Self {
         Self { model, part: Part::Whole }
     }
+
+    /// The row, or what part of it, as a screen names it; made printable.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let id = text::printable(&self.model.id);
+        match &self.part {
+            Part::Whole => id,
+            Part::Quantization(label) => format!("{} of {id}", text::printable(label)),
+            Part::Revision(commit) => {
+                format!("revision {} of {id}", text::printable(commit).chars().take(10).collect::<String>())
+            }
+            Part::Files(files) => format!("{} of {id}", text::printable(&files.join(", "))),
+        }
+    }
 }
 
 /// The stores of this host. Cheap to clone, and clones look at the same stores, whichever of them changed that; its methods

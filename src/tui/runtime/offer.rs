@@ -1,5 +1,6 @@
 //! The files of a repository → what a person can choose from.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::model::selection::{Candidates, Selection, Wanted, principal, projector, quantizations, select};
@@ -16,6 +17,8 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
         Reference::parse_at(typed, endpoint).ok().and_then(|reference| reference.revision().map(str::to_owned));
     let mut default = None;
     let mut choices = Vec::new();
+    // Files that some choice brings.
+    let mut brought: BTreeSet<RepoPath> = BTreeSet::new();
     for label in quantizations(&remote.files) {
         let selected = select(&candidates, &Wanted::Quantization(label.as_str().to_owned()));
         let mut reference = format!("{}:{label}", repository.id);
@@ -28,6 +31,9 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
             default = Some(choices.len());
             typed.clone_into(&mut reference);
         }
+        if let Ok(selection) = &selected {
+            brought.extend(selection.files.iter().map(|file| file.path.clone()));
+        }
         choices.push(match selected {
             Ok(selection) => choice(label.to_string(), reference, &selection),
             Err(error) => Choice {
@@ -38,6 +44,7 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
                 bytes: 0,
                 weights: 0,
                 problem: Some(error.to_string()),
+                file: None,
             },
         });
     }
@@ -46,7 +53,9 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
         let files = remote.files.iter().filter(|file| remote.marked.contains(&file.path)).cloned().collect();
         let selection = Selection { files, quantization: None };
         let name = principal(selection.files.iter().map(|file| file.path.as_str())).unwrap_or_default();
-        let label = if name.ends_with(".gguf") { "GGUF" } else { "safetensors" };
+        // Its name stands beside it and tells more than that it is a GGUF.
+        let label = if name.ends_with(".gguf") { "no label" } else { "safetensors" };
+        brought.extend(selection.files.iter().map(|file| file.path.clone()));
         choices.insert(0, choice(label.to_owned(), typed.to_owned(), &selection));
         default = Some(0);
     }
@@ -55,6 +64,21 @@ pub(super) fn offer(typed: &str, remote: &RemoteModel, folder: &Path, available:
     let note = remote.why_unmarked.clone().or(converted).or_else(|| {
         choices.is_empty().then(|| format!("{} has no weights that could be fetched", text::printable(&repository.id)))
     });
+    let mut whole = repository.id.clone();
+    if let Some(revision) = &revision {
+        whole.push_str(&format!("@{revision}"));
+    }
+    let rest = remote.files.iter().filter(|file| !brought.contains(&file.path));
+    choices.extend(rest.map(|file| Choice {
+        label: "file".to_owned(),
+        reference: whole.clone(),
+        files: 1,
+        principal: file.path.as_str().to_owned(),
+        bytes: file.size,
+        weights: 0,
+        problem: None,
+        file: Some(file.path.as_str().to_owned()),
+    }));
     Offer {
         repository: repository.id.clone(),
         commit: repository.commit.clone(),
@@ -85,6 +109,7 @@ fn choice(label: String, reference: String, selection: &Selection) -> Choice {
         bytes: selection.files.iter().map(|file| file.size).sum(),
         weights: weights.map(|file| file.size).sum(),
         problem: None,
+        file: None,
     }
 }
 
@@ -135,7 +160,11 @@ mod tests {
         let offer = offer("name:q8_0", &remote, Path::new("/m"), None, HUB);
         let shown: Vec<_> =
             offer.choices.iter().map(|c| (c.label.as_str(), c.reference.as_str(), c.files, c.bytes)).collect();
-        assert_eq!(shown, [("Q4_K_M", "org/name:Q4_K_M", 2, 30), ("Q8_0", "name:q8_0", 1, 70)]);
+        assert_eq!(
+            shown,
+            [("Q4_K_M", "org/name:Q4_K_M", 2, 30), ("Q8_0", "name:q8_0", 1, 70), ("file", "org/name", 1, 1)]
+        );
+        assert_eq!(offer.choices[2].file.as_deref(), Some("README.md"));
         assert_eq!(offer.default, Some(1));
         assert_eq!(offer.choices[0].principal, "Q4_K_M/m-Q4_K_M-00001-of-00002.gguf");
     }
@@ -151,6 +180,7 @@ mod tests {
     #[test]
     fn an_empty_repository_says_so() {
         let offer = offer("org/name", &remote(&[("README.md", 1)], &[]), Path::new("/m"), None, HUB);
-        assert!(offer.choices.is_empty() && offer.note.is_some());
+        assert!(offer.default.is_none() && offer.note.is_some());
+        assert!(offer.choices.iter().all(|choice| choice.file.is_some()), "{:?}", offer.choices);
     }
 }

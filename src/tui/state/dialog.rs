@@ -11,7 +11,7 @@ use crate::hub::SearchHit;
 use crate::model::{DestinationKind, Plan, Sweep, SweepItem};
 use crate::provisioner::PlanTarget;
 use crate::tui::keymap::Pane;
-use crate::tui::msg::{Generation, Offer};
+use crate::tui::msg::{Choice, Generation, Offer};
 use crate::tui::update::Agreed;
 
 /// A dialog.
@@ -156,6 +156,8 @@ pub struct FilesDialog {
     pub metadata: Option<Result<Arc<Metadata>, String>>,
     /// The one that keys go to; none where the reference means none, until a person goes to one.
     pub cursor: Option<usize>,
+    /// Choices that are marked, by their places in what is offered, which never changes.
+    pub marks: BTreeSet<usize>,
     /// Where the download goes.
     pub to: DestinationKind,
     /// Whether the vision projector comes along.
@@ -174,9 +176,22 @@ impl FilesDialog {
         }
     }
 
+    /// What Enter takes: what is marked, else what the cursor is on.
+    #[must_use]
+    pub fn chosen(&self) -> Vec<&Choice> {
+        let places: Vec<usize> = if self.marks.is_empty() {
+            self.cursor.into_iter().collect()
+        } else {
+            self.marks.iter().copied().collect()
+        };
+        places.into_iter().filter_map(|place| self.offer.choices.get(place)).collect()
+    }
+
     /// Bytes of the projector, if it comes along.
     #[must_use]
     pub fn extra(&self) -> u64 {
-        self.offer.projector.as_ref().filter(|_| self.mmproj).map_or(0, |(_, bytes)| *bytes)
+        // Single files come alone.
+        let sets = self.chosen().iter().any(|choice| choice.file.is_none());
+        self.offer.projector.as_ref().filter(|_| self.mmproj && sets).map_or(0, |(_, bytes)| *bytes)
     }
 }

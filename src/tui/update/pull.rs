@@ -1,5 +1,6 @@
 //! Pulling: a reference lists its files, other text searches, a choice goes to the queue.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Effects, moved};
@@ -52,6 +53,20 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
             }
             match action {
                 Action::Open => return take(state),
+                Action::Mark => {
+                    let at = dialog.cursor.unwrap_or(0);
+                    match dialog.offer.choices.get(at).map(|choice| choice.problem.clone()) {
+                        Some(Some(problem)) => dialog.error = Some(problem),
+                        Some(None) => {
+                            if !dialog.marks.remove(&at) {
+                                dialog.marks.insert(at);
+                            }
+                            dialog.cursor = Some((at + 1).min(length - 1));
+                            dialog.error = None;
+                        }
+                        None => {}
+                    }
+                }
                 Action::Destination if dialog.offer.cache.is_some() => dialog.to = dialog.to.other(),
                 Action::Destination => dialog.error = Some("no Hugging Face cache is known here".to_owned()),
                 Action::Projector if dialog.offer.projector.is_some() => dialog.mmproj = !dialog.mmproj,
@@ -101,28 +116,39 @@ fn meaning(state: &State, text: &str) -> Result<Asked, String> {
     Reference::parse_at(text, &state.facts.endpoint).map(|_| Asked::Files).map_err(|error| error.to_string())
 }
 
-/// Enter on a choice: it goes to the queue, and every dialog of the pull closes.
+/// Enter on the choices: they go to the queue, a job for each set of weights and one for all single files, and every
+/// dialog of the pull closes.
 fn take(state: &mut State) -> Effects {
     let Some(Dialog::Files(dialog)) = state.dialogs.last_mut() else { return Vec::new() };
-    let Some(choice) = dialog.cursor.and_then(|cursor| dialog.offer.choices.get(cursor)) else {
+    let chosen = dialog.chosen();
+    if chosen.is_empty() {
         if !dialog.offer.choices.is_empty() {
             dialog.error = Some("nothing is chosen yet: choose one with j and k".to_owned());
         }
         return Vec::new();
-    };
-    if let Some(problem) = &choice.problem {
-        dialog.error = Some(problem.clone());
+    }
+    if let Some(problem) = chosen.iter().find_map(|choice| choice.problem.clone()) {
+        dialog.error = Some(problem);
         return Vec::new();
     }
-    let request = DownloadRequest {
-        reference: choice.reference.clone(),
-        files: Vec::new(),
+    let request = |reference: &str, files: Vec<String>| DownloadRequest {
+        reference: reference.to_owned(),
+        mmproj: dialog.mmproj && files.is_empty(),
+        files,
         to: dialog.to,
         force: false,
-        mmproj: dialog.mmproj,
     };
+    let mut requests: Vec<DownloadRequest> = chosen
+        .iter()
+        .filter(|choice| choice.file.is_none())
+        .map(|choice| request(&choice.reference, Vec::new()))
+        .collect();
+    let files: Vec<String> = chosen.iter().filter_map(|choice| choice.file.clone()).collect();
+    if let Some(first) = chosen.iter().find(|choice| choice.file.is_some()) {
+        requests.push(request(&first.reference, files));
+    }
     state.dialogs.retain(|dialog| !matches!(dialog, Dialog::Pull(_) | Dialog::Hits(_) | Dialog::Files(_)));
-    vec![Effect::Submit(Box::new(JobSpec::Download(request)))]
+    requests.into_iter().map(|request| Effect::Submit(Box::new(JobSpec::Download(request)))).collect()
 }
 
 pub(super) fn listed(state: &mut State, generation: Generation, result: Result<Box<Offer>, String>) -> Effects {
@@ -152,6 +178,7 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
             wait,
             metadata: None,
             cursor,
+            marks: BTreeSet::new(),
             to,
             mmproj: false,
             error,

@@ -1,7 +1,7 @@
 //! The queue pane: motions, and what is done to jobs.
 
 use super::{Effects, focus, models, moved};
-use crate::jobs::{Control, JobSpec, JobState};
+use crate::jobs::{Control, JobSpec, JobState, JobStatus};
 use crate::model::{Rate, text};
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
@@ -71,7 +71,8 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
             return Vec::new();
         }
         Action::Copy => {
-            let path = job.path.as_deref().map(text::printable_path);
+            // The page on which access is asked for, mostly: too long to be typed.
+            let path = job.path.as_deref().map(text::printable_path).or_else(|| address(job));
             return match path {
                 Some(path) => models::copy(state, &path, now),
                 None => {
@@ -105,6 +106,13 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
     };
     state.queue.moved = true;
     vec![Effect::Control(id, control)]
+}
+
+/// The address in what is said of a job that failed.
+fn address(job: &JobStatus) -> Option<String> {
+    let why = job.why.as_deref().filter(|_| job.state == JobState::Failed)?;
+    let word = why.split_whitespace().find(|word| word.starts_with("https://") || word.starts_with("http://"))?;
+    Some(word.trim_end_matches([',', ';', '.', ')']).to_owned())
 }
 
 fn limit(state: &mut State, limit: Option<u64>, now: Now) -> Effects {

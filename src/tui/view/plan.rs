@@ -6,7 +6,6 @@ use super::canvas::{Canvas, Spans, hints};
 use super::figures::{counted, path};
 use super::footer::hints_of;
 use crate::model::{Bytes, Operation, Plan, text as clean};
-use crate::provisioner::PlanTarget;
 use crate::store::Part;
 use crate::tui::keymap::Pane;
 use crate::tui::state::{Dialog, Layout, PlanDialog, State};
@@ -53,19 +52,6 @@ fn width(layout: &Layout) -> usize {
     usize::from(layout.large_dialog().width.saturating_sub(4))
 }
 
-/// The row, or the part of it.
-fn named(target: &PlanTarget) -> String {
-    let id = clean::printable(&target.model.id);
-    match &target.part {
-        Part::Whole => id,
-        Part::Quantization(label) => format!("{} of {id}", clean::printable(label)),
-        Part::Revision(commit) => {
-            format!("revision {} of {id}", clean::printable(commit).chars().take(10).collect::<String>())
-        }
-        Part::Files(files) => format!("{} of {id}", clean::printable(&files.join(", "))),
-    }
-}
-
 pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, layout: &Layout) -> Option<Position> {
     let symbols = canvas.look.symbols;
     let large = layout.large_dialog();
@@ -79,7 +65,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, dialog: &PlanDialog, 
     let title = if dialog.swept.is_empty() { "delete" } else { "sweep" };
     let what = match dialog.targets.as_slice() {
         [] if !dialog.swept.is_empty() => counted(dialog.swept.len(), "item", "items"),
-        [one] => named(one),
+        [one] => one.name(),
         many if many.iter().any(|target| target.part != Part::Whole) => counted(many.len(), "part", "parts"),
         many => counted(many.len(), "model", "models"),
     };

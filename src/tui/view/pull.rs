@@ -114,36 +114,54 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let status = text::wrap(&line, room);
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
-    let first = centred(dialog.cursor.unwrap_or(0), usize::from(table.height), offer.choices.len());
     // Where each has one file, the room is worth more to their names.
-    let with_counts = offer.choices.iter().any(|choice| choice.files != 1);
-    for ((at, choice), y) in offer.choices.iter().enumerate().skip(first).zip(0..table.height) {
-        let default = Some(at) == offer.default;
+    let with_counts = room >= 50 && offer.choices.iter().any(|choice| choice.files != 1);
+    let with_fits = offer.choices.iter().any(|choice| fit(state, dialog, choice).is_some());
+    let mut columns = vec![(4, "QUANT"), (23, "SIZE")];
+    let mut x = 29;
+    let mut column = |title: &'static str, width: u16, wanted: bool| {
+        let at = wanted.then_some(x);
+        if wanted {
+            columns.push((x, title));
+            x += width;
+        }
+        at
+    };
+    let fits_at = column("FITS", 12, with_fits);
+    let needs_at = column("   NEEDS", 10, with_fits && room >= 60);
+    let count_at = column("FILES", 9, with_counts);
+    let name_at = column("NAME", 0, room >= 50);
+    let head = u16::from(table.height > 3 && !offer.choices.is_empty());
+    if head == 1 {
+        for (x, title) in columns {
+            canvas.put(table, x, 0, title, Role::Title);
+        }
+    }
+    let rows = table.height.saturating_sub(head);
+    let first = centred(dialog.cursor.unwrap_or(0), usize::from(rows), offer.choices.len());
+    for ((at, choice), y) in offer.choices.iter().enumerate().skip(first).zip(head..table.height) {
         canvas.put(table, 0, y, if Some(at) == dialog.cursor { ">" } else { " " }, Role::Text);
-        canvas.put(table, 1, y, if default { "*" } else { " " }, Role::Mark);
-        if is_here(state, &offer.repository, &choice.label) {
-            canvas.put(table, 2, y, "+", Role::Good);
+        canvas.put(table, 1, y, if dialog.marks.contains(&at) { "*" } else { " " }, Role::Mark);
+        if Some(at) == offer.default {
+            canvas.put(table, 2, y, "d", Role::Key);
+        }
+        if is_here(state, &offer.repository, choice) {
+            canvas.put(table, 3, y, "+", Role::Good);
         }
         let role = if choice.problem.is_some() { Role::Dim } else { Role::Text };
-        canvas.put(table, 3, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
-        canvas.put(table, 18, y, &text::pad_left(&Bytes(choice.bytes).to_string(), 8), role);
-        let mut x = 28;
-        if let Some(fit) = fit(state, dialog, choice) {
+        canvas.put(table, 4, y, &text::cut_middle(&choice.label, 14, symbols.ellipsis), role);
+        canvas.put(table, 19, y, &text::pad_left(&Bytes(choice.bytes).to_string(), 8), role);
+        if let (Some(x), Some(fit)) = (fits_at, fit(state, dialog, choice)) {
             canvas.put(table, x, y, &fit.verdict.word(), fit_role(fit.verdict));
-            x += 12;
-            if room >= 60 {
-                let figure = text::pad_left(&fit.figure().unwrap_or_default(), 8);
-                canvas.put(table, x, y, &figure, Role::Dim);
-                x += 10;
+            if let Some(x) = needs_at {
+                canvas.put(table, x, y, &text::pad_left(&fit.figure().unwrap_or_default(), 8), Role::Dim);
             }
         }
-        if room >= 50 {
-            if with_counts {
-                canvas.put(table, x, y, &counted(choice.files, "file", "files"), Role::Dim);
-                x += 11;
-            }
-            let left = room.saturating_sub(usize::from(x));
-            let name = text::cut_middle(&choice.principal, left, symbols.ellipsis);
+        if let Some(x) = count_at {
+            canvas.put(table, x, y, &counted(choice.files, "file", "files"), Role::Dim);
+        }
+        if let Some(x) = name_at {
+            let name = text::cut_middle(&choice.principal, room.saturating_sub(usize::from(x)), symbols.ellipsis);
             canvas.put(table, x, y, &name, Role::Dim);
         }
         if Some(at) == dialog.cursor {
@@ -180,14 +198,16 @@ fn told(state: &State, dialog: &FilesDialog) -> Option<String> {
 }
 
 /// Whether a complete model of this host came from `repository` with that quantization.
-fn is_here(state: &State, repository: &str, label: &str) -> bool {
-    state.models.rows().any(|row| {
-        let model = &row.model;
-        let from = model.reference.as_deref().and_then(|reference| reference.split([':', '@']).next());
-        model.complete
-            && from.is_some_and(|from| from.eq_ignore_ascii_case(repository))
-            && model.quantizations.iter().any(|quantization| quantization.as_str().eq_ignore_ascii_case(label))
-    })
+fn is_here(state: &State, repository: &str, choice: &Choice) -> bool {
+    let label = &choice.label;
+    choice.file.is_none()
+        && state.models.rows().any(|row| {
+            let model = &row.model;
+            let from = model.reference.as_deref().and_then(|reference| reference.split([':', '@']).next());
+            model.complete
+                && from.is_some_and(|from| from.eq_ignore_ascii_case(repository))
+                && model.quantizations.iter().any(|quantization| quantization.as_str().eq_ignore_ascii_case(label))
+        })
 }
 
 /// What is said about the choice under the cursor.
@@ -202,17 +222,34 @@ fn below_choice(state: &State, dialog: &FilesDialog) -> (String, Role) {
     if let Some(problem) = &choice.problem {
         return (problem.clone(), Role::Warn);
     }
-    let here = is_here(state, &dialog.offer.repository, &choice.label);
-    let bytes = choice.bytes.saturating_add(dialog.extra());
+    let here = is_here(state, &dialog.offer.repository, choice);
+    let chosen = dialog.chosen();
+    let bytes = chosen.iter().map(|choice| choice.bytes).fold(dialog.extra(), u64::saturating_add);
+    if !dialog.marks.is_empty() {
+        let counted = format!("{} marked, {}", chosen.len(), Bytes(bytes));
+        return match dialog.place().1 {
+            Some(free) if bytes > free => {
+                (format!("{counted}: {} short, so that some will wait for room", Bytes(bytes - free)), Role::Warn)
+            }
+            Some(free) => {
+                (format!("{counted}; {} free after that; Enter queues them", Bytes(free - bytes)), Role::Text)
+            }
+            None => (format!("{counted}; Enter queues them"), Role::Text),
+        };
+    }
     match dialog.place().1 {
         _ if here => ("+ is on this host already; Enter queues the download all the same".to_owned(), Role::Good),
         Some(free) if bytes > free => {
             (format!("{} short: the download will wait for room", Bytes(bytes - free)), Role::Warn)
         }
         _ if dialog.cursor == dialog.offer.default => {
-            ("* is what the reference means; Enter queues the download".to_owned(), Role::Dim)
+            ("d is what the reference means; Enter queues it, Space marks several".to_owned(), Role::Dim)
         }
-        _ => ("Enter queues the download".to_owned(), Role::Dim),
+        Some(free) => (
+            format!("Enter queues it, Space marks several; {} free after it", Bytes(free.saturating_sub(bytes))),
+            Role::Dim,
+        ),
+        None => ("Enter queues it, Space marks several".to_owned(), Role::Dim),
     }
 }
 
