@@ -16,7 +16,7 @@ use crate::disk::folder::Status;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::Result as Outcome;
-use crate::format::{Metadata, UNREADABLE, read_metadata};
+use crate::format::{Metadata, UNREADABLE, read_metadata, read_summary};
 use crate::model::text;
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
@@ -37,7 +37,11 @@ struct Memory {
 
 /// Remembers headers by inode, length and times. Clones share their memory.
 #[derive(Clone, Debug, Default)]
-pub struct Headers(Arc<Shared>);
+pub struct Headers {
+    shared: Arc<Shared>,
+    /// Set for a first look, and true once a header was not read to its end.
+    glance: Option<Arc<AtomicBool>>,
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -76,7 +80,14 @@ impl Headers {
     /// or of another release only means that headers are read again.
     #[must_use]
     pub fn remembered_in(file: PathBuf) -> Self {
-        Self(Arc::new(Shared { file: Some(file), ..Shared::default() }))
+        Self { shared: Arc::new(Shared { file: Some(file), ..Shared::default() }), glance: None }
+    }
+
+    /// The same memory for a first look: of a header that is not known, no more than the first 64 KiB are read. `missed` becomes
+    /// true where that was not all of it; what it told is not remembered.
+    #[must_use]
+    pub fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Self {
+        Self { shared: Arc::clone(&self.shared), glance: Some(Arc::clone(missed)) }
     }
 
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
@@ -93,22 +104,21 @@ impl Headers {
         location: impl FnOnce() -> PathBuf,
         name: impl FnOnce() -> String,
     ) -> Header {
-        self.remember(root, location, status, |file| read_metadata(file, &name()))
+        let read = if self.glance.is_some() { read_summary } else { read_metadata };
+        self.remember_as(0, root, location, status, |file| read(file, &name()))
     }
 
     /// What a file at `location` below `root` tells of the weights that it lies beside.
     pub fn beside(&self, root: &Path, location: &Path, status: &Status, kind: Companion) -> Header {
+        // A vocabulary is tens of megabytes.
+        let kind = match &self.glance {
+            Some(missed) if kind == Companion::Vocabulary => {
+                missed.store(true, Ordering::Relaxed);
+                Companion::Tokenizer
+            }
+            _ => kind,
+        };
         self.remember_as(kind.tag(), root, || location.to_owned(), status, |file| kind.read(file))
-    }
-
-    fn remember(
-        &self,
-        root: &Path,
-        location: impl FnOnce() -> PathBuf,
-        status: &Status,
-        read: impl FnOnce(&File) -> Result<Metadata, String>,
-    ) -> Header {
-        self.remember_as(0, root, location, status, read)
     }
 
     /// `tag` tells apart the ways in which a file is read: caches keep files of equal content as one.
@@ -124,7 +134,7 @@ impl Headers {
         if let Some(header) = self.stored().get(&key) {
             return header;
         }
-        if let Some(header) = self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
+        if let Some(header) = self.shared.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
             return header.clone();
         }
         let header = match safe::open_below(root, &location()) {
@@ -133,6 +143,12 @@ impl Headers {
         };
         // Rights and disks change without a new modification time, so what could not be read is not remembered.
         if header.as_ref().is_err_and(|why: &Arc<str>| why.starts_with(UNREADABLE)) {
+            return header;
+        }
+        if let (Some(missed), Ok(told)) = (&self.glance, &header)
+            && told.partly_read
+        {
+            missed.store(true, Ordering::Relaxed);
             return header;
         }
         let mut memory = self.memory();
@@ -147,14 +163,14 @@ impl Headers {
     /// Writes the memory to its file, if it has one and there is anything new. What other processes wrote meanwhile stays. Without
     /// room or right to write, nothing is remembered: the headers are read again next time.
     pub fn keep(&self) {
-        let Some(file) = &self.0.file else { return };
+        let Some(file) = &self.shared.file else { return };
         if !std::mem::take(&mut self.memory().changed) {
             return;
         }
         if let Err(error) = self.write(file) {
             // The next call tries again, and says no more.
             self.memory().changed = true;
-            if !self.0.told.swap(true, Ordering::Relaxed) {
+            if !self.shared.told.swap(true, Ordering::Relaxed) {
                 tracing::warn!("headers are not remembered: {error}");
             }
         }
@@ -176,7 +192,7 @@ impl Headers {
             }
         };
         let mut writer = Writer::default();
-        for (key, header) in &self.0.memory.read().unwrap_or_else(PoisonError::into_inner).known {
+        for (key, header) in &self.shared.memory.read().unwrap_or_else(PoisonError::into_inner).known {
             if let Some(text) = text_of(header) {
                 writer.add(key, &text);
             }
@@ -191,12 +207,12 @@ impl Headers {
 
     /// A poisoned map is still a map of whole entries.
     fn memory(&self) -> RwLockWriteGuard<'_, Memory> {
-        self.0.memory.write().unwrap_or_else(PoisonError::into_inner)
+        self.shared.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the file has, read once.
     fn stored(&self) -> &Texts {
-        self.0.stored.get_or_init(|| self.0.file.as_deref().map(Texts::read).unwrap_or_default())
+        self.shared.stored.get_or_init(|| self.shared.file.as_deref().map(Texts::read).unwrap_or_default())
     }
 }
 

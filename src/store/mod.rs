@@ -25,6 +25,7 @@ pub mod verify;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -197,6 +198,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Gives each row to `sink` as soon as it is known, in no promised order. A broken entry is a row with its damage
     /// in `warnings`; a store that is missing has no rows. What could not be read is said in the summary's warnings.
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary;
+
+    /// The same store for a first look: its scan reads no more than the first 64 KiB of a header that is not known, and sets
+    /// `missed` where that was not all of it. `None` where a scan reads no headers.
+    fn at_a_glance(&self, _missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
+        None
+    }
 
     /// What changes when a row comes, goes or gets other files, cheap enough to be asked for now and then: a few
     /// microseconds a folder. A change deep in a folder may go unnoticed.

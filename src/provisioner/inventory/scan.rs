@@ -1,5 +1,8 @@
 //! Scanning every store at once.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio_util::sync::CancellationToken;
 
 use super::holders::LastUse;
@@ -14,6 +17,16 @@ impl Inventory {
     ///
     /// `sink` is called from several threads at once.
     pub fn scan(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
+        self.scan_stores(false, sink, cancel);
+    }
+
+    /// The same for a screen, which must not wait for headers that nobody has read before: rows of a store that has any are
+    /// given with what the first 64 KiB of each tell, and then again with all of it.
+    pub fn scan_at_a_glance_first(&self, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
+        self.scan_stores(true, sink, cancel);
+    }
+
+    fn scan_stores(&self, glance_first: bool, sink: &(dyn Fn(ScanEvent) + Sync), cancel: &CancellationToken) {
         self.memory.refresh();
         let known = self.known();
         let last_use = LastUse::new(self);
@@ -24,7 +37,15 @@ impl Inventory {
                 self.memory.annotate(&mut row.model);
                 sink(ScanEvent::Row(Box::new(row)));
             };
-            let mut summary = store.scan(&mut give, cancel);
+            let missed = Arc::new(AtomicBool::new(false));
+            let glanced = match store.at_a_glance(&missed).filter(|_| glance_first) {
+                Some(glance) => Some(glance.scan(&mut give, cancel)),
+                None => None,
+            };
+            let mut summary = match glanced.filter(|_| !missed.load(Ordering::Relaxed)) {
+                Some(all) => all,
+                None => store.scan(&mut give, cancel),
+            };
             let remarks = known.remarks.iter().filter(|said| said.kind == summary.store && said.root == summary.path);
             summary.warnings.extend(remarks.map(|remark| remark.line.clone()));
             summary

@@ -10,6 +10,8 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
@@ -239,6 +241,10 @@ impl<L: Layout> Store for FileStore<L> {
             }
         }
         links
+    }
+
+    fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
+        Some(Box::new(self.clone().with_headers(self.headers.at_a_glance(missed))))
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {

@@ -18,7 +18,8 @@ mod weights;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -287,6 +288,10 @@ impl Store for FlatStore {
 
     fn root(&self) -> &Path {
         &self.root
+    }
+
+    fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
+        Some(Box::new(self.clone().with_headers(self.headers.at_a_glance(missed))))
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {

@@ -22,6 +22,7 @@ mod write;
 use std::ffi::{CStr, OsStr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
@@ -200,6 +201,10 @@ impl Store for HfStore {
             })
         });
         links.collect()
+    }
+
+    fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
+        Some(Box::new(self.clone().with_headers(self.headers.at_a_glance(missed))))
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {

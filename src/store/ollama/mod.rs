@@ -16,6 +16,7 @@ mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +105,10 @@ impl Store for OllamaStore {
             );
         }
         links
+    }
+
+    fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
+        Some(Box::new(self.clone().with_headers(self.headers.at_a_glance(missed))))
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {

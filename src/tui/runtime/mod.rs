@@ -639,7 +639,7 @@ impl Work {
         let (rows, inventory) = (Arc::clone(&self.rows), self.inventory.clone());
         let sender = self.sender.clone();
         let body = move || {
-            let scan = || inventory.scan(&|event| rows.add(generation, event), &cancel);
+            let scan = || inventory.scan_at_a_glance_first(&|event| rows.add(generation, event), &cancel);
             if catch_unwind(AssertUnwindSafe(scan)).is_err() {
                 let line = "something broke while the stores were scanned; the log says where".to_owned();
                 let _ = sender.blocking_send(Reply::Msg(Msg::Trouble(line)));
