@@ -14,6 +14,8 @@ use crate::model::memory::Shape;
 
 /// `config.json` is a few KB; some classifiers list thousands of labels in it.
 const LONGEST_CONFIG: u64 = 8 << 20;
+/// Longest list that is taken apart: 4,096 layers with a word for each.
+const LONGEST_LIST: usize = 256 << 10;
 /// No model has so many layers, heads or tokens of context.
 const ABSURD: u64 = 1 << 40;
 
@@ -97,7 +99,7 @@ impl Config {
             model_type: string(outer.model_type).or_else(|| string(inner.model_type)),
             class: outer
                 .architectures
-                .and_then(|raw| serde_json::from_str::<Vec<String>>(raw.get()).ok())
+                .and_then(|raw| list(Some(raw)))
                 .and_then(|classes| classes.first().map(|class| shortened(class, LONGEST_TEXT))),
             context_length: number(|raw| sensible(raw.max_position_embeddings).or_else(|| sensible(raw.n_positions))),
             layers: number(|raw| sensible(raw.num_hidden_layers).or_else(|| sensible(raw.n_layer))),
@@ -243,7 +245,8 @@ fn sensible(raw: Option<&RawValue>) -> Option<u64> {
 
 /// A list of texts, no longer than layers are many.
 fn list(raw: Option<&RawValue>) -> Option<Vec<String>> {
-    serde_json::from_str::<Vec<String>>(raw?.get()).ok().filter(|list| list.len() <= 4096)
+    let text = raw.map(RawValue::get).filter(|text| text.len() <= LONGEST_LIST)?;
+    serde_json::from_str::<Vec<String>>(text).ok().filter(|list| list.len() <= 4096)
 }
 
 /// A text that is not empty, made printable.

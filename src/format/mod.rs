@@ -10,6 +10,7 @@ mod metadata;
 mod prefix;
 pub mod safetensors;
 mod scanner;
+mod seen;
 mod sniff;
 pub mod tokenizer;
 mod warnings;

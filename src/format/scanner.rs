@@ -10,6 +10,35 @@ const BLOCK: usize = 16 << 10;
 /// Deepest nesting; no tokenizer has more than a few levels.
 const DEEPEST: usize = 128;
 
+/// What a walk over entries looks at.
+const TELLS: u8 = 1;
+/// What ends a run of bytes in a text.
+const ENDS_RUN: u8 = 2;
+
+/// What each byte is.
+const CLASSES: [u8; 256] = {
+    let mut classes = [TELLS; 256];
+    // Between brackets, texts and commas: white space, numbers, words, colons.
+    let plain = b" \t\n\r:+-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let mut at = 0;
+    while at < plain.len() {
+        classes[plain[at] as usize] = 0;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 32 {
+        classes[byte] |= ENDS_RUN;
+        byte += 1;
+    }
+    classes[b'"' as usize] |= ENDS_RUN;
+    classes[b'\\' as usize] |= ENDS_RUN;
+    classes
+};
+
+fn class(byte: u8) -> u8 {
+    CLASSES.get(usize::from(byte)).copied().unwrap_or(TELLS)
+}
+
 /// Why reading ended before the end of a value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -88,21 +117,30 @@ impl<R: Read> Scanner<R> {
         Ok(())
     }
 
-    /// Walks over a text and gives its first bytes to `keep`, with its quotes and its escapes.
-    fn walk_text(&mut self, mut keep: impl FnMut(u8)) -> Outcome<()> {
+    /// Walks over a text and gives its bytes to `keep`, with its escapes and without its quotes.
+    fn walk_text(&mut self, mut keep: impl FnMut(&[u8])) -> Outcome<()> {
         self.take(b'"')?;
-        let mut escaped = false;
         loop {
-            let byte = self.peek()?;
-            self.at += 1;
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => return Ok(()),
-                0..=31 => return damaged("a control character in a text"),
-                _ => {}
+            self.peek()?;
+            let here = self.block.get(self.at..).unwrap_or_default();
+            let length = here.iter().position(|byte| class(*byte) & ENDS_RUN != 0);
+            let (run, byte) = here.split_at(length.unwrap_or(here.len()));
+            keep(run);
+            self.at += run.len();
+            match byte.first() {
+                None => {}
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let escaped = self.peek()?;
+                    keep(&[b'\\', escaped]);
+                    self.at += 1;
+                }
+                Some(_) => return damaged("a control character in a text"),
             }
-            keep(byte);
         }
     }
 
@@ -110,11 +148,10 @@ impl<R: Read> Scanner<R> {
     pub(super) fn short_text(&mut self, most: usize) -> Outcome<Option<String>> {
         let mut bytes = vec![b'"'];
         let mut all = true;
-        self.walk_text(|byte| {
-            if bytes.len() <= most {
-                bytes.push(byte);
-            } else {
-                all = false;
+        self.walk_text(|run| {
+            all &= bytes.len() + run.len() <= most + 1;
+            if all {
+                bytes.extend_from_slice(run);
             }
         })?;
         if !all {
@@ -166,33 +203,74 @@ impl<R: Read> Scanner<R> {
 
     /// Walks over a value.
     pub(super) fn skip(&mut self) -> Outcome<()> {
-        let mut open = Vec::new();
+        match self.next_byte()? {
+            b'{' | b'[' => self.walk_entries().map(drop),
+            b'"' => self.walk_text(|_| {}),
+            _ => self.walk_word(|_| {}),
+        }
+    }
+
+    /// Walks over an object or a list and gives how many entries it has. Vocabularies are tens of megabytes: beside the brackets,
+    /// the texts and the keys of the outermost object, nothing is looked at.
+    fn walk_entries(&mut self) -> Outcome<u64> {
+        let outermost = self.next_byte()?;
+        self.at += 1;
+        let mut open = vec![outermost + 2];
+        if self.next_byte()? == outermost + 2 {
+            self.at += 1;
+            return Ok(0);
+        }
+        let mut count = 1;
+        self.key_of(outermost)?;
         loop {
-            match self.next_byte()? {
+            self.peek()?;
+            let here = self.block.get(self.at..).unwrap_or_default();
+            let Some(plain) = here.iter().position(|byte| class(*byte) & TELLS != 0) else {
+                self.at = self.block.len();
+                continue;
+            };
+            self.at += plain;
+            match here.get(plain).copied().unwrap_or_default() {
+                b'"' => self.walk_text(|_| {})?,
+                b',' => {
+                    self.at += 1;
+                    if open.len() == 1 {
+                        count += 1;
+                        self.key_of(outermost)?;
+                    }
+                }
                 byte @ (b'{' | b'[') => {
                     if open.len() >= DEEPEST {
                         return damaged("nested too deeply");
                     }
                     open.push(byte + 2);
                     self.at += 1;
-                    continue;
                 }
-                b'"' => self.walk_text(|_| {})?,
                 byte @ (b'}' | b']') => {
                     if open.pop() != Some(byte) {
                         return damaged("a bracket that closes nothing");
                     }
                     self.at += 1;
+                    if open.is_empty() {
+                        return Ok(count);
+                    }
                 }
-                b',' | b':' if !open.is_empty() => {
-                    self.at += 1;
-                    continue;
-                }
-                _ => self.walk_word(|_| {})?,
+                _ => return damaged("neither a value nor its end"),
             }
-            if open.is_empty() {
-                return Ok(());
-            }
+        }
+    }
+
+    /// Walks over the key of an entry, which an object has.
+    fn key_of(&mut self, outermost: u8) -> Outcome<()> {
+        if outermost == b'{' {
+            self.next_byte()?;
+            self.walk_text(|_| {})?;
+            self.take(b':')?;
+        }
+        // An end here would follow a comma.
+        match self.next_byte()? {
+            b'}' | b']' | b',' => damaged("neither a value nor its end"),
+            _ => Ok(()),
         }
     }
 
@@ -231,34 +309,10 @@ impl<R: Read> Scanner<R> {
 
     /// How many entries an object or a list has; 0 for another value.
     pub(super) fn count(&mut self) -> Outcome<u64> {
-        let mut count = 0_u64;
         match self.next_byte()? {
-            b'{' => {
-                self.take(b'{')?;
-                if self.next_byte()? == b'}' {
-                    self.at += 1;
-                    return Ok(0);
-                }
-                loop {
-                    self.next_byte()?;
-                    self.walk_text(|_| {})?;
-                    self.take(b':')?;
-                    self.skip()?;
-                    count += 1;
-                    if self.ends(b'}')? {
-                        return Ok(count);
-                    }
-                }
-            }
-            b'[' => {
-                self.list(|scanner| {
-                    count += 1;
-                    scanner.skip()
-                })?;
-            }
-            _ => self.skip()?,
+            b'{' | b'[' => self.walk_entries(),
+            _ => self.skip().map(|()| 0),
         }
-        Ok(count)
     }
 
     fn ends(&mut self, with: u8) -> Outcome<bool> {

@@ -12,9 +12,11 @@ use crate::model::Format;
 /// What comes before the vocabulary: rules and added tokens, a few hundred KB at most.
 const LONGEST_START: u64 = 4 << 20;
 /// The largest published vocabularies with their merges are 35 MB.
-const LONGEST: u64 = 64 << 20;
-/// `tokenizer_config.json` may list every added token, and has the chat template.
-const LONGEST_CONFIG: u64 = 32 << 20;
+const LONGEST: u64 = 40 << 20;
+/// `tokenizer_config.json` may list every added token, and has the chat template: a few MB.
+const LONGEST_CONFIG: u64 = 16 << 20;
+/// Added tokens; real tokenizers have under 10,000.
+const MOST_ADDED: u64 = 65_536;
 /// Longest text that is kept.
 const LONGEST_TEXT: usize = 200;
 /// Special tokens that are named.
@@ -58,7 +60,14 @@ impl Tokenizer {
         let read = Scanner::new(reader, most).object(|scanner, key| match key {
             "added_tokens" if scanner.next_byte()? == b'[' => {
                 told.special = Some(0);
-                scanner.list(|scanner| told.added(scanner, &mut added))
+                let mut count = 0;
+                scanner.list(|scanner| {
+                    count += 1;
+                    if count > MOST_ADDED {
+                        return Err(Stop::Damaged("more added tokens than any tokenizer has".to_owned()));
+                    }
+                    told.added(scanner, &mut added)
+                })
             }
             "model" if scanner.next_byte()? == b'{' => scanner.object(|scanner, key| match key {
                 "type" => {
@@ -90,8 +99,6 @@ impl Tokenizer {
     }
 
     fn added<R: Read>(&mut self, scanner: &mut Scanner<R>, ids: &mut Vec<u64>) -> Result<(), Stop> {
-        /// More added tokens than any tokenizer has.
-        const MANY: usize = 65_536;
         if scanner.next_byte()? != b'{' {
             return scanner.skip();
         }
@@ -100,8 +107,7 @@ impl Tokenizer {
             match key {
                 "id" => {
                     let id = scanner.word_value()?.parse::<u64>().ok();
-                    let room = ids.len() < MANY;
-                    ids.extend(id.filter(|_| room));
+                    ids.extend(id);
                 }
                 "content" => content = scanner.text_value(LONGEST_TEXT)?,
                 "special" => special = scanner.word_value()? == "true",

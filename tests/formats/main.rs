@@ -5,7 +5,10 @@
 mod fuzz;
 mod gguf;
 mod hostile;
+#[allow(dead_code)]
+mod inputs;
 mod interop;
+mod limits;
 mod memory;
 mod properties;
 mod safetensors;

@@ -1,19 +1,20 @@
 //! The grammar of a GGUF header, read with a limit on everything that the file may say.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::io::{Read, Seek};
 
 use super::layout::{Extent, layout};
 use super::source::{Halt, Source, malformed};
 use super::{Array, Depth, Error, Header, Tally, TensorInfo, TensorType, Text, Value, ValueType};
+use crate::format::seen::Seen;
 use crate::format::sniff::LookAlike;
 use crate::format::warnings::{Warnings, counted, shown};
 
 /// Keys of a file; real ones have under 100.
 const MOST_KEYS: u64 = 65_536;
-/// Tensors of a file; real ones have under 10,000. As many as this are read in a few hundredths of a second.
-const MOST_TENSORS: u64 = 262_144;
+/// Tensors of a file; real ones have under 10,000.
+const MOST_TENSORS: u64 = 131_072;
+/// Bytes of the names of all tensors: 64 for each, more than ggml allows.
+const MOST_NAMES: u64 = MOST_TENSORS * 64;
 /// Bytes of a key or a tensor's name.
 const LONGEST_NAME: u64 = 65_535;
 /// Bytes of a string.
@@ -22,9 +23,9 @@ const LONGEST_STRING: u64 = 64 << 20;
 const KEPT_STRING: u64 = 1 << 20;
 /// Elements of an array; ggml's own limit.
 const LONGEST_ARRAY: u64 = 1 << 30;
-/// Strings in an array; the largest vocabularies have 262,144.
-const MOST_STRINGS: u64 = 1 << 24;
-/// Arrays in an array; no released model has any, and ggml refuses them.
+/// Strings in an array; the largest vocabularies have 262,144 tokens and 514,906 merges.
+const MOST_STRINGS: u64 = 1 << 22;
+/// Arrays in arrays of a file; no released model has any, and ggml refuses them.
 const MOST_ARRAYS: u64 = 65_536;
 /// Elements of an array of numbers that is kept, which is enough for one value a layer.
 const KEPT_NUMBERS: u64 = 4_096;
@@ -36,8 +37,8 @@ const KEPT_BYTES: u64 = 4 << 20;
 const ENTRY: u64 = 96;
 /// Arrays within arrays.
 const DEEPEST: u32 = 4;
-/// Bytes of the header that are read; the largest known header has 16 MB.
-const HEADER_BYTES: u64 = 256 << 20;
+/// Bytes of the header that are read; the largest known header has 16 MB, and arrays of numbers are passed over.
+const HEADER_BYTES: u64 = 64 << 20;
 /// What [`Depth::Start`] reads: with the first look at the magic, 64 KiB of a file.
 const START_BYTES: u64 = (64 << 10) - 512;
 /// Enough to tell what a file that is no GGUF looks like.
@@ -57,9 +58,9 @@ pub(super) fn read<R: Read + Seek>(reader: R, length: u64, depth: Depth) -> (Hea
         depth,
         header: Header::default(),
         warnings: Warnings::default(),
-        hasher: RandomState::new(),
         kept_bytes: KEPT_BYTES,
         kept_numbers: KEPT_NUMBERS_IN_ALL,
+        arrays: MOST_ARRAYS,
         alignment: None,
     };
     let result = match parser.header() {
@@ -83,10 +84,11 @@ struct Parser<R> {
     depth: Depth,
     header: Header,
     warnings: Warnings,
-    hasher: RandomState,
     /// What may still be kept.
     kept_bytes: u64,
     kept_numbers: u64,
+    /// How many more arrays may lie in others.
+    arrays: u64,
     alignment: Option<Value>,
 }
 
@@ -134,13 +136,13 @@ impl<R: Read + Seek> Parser<R> {
     }
 
     fn keys(&mut self, count: u64) -> Result<(), Halt> {
-        let mut seen = HashSet::new();
+        let mut seen = Seen::default();
         let (mut twice, mut nameless, mut dropped) = (Noted::default(), 0u64, 0u64);
         for index in 0..count {
             let name = self.name("name").map_err(|halt| placed(halt, "key", index, None))?;
             let value = self.value(&name).map_err(|halt| placed(halt, "key", index, Some(&name)))?;
             nameless += u64::from(name.is_empty());
-            if !seen.insert(self.hasher.hash_one(&name)) {
+            if !seen.insert(&name) {
                 twice.note(&name);
                 continue;
             }
@@ -248,11 +250,14 @@ impl<R: Read + Seek> Parser<R> {
         let count = self.source.wide("array length")?;
         let most = match element {
             ValueType::String => MOST_STRINGS,
-            ValueType::Array => MOST_ARRAYS,
+            ValueType::Array => self.arrays,
             _ => LONGEST_ARRAY,
         };
         if count > most {
             return Err(malformed(format!("array of {count} elements")));
+        }
+        if element == ValueType::Array {
+            self.arrays -= count;
         }
         // The count is below 2^30 and an element below 16 bytes, so the product is exact.
         let smallest = match element {
@@ -282,14 +287,18 @@ impl<R: Read + Seek> Parser<R> {
     }
 
     fn tensors(&mut self, count: u64) -> Result<(), Halt> {
-        let mut seen = Hashes::default();
+        let mut seen = Seen::default();
         let mut extents = Vec::new();
         let (mut twice, mut long) = (Noted::default(), Noted::default());
-        let mut name = Vec::new();
+        let (mut name, mut names) = (Vec::new(), 0_u64);
         for index in 0..count {
             self.name_into(&mut name, "name").map_err(|halt| placed(halt, "tensor", index, None))?;
+            names += name.len() as u64;
+            if names > MOST_NAMES {
+                return Err(malformed(format!("names of tensors of more than {MOST_NAMES} bytes")));
+            }
             let info = self.tensor().map_err(|halt| placed(halt, "tensor", index, Some(&name)))?;
-            if !seen.insert(self.hasher.hash_one(&name)) {
+            if !seen.insert(&name) {
                 twice.note(&name);
             }
             if name.len() > LONGEST_GGML_NAME {
@@ -360,28 +369,6 @@ struct Info {
     elements: u64,
     /// `None` for a type of unknown size.
     bytes: Option<u64>,
-}
-
-/// Hashes that were seen; they are hashed already.
-type Hashes = HashSet<u64, BuildHasherDefault<Unhashed>>;
-
-#[derive(Default)]
-struct Unhashed(u64);
-
-impl Hasher for Unhashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
-    }
 }
 
 /// Names that are odd in the same way: the first, and how many.

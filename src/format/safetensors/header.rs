@@ -1,9 +1,10 @@
 //! The header of one file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use ::safetensors::Dtype;
 use serde::Deserialize;
@@ -11,18 +12,23 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAcces
 
 use super::LONGEST_HEADER;
 use crate::format::Structure;
+use crate::format::seen::Seen;
 use crate::format::warnings::{Warnings, counted, shortened, shown};
 use crate::model::text;
 
-/// Headers up to this length are parsed from memory, which is faster; longer ones from a buffer.
-const IN_MEMORY: u64 = 8 << 20;
+/// Headers up to this length are read: as the official client does from afar. Real ones have a few MB at most.
+const MOST_READ: u64 = 25_000_000;
 /// Tensors of a file; real ones have under 100,000.
-const MOST_TENSORS: usize = 262_144;
+const MOST_TENSORS: usize = 131_072;
+/// Names of types that are kept once for all tensors.
+const MOST_TYPES: usize = 64;
 /// Dimensions of a tensor.
-const MOST_DIMENSIONS: usize = 32;
+const MOST_DIMENSIONS: usize = 16;
 /// Bytes of a tensor's name.
 const LONGEST_NAME: usize = 65_535;
-/// Entries of `__metadata__` that are kept, and characters of each.
+/// Entries of `__metadata__`; real ones have a few.
+const MOST_ENTRIES: usize = 131_072;
+/// Those that are kept, and characters of each.
 const KEPT_ENTRIES: usize = 256;
 const KEPT_TEXT: usize = 4_096;
 
@@ -36,6 +42,11 @@ pub enum Error {
         /// So many bytes of the header are missing.
         missing: u64,
     },
+    /// Its header has so many bytes, more than are read.
+    TooLong {
+        /// Bytes of the header.
+        bytes: u64,
+    },
     /// Not what the format allows.
     Malformed(String),
     /// The system could not read the file.
@@ -47,6 +58,9 @@ impl fmt::Display for Error {
         match self {
             Self::NotSafetensors => f.write_str("not a safetensors file"),
             Self::Truncated { missing } => write!(f, "truncated in its header: at least {missing} bytes missing"),
+            Self::TooLong { bytes } => {
+                write!(f, "its header has {bytes} bytes, more than that of any model: it is not read")
+            }
             Self::Malformed(what) => write!(f, "malformed safetensors: {}", text::printable(what)),
             Self::Io(error) => write!(f, "cannot read the header: {}", text::printable(&error.to_string())),
         }
@@ -68,7 +82,7 @@ pub struct TensorInfo {
     /// Its name; not made printable.
     pub name: String,
     /// Its type as the header names it.
-    pub dtype: String,
+    pub dtype: Arc<str>,
     /// Its shape, the slowest dimension first.
     pub shape: Vec<u64>,
     /// Where its data begins, from the end of the header.
@@ -81,7 +95,7 @@ impl TensorInfo {
     /// Its type, if the crate knows it.
     fn known(&self) -> Option<Dtype> {
         let name: serde::de::value::StrDeserializer<'_, serde::de::value::Error> =
-            self.dtype.as_str().into_deserializer();
+            self.dtype.as_ref().into_deserializer();
         Dtype::deserialize(name).ok()
     }
 
@@ -116,6 +130,9 @@ impl Header {
         if let Some(missing) = data_start.checked_sub(length).filter(|missing| *missing > 0) {
             return Err(Error::Truncated { missing });
         }
+        if header > MOST_READ {
+            return Err(Error::TooLong { bytes: header });
+        }
         let raw = parse(reader.take(header), header)?;
         Self::check(raw, data_start, length)
     }
@@ -126,7 +143,7 @@ impl Header {
         let mut warnings = Warnings::default();
         tensors.sort_by_key(|tensor| (tensor.begin, tensor.end));
         let (mut at, mut elements) = (0u64, 0u64);
-        let mut unknown: BTreeMap<String, u64> = BTreeMap::new();
+        let mut unknown: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for tensor in &tensors {
             let wrong = |why: &str| Error::Malformed(format!("tensor '{}': {why}", shown(tensor.name.as_bytes())));
             if tensor.begin != at || tensor.end < tensor.begin {
@@ -143,7 +160,7 @@ impl Header {
                     }
                 }
                 None if unknown.len() < 8 || unknown.contains_key(&tensor.dtype) => {
-                    *unknown.entry(tensor.dtype.clone()).or_default() += 1;
+                    *unknown.entry(Arc::clone(&tensor.dtype)).or_default() += 1;
                 }
                 None => {}
             }
@@ -204,7 +221,7 @@ impl Header {
     /// then elements are no parameters.
     #[must_use]
     pub fn is_packed(&self) -> bool {
-        let packed = self.tensors.iter().filter(|tensor| matches!(tensor.dtype.as_str(), "I32" | "U32" | "U8"));
+        let packed = self.tensors.iter().filter(|tensor| matches!(tensor.dtype.as_ref(), "I32" | "U32" | "U8"));
         let bytes: u64 = packed.map(|tensor| tensor.end - tensor.begin).sum();
         bytes > self.data_bytes / 10
     }
@@ -237,19 +254,9 @@ pub(super) fn header_length(reader: &mut impl Read) -> Result<u64, Error> {
     Ok(u64::from_le_bytes(length))
 }
 
-fn parse(reader: impl Read, length: u64) -> Result<Raw, Error> {
-    let wrong = |error: serde_json::Error| match error.io_error_kind() {
-        Some(kind) => Error::Io(kind.into()),
-        None => Error::Malformed(shortened(&error.to_string(), 200)),
-    };
-    let mut reader = BufReader::with_capacity(64 << 10, reader);
-    if length > IN_MEMORY {
-        let mut json = serde_json::Deserializer::from_reader(reader);
-        let raw = Raw::deserialize(&mut json).map_err(wrong)?;
-        json.end().map_err(wrong)?;
-        return Ok(raw);
-    }
-    let mut bytes = Vec::new();
+fn parse(mut reader: impl Read, length: u64) -> Result<Raw, Error> {
+    let wrong = |error: serde_json::Error| Error::Malformed(shortened(&error.to_string(), 200));
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     reader.read_to_end(&mut bytes).map_err(Error::Io)?;
     if bytes.first() != Some(&b'{') {
         return Err(Error::NotSafetensors);
@@ -265,8 +272,9 @@ struct Raw {
 
 /// An entry of the header.
 #[derive(Deserialize)]
-struct Entry {
-    dtype: String,
+struct Entry<'a> {
+    #[serde(borrow)]
+    dtype: Cow<'a, str>,
     shape: Shape,
     data_offsets: (u64, u64),
 }
@@ -317,10 +325,18 @@ impl<'de> Deserialize<'de> for Texts {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
                 let mut texts = BTreeMap::new();
                 while texts.len() < KEPT_ENTRIES {
-                    let Some((name, value)) = map.next_entry::<String, String>()? else { return Ok(Texts(texts)) };
-                    texts.insert(cut(name), cut(value));
+                    let Some((name, value)) = map.next_entry::<Piece<'de>, Piece<'de>>()? else {
+                        return Ok(Texts(texts));
+                    };
+                    texts.insert(cut(&name.0), cut(&value.0));
                 }
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                let mut more = 0;
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
+                    more += 1;
+                    if more > MOST_ENTRIES {
+                        return Err(A::Error::custom("more metadata than any model has"));
+                    }
+                }
                 Ok(Texts(texts))
             }
         }
@@ -329,11 +345,24 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
-fn cut(value: String) -> String {
-    match value.char_indices().nth(KEPT_TEXT) {
-        Some((at, _)) => value.get(..at).unwrap_or_default().to_owned(),
-        None => value,
+/// A text, taken from the header where it has no escapes.
+#[derive(Deserialize)]
+struct Piece<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn cut(value: &str) -> String {
+    value.char_indices().nth(KEPT_TEXT).and_then(|(at, _)| value.get(..at)).unwrap_or(value).to_owned()
+}
+
+/// The name of a type, which is kept once.
+fn kept(types: &mut Vec<Arc<str>>, name: &str) -> Arc<str> {
+    if let Some(known) = types.iter().find(|known| known.as_ref() == name) {
+        return Arc::clone(known);
     }
+    let name: Arc<str> = cut(name).into();
+    if types.len() < MOST_TYPES {
+        types.push(Arc::clone(&name));
+    }
+    name
 }
 
 impl<'de> Deserialize<'de> for Raw {
@@ -349,9 +378,9 @@ impl<'de> Deserialize<'de> for Raw {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
                 let mut raw = Raw { tensors: Vec::new(), metadata: BTreeMap::new() };
-                let (hasher, mut seen) = (RandomState::new(), HashSet::new());
-                while let Some(name) = map.next_key::<String>()? {
-                    if !seen.insert(hasher.hash_one(&name)) {
+                let (mut types, mut seen) = (Vec::new(), Seen::default());
+                while let Some(Piece(name)) = map.next_key::<Piece<'de>>()? {
+                    if !seen.insert(name.as_bytes()) {
                         return Err(A::Error::custom(format!("'{}' is there twice", shown(name.as_bytes()))));
                     }
                     if name == "__metadata__" {
@@ -362,7 +391,8 @@ impl<'de> Deserialize<'de> for Raw {
                         return Err(A::Error::custom("more or longer names of tensors than any model has"));
                     }
                     let Entry { dtype, shape, data_offsets: (begin, end) } = map.next_value()?;
-                    raw.tensors.push(TensorInfo { name, dtype: cut(dtype), shape: shape.0, begin, end });
+                    let dtype = kept(&mut types, &dtype);
+                    raw.tensors.push(TensorInfo { name: name.into_owned(), dtype, shape: shape.0, begin, end });
                 }
                 Ok(raw)
             }

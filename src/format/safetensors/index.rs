@@ -1,29 +1,30 @@
 //! `model.safetensors.index.json`: which file of a set holds which tensor.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::format::json::{bounded, object};
 use crate::format::warnings::shown;
 
 /// The index of the largest known models has about 10 MB.
-const LONGEST: u64 = 64 << 20;
-/// Tensors of a set.
-const MOST_TENSORS: usize = 1 << 20;
-/// Files of a set.
-const MOST_FILES: usize = 65_536;
+const LONGEST: u64 = 24 << 20;
+/// Tensors of a set; real ones have under 150,000.
+const MOST_TENSORS: u64 = 262_144;
+/// Files of a set; real ones have a few hundred.
+const MOST_FILES: usize = 16_384;
 
 /// Which file of a set holds which tensor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
     total_size: Option<u64>,
-    /// The tensors of each file.
-    files: BTreeMap<String, Vec<String>>,
+    /// How many tensors each file has.
+    files: BTreeMap<String, u64>,
 }
 
 impl Index {
@@ -56,10 +57,10 @@ impl Index {
         self.files.keys().map(String::as_str)
     }
 
-    /// The tensors that a file should hold.
+    /// How many tensors a file should hold.
     #[must_use]
-    pub fn tensors_of(&self, file: &str) -> &[String] {
-        self.files.get(file).map_or(&[], Vec::as_slice)
+    pub fn tensors_of(&self, file: &str) -> u64 {
+        self.files.get(file).copied().unwrap_or(0)
     }
 
     /// What the index says that all tensors take together; wrong in some repositories.
@@ -82,7 +83,7 @@ struct Totals<'a> {
     total_size: Option<&'a RawValue>,
 }
 
-struct WeightMap(BTreeMap<String, Vec<String>>);
+struct WeightMap(BTreeMap<String, u64>);
 
 impl<'de> Deserialize<'de> for WeightMap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -96,23 +97,45 @@ impl<'de> Deserialize<'de> for WeightMap {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
-                let mut files: BTreeMap<String, Vec<String>> = BTreeMap::new();
-                let mut tensors = 0;
-                while let Some((tensor, file)) = map.next_entry::<String, String>()? {
-                    if !is_plain(&file) {
-                        return Err(A::Error::custom(format!("'{}' is no plain file name", shown(file.as_bytes()))));
+                let mut files = BTreeMap::new();
+                let mut all = 0;
+                // Tensors of one file follow each other mostly.
+                let mut run: Option<(Name<'de>, u64)> = None;
+                while let Some((_, file)) = map.next_entry::<IgnoredAny, Name<'de>>()? {
+                    all += 1;
+                    match &mut run {
+                        Some((name, tensors)) if name.0 == file.0 => *tensors += 1,
+                        _ => {
+                            if !is_plain(&file.0) {
+                                let why = format!("'{}' is no plain file name", shown(file.0.as_bytes()));
+                                return Err(A::Error::custom(why));
+                            }
+                            add(&mut files, run.replace((file, 1)));
+                        }
                     }
-                    tensors += 1;
-                    files.entry(file).or_default().push(tensor);
-                    if tensors > MOST_TENSORS || files.len() > MOST_FILES {
+                    if all > MOST_TENSORS || files.len() > MOST_FILES {
                         return Err(A::Error::custom("more tensors or files than any model has"));
                     }
                 }
+                add(&mut files, run);
                 Ok(WeightMap(files))
             }
         }
 
         deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A file's name, taken from the text where it has no escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn add(files: &mut BTreeMap<String, u64>, run: Option<(Name<'_>, u64)>) {
+    if let Some((name, tensors)) = run {
+        match files.get_mut(name.0.as_ref()) {
+            Some(known) => *known += tensors,
+            None => drop(files.insert(name.0.into_owned(), tensors)),
+        }
     }
 }
 
@@ -139,8 +162,8 @@ mod tests {
             index.files().collect::<Vec<_>>(),
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         );
-        assert_eq!(index.tensors_of("model-00001-of-00002.safetensors"), ["a", "c"]);
-        assert!(index.tensors_of("other").is_empty());
+        assert_eq!(index.tensors_of("model-00001-of-00002.safetensors"), 2);
+        assert_eq!(index.tensors_of("other"), 0);
         assert_eq!(index.total_size(), Some(1234));
     }
 

@@ -47,6 +47,10 @@ pub(super) fn metadata(
                 warnings.add(error.to_string());
                 return Ok(empty(named, Structure::Truncated { missing: None }, false, warnings));
             }
+            Err(error @ Error::TooLong { .. }) => {
+                warnings.add(error.to_string());
+                return Ok(empty(named, Structure::Partial, false, warnings));
+            }
             Err(error) => return Err(error.to_string()),
         }
     };
