@@ -33,9 +33,13 @@ const LARGEST_ANSWER: usize = 32 << 20;
 /// repository, which comes before a download, than for what a person looks at.
 const TRIES: u32 = 4;
 const TRYING: Duration = Duration::from_secs(10);
+const TRIES_FOR_A_REPOSITORY: u32 = 6;
 const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
-/// So often an answer that no hub gives is asked for: a proxy may have stumbled, or the address is wrong.
+/// So often an answer that no hub gives is asked for, with short pauses: a proxy may have stumbled, or the address is wrong.
 const STRANGE_TRIES: u32 = 3;
+const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 5;
+/// Until the headers of an answer about a repository are there, once: a server that lost a request answers the next one.
+const FIRST_HEADERS: Duration = Duration::from_secs(8);
 
 /// What failed, and whether the same call may succeed in a moment.
 #[derive(Debug)]
@@ -190,7 +194,7 @@ impl Http {
             next.set_fragment(None);
             address::strip_credentials(&mut next);
             if visited.contains(&next) {
-                return Err(Failed { again: false, ..bad("it redirects in a circle") });
+                return Err(bad("it redirects in a circle"));
             }
             if visited.len() >= MOST_REDIRECTS {
                 return Err(Failed { again: false, ..bad("it redirects again and again") });
@@ -231,15 +235,23 @@ impl Http {
         let mut tries = 1;
         let trying = if asked.repository.is_some() { TRYING_A_REPOSITORY } else { TRYING };
         loop {
-            let failed = match self.json_once(url.clone(), asked).await {
+            let quick = asked.repository.is_some() && started.elapsed() < FIRST_HEADERS;
+            let within = if quick { FIRST_HEADERS } else { HEADERS };
+            let failed = match self.json_once(url.clone(), asked, within).await {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
             let wait = match &failed.error {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
+                Error::BadAnswer { .. } => pause(1),
                 _ => pause(tries),
             };
-            let most = if matches!(failed.error, Error::BadAnswer { .. }) { STRANGE_TRIES } else { TRIES };
+            let most = match (matches!(failed.error, Error::BadAnswer { .. }), asked.repository.is_some()) {
+                (true, true) => STRANGE_TRIES_FOR_A_REPOSITORY,
+                (true, false) => STRANGE_TRIES,
+                (false, true) => TRIES_FOR_A_REPOSITORY,
+                (false, false) => TRIES,
+            };
             if !failed.again || tries >= most || started.elapsed() + wait > trying {
                 return Err(failed.error);
             }
@@ -249,8 +261,17 @@ impl Http {
         }
     }
 
-    async fn json_once<T: DeserializeOwned>(&self, url: Url, asked: &Asked<'_>) -> Result<(T, Url, HeaderMap), Failed> {
-        let answer = self.get(url, &HeaderMap::new()).await?;
+    async fn json_once<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        asked: &Asked<'_>,
+        within: Duration,
+    ) -> Result<(T, Url, HeaderMap), Failed> {
+        let headers = HeaderMap::new();
+        let answer = timeout(within, self.get(url.clone(), &headers)).await.unwrap_or_else(|_| {
+            let reason = format!("no answer within {} s", within.as_secs());
+            Err(Failed::for_now(unreachable(&url, &reason)))
+        })?;
         if !answer.response.status().is_success() {
             return Err(refusal::refused(self, asked, answer).await);
         }
