@@ -126,7 +126,13 @@ async fn bytes_that_were_replaced_in_the_middle_never_mix() {
     let other = noise(SIZE, "other");
     let replaced = Fault::on("", What::Replaced(other)).at_bytes();
 
+    // One of many servers was behind: what is here stays.
     let bench = Bench::new([breaks(), replaced.clone()]).await;
+    let downloaded = bench.download().await.unwrap();
+    bench.assert_whole(&downloaded);
+    assert_eq!(downloaded.fetched, SIZE as u64);
+
+    let bench = Bench::new([breaks(), replaced.clone().times(3)]).await;
     let downloaded = bench.download().await.unwrap();
     bench.assert_whole(&downloaded);
     assert!(downloaded.fetched > 2 * SIZE as u64, "the other file was never fetched: the test tests nothing");
@@ -199,4 +205,14 @@ async fn what_never_becomes_an_answer_ends_before_the_first_byte() {
         assert!(bench.hub.count(FILE) <= 8, "{what:?}: {}", bench.hub.count(FILE));
         assert_eq!(leftovers(bench.scratch.path()), Vec::<String>::new());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_turns_out_to_be_no_files_is_not_kept() {
+    let login = TestHub::start().await;
+    login.fault(Fault::on("/page", What::html()).always());
+    let page = format!("{}/page", login.endpoint());
+    let bench = Bench::new([breaks(), Fault::on(FILE, What::Redirect(302, page)).at_hub().after(1)]).await;
+    bench.assert_whole(&bench.download().await.unwrap());
+    assert_eq!(login.count("/page"), 1);
 }

@@ -146,7 +146,7 @@ pub(super) enum Found {
 pub(super) fn transfer_options(settings: &Settings) -> transfer::Options {
     transfer::Options {
         connections: transfer::Connections::new(settings.connections),
-        courtesy: settings.courtesy.then(transfer::Courtesy::new),
+        courtesy: settings.courtesy.then(|| transfer::Courtesy::of_session(settings.ssh_connection.as_deref())),
         ..transfer::Options::default()
     }
 }

@@ -189,6 +189,8 @@ pub struct Settings {
     pub connections: usize,
     /// Whether downloads leave the link to others while it fills up. Unless it is set: in an SSH session.
     pub courtesy: bool,
+    /// `SSH_CONNECTION`: the connection of the session, which courtesy watches.
+    pub ssh_connection: Option<String>,
     /// Bytes per second over all connections of the queue; `None` is no limit.
     pub limit: Option<u64>,
     /// How much of a disk a verification takes.
@@ -313,6 +315,7 @@ impl Settings {
                 When::Always => true,
                 When::Never => false,
             },
+            ssh_connection: environment.text("SSH_CONNECTION").map(Into::into),
             limit: overrides.limit.unwrap_or(file.limit.as_ref().and_then(|limit| limit.0)),
             verify: VerifySettings {
                 reads: file.verify_reads.as_ref().and_then(|reads| reads.0),

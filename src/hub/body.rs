@@ -23,6 +23,25 @@ use crate::model::{Digest, RemoteFile, Validator};
 #[derive(Debug, Default)]
 pub struct Address(Mutex<Known>);
 
+impl Address {
+    /// Forgets it, if it is still the one that was asked.
+    async fn forget(&self, asked: &Url) {
+        let mut known = self.0.lock().await;
+        if matches!(&*known, Known::There(place) if place.url == *asked) {
+            *known = Known::Nothing;
+        }
+    }
+
+    /// Scheme, host and port of where the bytes lie, if that is known and is not the hub itself.
+    #[must_use]
+    pub fn origin(&self) -> Option<String> {
+        match &*self.0.try_lock().ok()? {
+            Known::There(place) => Some(place.url.origin().ascii_serialization()),
+            Known::Here | Known::Nothing => None,
+        }
+    }
+}
+
 /// What is known of it.
 #[derive(Clone, Debug, Default)]
 enum Known {
@@ -110,6 +129,17 @@ impl Call<'_> {
             http::header(&mut headers, IF_RANGE, validator)?;
         }
         let answer = self.at_address(&headers, address).await?;
+        let from = answer.url.clone();
+        let ranged = self.placed(answer, range, validator).await;
+        // What sends a web page, or other bytes than those that were asked for, is not asked again before the hub is.
+        if matches!(ranged, Err(_) | Ok(Ranged::Other(_))) {
+            address.forget(&from).await;
+        }
+        ranged
+    }
+
+    /// What an answer to a range is.
+    async fn placed(&self, answer: Answer, range: &Range<u64>, validator: Option<&Validator>) -> Result<Ranged> {
         match answer.response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 self.check_identity(&answer)?;

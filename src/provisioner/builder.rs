@@ -220,7 +220,8 @@ impl ModelProvisioner {
                     .symlinks(settings.symlinks)
                     .converter(settings.converter);
                 builder.options.connections = Connections::new(settings.connections);
-                builder.options.courtesy = settings.courtesy.then(Courtesy::new);
+                builder.options.courtesy =
+                    settings.courtesy.then(|| Courtesy::of_session(settings.ssh_connection.as_deref()));
                 match Catalog::with_user_file(&settings.paths.config.join("catalog.toml")) {
                     Ok(catalog) => builder.catalog = catalog,
                     Err(error) => builder.fault = Some(Fault::of(error)),

@@ -60,4 +60,9 @@ impl Source for HubSource {
             })
         })
     }
+
+    fn origin(&self, file: &RemoteFile) -> Option<String> {
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(&file.path)?.origin()
+    }
 }

@@ -1,5 +1,6 @@
 //! Runs a request: which files when, from staging to publication.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,14 +14,16 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
+use super::connections::{Permit, Way, origin};
 use super::partial::held;
 use super::receive::now;
 use super::retry::Budget;
 use super::small::Desk;
+use super::throttle::Lane;
 use super::{Connections, Courtesy, Destination, EventSink, RetryPolicy, Source, Throttle, TransferEvent, file, small};
 use crate::disk::space::space;
 use crate::error::{Error, Result};
-use crate::model::RemoteFile;
+use crate::model::{Digest, RemoteFile};
 
 /// Small files that wait for the disk while others are fetched.
 const BESIDE: usize = 64;
@@ -109,9 +112,9 @@ pub async fn run(
         events,
         cancel: &stop,
         arrived: AtomicBool::new(false),
-        begun: Instant::now(),
         fetched: AtomicU64::new(0),
-        speed: Mutex::new(Speed::default()),
+        elsewhere: Mutex::default(),
+        lanes: (options.throttle.lane(), options.courtesy.as_ref().map(|courtesy| courtesy.throttle().lane())),
     };
     run.tell(TransferEvent::Started {
         files: request.files.iter().map(|file| (file.path.clone(), file.size)).collect(),
@@ -125,6 +128,11 @@ pub async fn run(
     Ok(Outcome { paths, fetched: run.fetched.load(Ordering::Relaxed) })
 }
 
+/// Whether a hub keeps the file in a store of its own: those are known by another checksum than what git keeps.
+fn is_stored(file: &RemoteFile) -> bool {
+    matches!(file.digest, Some(Digest::Sha256(_)))
+}
+
 /// A request while it runs.
 pub(super) struct Run<'a> {
     pub(super) request: &'a Request,
@@ -134,20 +142,14 @@ pub(super) struct Run<'a> {
     pub(super) events: &'a EventSink,
     /// Cancelled by the caller, or because a file failed.
     pub(super) cancel: &'a CancellationToken,
-    pub(super) begun: Instant,
     /// Whether a byte has arrived, of whatever file.
     arrived: AtomicBool,
     /// Bytes that came over the network.
     fetched: AtomicU64,
-    speed: Mutex<Speed>,
-}
-
-/// Bytes per second over the last moments.
-#[derive(Debug, Default)]
-struct Speed {
-    at: Duration,
-    bytes: u64,
-    rate: u64,
+    /// Who refused bytes other than the endpoint, for files that lie in a store of their own and for those that do not.
+    elsewhere: Mutex<HashMap<bool, String>>,
+    /// Its shares in the speed limit and in what courtesy leaves.
+    lanes: (Lane, Option<Lane>),
 }
 
 impl Run<'_> {
@@ -174,29 +176,75 @@ impl Run<'_> {
         self.arrived.store(true, Ordering::Relaxed);
     }
 
+    /// Which servers the next request for `file` goes to.
+    pub(super) fn way(&self, file: &RemoteFile) -> Way {
+        if let Some(origin) = self.source.origin(file) {
+            return Way::new(&origin, &origin);
+        }
+        let elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        Way::new(&self.request.endpoint, elsewhere.get(&is_stored(file)).unwrap_or(&self.request.endpoint))
+    }
+
+    /// Notes what a refusal says of the server that refused; others do not try what would be refused as well.
+    pub(super) fn refused(&self, file: &RemoteFile, error: &Error) {
+        let (by, wait) = match error {
+            Error::RateLimited { endpoint, retry_after } => (endpoint, *retry_after),
+            Error::Refused { url, .. } => (url, None),
+            _ => return,
+        };
+        self.options.connections.refused(by);
+        if let Some(wait) = wait {
+            self.options.connections.pause(by, wait);
+        }
+        if origin(by) != origin(&self.request.endpoint) {
+            let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+            elsewhere.insert(is_stored(file), by.clone());
+        }
+    }
+
+    /// Waits for a first connection for `file`. That is no failure of the server's, unless it asked for it.
+    pub(super) async fn connection(
+        &self,
+        file: &RemoteFile,
+        budget: &Mutex<Budget>,
+        stop: &CancellationToken,
+    ) -> Result<Permit> {
+        let (waited, way) = (Instant::now(), self.way(file));
+        let paused = self.options.connections.paused(&way);
+        if let Some((wait, who)) = paused.as_ref().filter(|(wait, _)| wait.as_secs() > 0) {
+            let why = format!("{who} limits requests; it goes on in {} s", wait.as_secs());
+            self.tell(TransferEvent::Waiting { file: file.path.clone(), why });
+        }
+        let permit = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Error::Cancelled),
+            permit = self.options.connections.first(&way) => permit,
+        };
+        if paused.is_none() && waited.elapsed() > Duration::from_millis(100) {
+            self.with_budget(budget, |budget| budget.restart_clock(now()));
+        }
+        Ok(permit)
+    }
+
     /// Counts bytes that came over the network.
     pub(super) fn count(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Waits until so many bytes may pass.
+    /// Waits until so many bytes that have arrived may pass.
     pub(super) async fn passes(&self, bytes: u64) {
-        self.options.throttle.take(bytes).await;
-        if let Some(courtesy) = &self.options.courtesy {
-            courtesy.throttle().take(bytes).await;
+        self.lanes.0.take(bytes).await;
+        if let (Some(courtesy), Some(lane)) = (&self.options.courtesy, &self.lanes.1) {
+            courtesy.arrived(bytes);
+            lane.take(bytes).await;
         }
     }
 
-    /// Bytes per second over the last moments, all files together.
-    pub(super) fn rate(&self) -> u64 {
-        let (now, bytes) = (self.begun.elapsed(), self.fetched.load(Ordering::Relaxed));
-        let mut speed = self.speed.lock().unwrap_or_else(PoisonError::into_inner);
-        let took = now.saturating_sub(speed.at);
-        if took >= Duration::from_millis(400) {
-            let rate = (bytes - speed.bytes.min(bytes)) as f64 / took.as_secs_f64();
-            *speed = Speed { at: now, bytes, rate: rate as u64 };
+    /// A request was answered after `delay`.
+    pub(super) fn answered(&self, delay: Duration) {
+        if let Some(courtesy) = &self.options.courtesy {
+            courtesy.answered(delay);
         }
-        speed.rate
     }
 
     /// Fetches every file that is not there: the large ones one after another, the largest first, and the small ones

@@ -39,7 +39,7 @@ pub use event::{EventSink, TransferEvent};
 pub use file::{discard, staged_path};
 pub use hash::Hasher;
 pub use retry::RetryPolicy;
-pub use throttle::Throttle;
+pub use throttle::{Lane, Throttle};
 
 use crate::disk::publish::beside;
 use crate::error::Result;
@@ -74,6 +74,12 @@ pub trait Source: Send + Sync {
         range: Range<u64>,
         validator: Option<&'a Validator>,
     ) -> BoxFuture<'a, Result<Opening>>;
+
+    /// The origin (scheme, host and port) that the next request for a part of `file` goes to, where it is known to be
+    /// another one than the endpoint's: a wait that the endpoint asks for does not concern it.
+    fn origin(&self, _file: &RemoteFile) -> Option<String> {
+        None
+    }
 }
 
 /// Where a file is put together: beside its target, in the same file system, under names that no other tool publishes.

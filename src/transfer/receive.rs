@@ -267,8 +267,9 @@ impl<'a, 'r> Segments<'a, 'r> {
                     Some(End::Idle) | None => {}
                 },
                 _ = ticks.tick() => {
+                    let way = self.run.way(self.file);
                     for _ in 0..self.sample() {
-                        let Some(permit) = self.run.options.connections.more() else { break };
+                        let Some(permit) = self.run.options.connections.more(&way) else { break };
                         workers.push(self.connection(permit, None));
                     }
                 }
@@ -276,18 +277,9 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// Waits for the first connection; that is no failure of the server's, unless it asked for it.
+    /// Waits for the first connection.
     async fn first(&self) -> Result<Permit> {
-        let (waited, paused) = (Instant::now(), self.run.options.connections.is_paused());
-        let permit = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Error::Cancelled),
-            permit = self.run.options.connections.first() => permit,
-        };
-        if !paused && waited.elapsed() > Duration::from_millis(100) {
-            self.with_budget(|budget| budget.restart_clock(now()));
-        }
-        Ok(permit)
+        self.run.connection(self.file, self.budget, &self.stop).await
     }
 
     /// Lets the next file begin when all of this one is on its way.
@@ -359,6 +351,9 @@ impl<'a, 'r> Segments<'a, 'r> {
                 Ok(None) => return End::Idle,
                 Err(()) => return End::Again(None),
             };
+            if let Some(permit) = &mut permit {
+                permit.goes(&self.run.way(self.file));
+            }
             let before = self.lock().arrived;
             let brought = self.bring(&piece, ready.take()).await;
             self.lock().pieces.release(piece.id);
@@ -408,7 +403,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         let failure = if refused { Failure::Refused } else { Failure::Broke };
         self.lock().growth.failed(failure, self.begun.elapsed());
         if refused {
-            self.run.options.connections.refused();
+            self.run.refused(self.file, error);
         }
         let worth = self.with_budget(|budget| worth_another_try(error, budget));
         tracing::debug!(file = %self.file.path, failures, others, "a connection failed: {error}");
@@ -426,10 +421,6 @@ impl<'a, 'r> Segments<'a, 'r> {
             Error::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         };
-        // At its own end each waits its own time; the others do not try what would be refused as well.
-        if let Some(asked) = asked {
-            self.run.options.connections.pause(asked);
-        }
         let policy = self.run.options.retry;
         let next = self.with_budget(|budget| budget.failed(&policy, asked, random(), now()));
         let Some((attempt, after)) = next else { return After::Give };
@@ -446,7 +437,7 @@ impl<'a, 'r> Segments<'a, 'r> {
     /// The next piece for a connection; none when there is nothing to do or the connection is one too many. `Err` when
     /// nothing tells that what is here and what would come belong together.
     fn next(&self) -> std::result::Result<Option<Piece>, ()> {
-        let short = self.run.options.connections.is_short();
+        let short = self.run.options.connections.is_short(&self.run.way(self.file));
         let mut state = self.lock();
         if state.pieces.is_done() {
             return Ok(None);
@@ -483,9 +474,8 @@ impl<'a, 'r> Segments<'a, 'r> {
             Some(opening) => opening,
             None => self.open(range, validator.as_ref()).await?,
         };
-        if let Some(courtesy) = self.run.options.courtesy.as_ref().filter(|_| fresh) {
-            let rate = self.run.rate();
-            courtesy.answered(self.run.begun.elapsed(), asked.elapsed(), rate);
+        if fresh {
+            self.run.answered(asked.elapsed());
         }
         if opening.size != size {
             return Err(Error::Changed { file: self.file.path.as_str().to_owned() }.into());
@@ -497,6 +487,13 @@ impl<'a, 'r> Segments<'a, 'r> {
             let state = &mut *guard;
             let untouched = state.pieces.here().is_empty() && state.arrived == 0;
             if !untouched && self.is_another(state.validator.as_ref(), opening.validator.as_ref()) {
+                // One server of many may be behind or ahead; where a checksum decides in the end, another try costs less
+                // than all that is here.
+                if self.file.digest.is_some() && state.strange < ACCIDENTS {
+                    state.strange += 1;
+                    let reason = "it sent another version of the file than before".to_owned();
+                    return Err(Error::Unreachable { url: self.url(), reason }.into());
+                }
                 return Err(Problem::Again(whole.then(|| Box::new(opening))));
             }
             if whole && piece.range != (0..size) {

@@ -156,28 +156,25 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64)
     if file.size == 0 {
         return Ok(Vec::new());
     }
-    let connections = &run.options.connections;
     let budget = Mutex::new(run.budget());
     loop {
-        // What a server asks for counts against its budget, a wait for other files does not.
-        let (waited, paused) = (Instant::now(), connections.is_paused());
-        let permit = tokio::select! {
+        let waited = Instant::now();
+        let asking = tokio::select! {
             biased;
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
-            permit = async { (desk.asking.acquire().await, connections.first().await) } => permit,
+            asking = desk.asking.acquire() => asking,
         };
-        if !paused && waited.elapsed() > Duration::from_millis(100) {
+        if waited.elapsed() > Duration::from_millis(100) {
             run.with_budget(&budget, |budget| budget.restart_clock(now()));
         }
+        let permit = (asking, run.connection(file, &budget, run.cancel).await?);
         run.tell(TransferEvent::FileProgress { file: file.path.clone(), bytes: 0, total: file.size, connections: 1 });
         let error = match once(run, file, &budget, fetched).await {
             Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
         drop(permit);
-        if matches!(error, Error::RateLimited { .. } | Error::Refused { .. }) {
-            connections.refused();
-        }
+        run.refused(file, &error);
         if !run.with_budget(&budget, |budget| worth_another_try(&error, budget)) {
             return Err(error);
         }
@@ -185,10 +182,6 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64)
             Error::RateLimited { retry_after, .. } => *retry_after,
             _ => None,
         };
-        // At its own end each waits its own time; the others do not try what would be refused as well.
-        if let Some(asked) = asked {
-            connections.pause(asked);
-        }
         let policy = run.options.retry;
         let next = run.with_budget(&budget, |budget| budget.failed(&policy, asked, random(), now()));
         let Some((attempt, after)) = next else { return Err(error) };
