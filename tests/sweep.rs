@@ -131,6 +131,11 @@ fn littered() -> Cache {
     cache.put(format!("{REPO}/snapshots/{live}/.lost.json.0123abcd.new"), b"{}");
     cache.put(format!("{REPO}/snapshots/{live}/.lost.json.0123abcd.old"), b"{}");
 
+    cache.put(format!(".locks/{REPO}/.4242-8.llorch-tmp"), &noise(700, 9));
+    cache.link(format!(".locks/{REPO}/.4242-9.llorch-tmp"), "../blobs/x");
+    cache.put(format!(".locks/{REPO}/{}.lock", hex('9')), b"");
+    cache.put(".locks/models--never--began/.4242-10.llorch-tmp/snapshots/c/x", b"x");
+    cache.put(format!(".locks/models--never--began/{}.lock", hex('9')), b"");
     cache.put("tmpk3_x9z2a", &noise(8_000, 4));
     cache.put("tmpfile", b"mine");
     cache.put(format!("models--left--behind/blobs/{}.incomplete", hex('5')), &noise(2_000, 5));
@@ -176,6 +181,9 @@ fn every_kind_of_garbage_in_the_cache_is_found_and_nothing_else() {
         (r(&format!("blobs/{}.downloadInProgress", hex('3'))), Partial, Likely),
         (r(&format!("blobs/tmp_{UUID}")), Temporary, Certain),
         (r("blobs/.4242-7.llorch-tmp"), Temporary, Certain),
+        (format!(".locks/{REPO}/.4242-8.llorch-tmp"), Temporary, Certain),
+        (format!(".locks/{REPO}/.4242-9.llorch-tmp"), Temporary, Certain),
+        (".locks/models--never--began/.4242-10.llorch-tmp".to_owned(), Temporary, Certain),
         (r(&format!("blobs/.{}.0123abcd.shared", hex('8'))), Temporary, Certain),
         (r(&format!("blobs/{}", hex('9'))), OrphanBlob, Likely),
         (r("refs/main.0123abcd.tmp"), Temporary, Certain),

@@ -9,6 +9,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::model::{ModelKind, text};
 use crate::store::flat::staging::StagingName;
 
+/// Locks of blobs, and what is unfinished.
+pub(super) const LOCKS: &str = ".locks";
 /// Top-level folder of the payloads that several repositories share (since 1.32).
 pub(super) const SHARED: &str = "blobs";
 /// Marks a shared blob store; its content is the layout version.

@@ -50,6 +50,13 @@ pub(super) fn sweep(root: &Path, context: &SweepContext, cancel: &CancellationTo
         }
         one(&hub, repository, &mut sweeper, &mut released);
     }
+    // A crash before a repository got its folder leaves what was to become it.
+    let locks = hub.descend(Path::new(layout::LOCKS)).and_then(|locks| locks.entries()).unwrap_or_default();
+    for (folder, kind) in locks {
+        if kind == EntryType::Folder && repositories.iter().all(|repository| repository.folder != folder) {
+            scratch(&hub, &folder, None, &mut sweeper);
+        }
+    }
     // Opened again: a folder is read once.
     match Folder::open(root) {
         Ok(again) => top(&again, &mut sweeper),
@@ -57,6 +64,28 @@ pub(super) fn sweep(root: &Path, context: &SweepContext, cancel: &CancellationTo
     }
     shared(&hub, &repositories, &released, &mut sweeper);
     sweeper.finish()
+}
+
+/// What crashes of this program left where it makes what then gets its name in the repository at once.
+fn scratch(hub: &Folder, folder: &OsStr, id: Option<&str>, sweeper: &mut Sweeper<'_>) {
+    let path = Path::new(layout::LOCKS).join(folder);
+    let Ok(tree) = hub.descend(&path).and_then(|folder| Tree::of(&folder)) else { return };
+    for top in tree.entries.iter().filter(|entry| entry.path.iter().count() == 1 && is_own_temporary(entry.name())) {
+        let inside: Vec<&Entry> = tree.entries.iter().filter(|entry| entry.path.starts_with(&top.path)).collect();
+        let unread = tree.unread.iter().any(|unread| unread.path.starts_with(&top.path));
+        let whole = path.join(&top.path);
+        if unread || inside.iter().any(|entry| sweeper.context.is_young(&entry.status)) {
+            sweeper.keep(&whole, TOO_YOUNG);
+            continue;
+        }
+        let why = "a temporary name of this program that a crash has left".to_owned();
+        let dead = Dead { path: &whole, kind: Garbage::Temporary, why, certainty: Certainty::Certain, id };
+        let item = sweeper.offer(dead);
+        let folders = inside.iter().rev().filter(|entry| entry.is_folder());
+        for entry in inside.iter().filter(|entry| !entry.is_folder()).chain(folders) {
+            sweeper.remove(item, &path, entry, Vec::new());
+        }
+    }
 }
 
 /// Temporary files beside the repositories.
@@ -111,7 +140,7 @@ fn one(hub: &Folder, repository: &Repository, sweeper: &mut Sweeper<'_>, release
     };
     let from = sweeper.steps();
     let mut work = One { repository, tree, below, sweeper, busy: None };
-    work.scratch(hub);
+    scratch(hub, &repository.folder, Some(&repository.id), work.sweeper);
     work.find_writers(hub);
     work.partials();
     let unread = !work.repository.unreadable.is_empty() || !work.tree.unread.is_empty();
@@ -181,30 +210,6 @@ impl One<'_, '_> {
         let is_lock = |entry: &Entry| entry.name().as_bytes().ends_with(b".lock");
         if self.tree.entries.iter().filter(unfinished).any(|entry| !is_lock(entry) && context.is_young(&entry.status)) {
             self.busy = Some("something was downloaded into this repository less than an hour ago".to_owned());
-        }
-    }
-
-    /// What crashes of this program left where it makes what then gets its name in the repository at once.
-    fn scratch(&mut self, hub: &Folder) {
-        let path = Path::new(".locks").join(&self.repository.folder);
-        let Ok(tree) = hub.descend(&path).and_then(|folder| Tree::of(&folder)) else { return };
-        for top in tree.entries.iter().filter(|entry| entry.path.iter().count() == 1 && is_own_temporary(entry.name()))
-        {
-            let inside: Vec<&Entry> = tree.entries.iter().filter(|entry| entry.path.starts_with(&top.path)).collect();
-            let unread = tree.unread.iter().any(|unread| unread.path.starts_with(&top.path));
-            let whole = path.join(&top.path);
-            if unread || inside.iter().any(|entry| self.sweeper.context.is_young(&entry.status)) {
-                self.sweeper.keep(&whole, TOO_YOUNG);
-                continue;
-            }
-            let why = "a temporary name of this program that a crash has left".to_owned();
-            let id = Some(self.repository.id.as_str());
-            let dead = Dead { path: &whole, kind: Garbage::Temporary, why, certainty: Certainty::Certain, id };
-            let item = self.sweeper.offer(dead);
-            let folders = inside.iter().rev().filter(|entry| entry.is_folder());
-            for entry in inside.iter().filter(|entry| !entry.is_folder()).chain(folders) {
-                self.sweeper.remove(item, &path, entry, Vec::new());
-            }
         }
     }
 

@@ -26,7 +26,6 @@ const MAX_REF: u64 = 4096;
 /// Most folders that lie inside each other in a snapshot that this program writes: those that it can read and delete.
 pub const MAX_DEPTH: usize = layout::MAX_DEPTH;
 
-const LOCKS: &str = ".locks";
 /// Mode of lock files: the users of a shared cache wait for each other.
 const LOCK_MODE: u32 = 0o664;
 
@@ -131,7 +130,7 @@ impl RepositoryWriter {
 
     /// The folder for what is unfinished: on the file system of the cache, and passed over by the client's scans.
     fn scratch(&self) -> Result<PathBuf> {
-        let path = safe::prepare_below(&self.root, &RepoPath::parse(&format!("{LOCKS}/{}/x", self.name))?)?;
+        let path = safe::prepare_below(&self.root, &RepoPath::parse(&format!("{}/{}/x", layout::LOCKS, self.name))?)?;
         Ok(path.with_file_name(""))
     }
 
