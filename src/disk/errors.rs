@@ -16,7 +16,7 @@ pub fn write_error(operation: &'static str, path: impl Into<PathBuf>, needed: u6
         let other = |words: &str| io::Error::new(source.kind(), words.to_owned());
         let source = match code {
             Some(Errno::DQUOT) => {
-                return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available: 0, advice: None };
+                return quota(folder_of(&path), needed.max(1));
             }
             Some(Errno::NOSPC) => {
                 let available = super::space::space(&path).map_or(0, |space| space.available);
@@ -31,6 +31,12 @@ pub fn write_error(operation: &'static str, path: impl Into<PathBuf>, needed: u6
         };
         Error::Io { operation, path, source }
     }
+}
+
+/// A quota is used up: whatever the file system has free, this user gets none of it.
+pub fn quota(path: PathBuf, needed: u64) -> Error {
+    let advice = "the quota of this user, group or project is used up, whatever the file system has free".to_owned();
+    Error::NoSpace { path, needed, available: 0, advice: Some(advice) }
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -48,7 +54,11 @@ mod tests {
     #[test]
     fn full_disks_and_quotas_are_no_space() {
         let quota = message(Errno::DQUOT, 4096);
-        assert_eq!(quota, "not enough space in /tmp: 4.00 KiB needed, 0 B free, 4.00 KiB short");
+        assert_eq!(
+            quota,
+            "not enough space in /tmp: 4.00 KiB needed, 0 B free, 4.00 KiB short; the quota of this user, group or project \
+             is used up, whatever the file system has free"
+        );
         assert!(message(Errno::NOSPC, u64::MAX).starts_with("not enough space in /tmp"));
         assert!(message(Errno::NOSPC, 0).contains("inodes"));
     }

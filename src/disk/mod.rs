@@ -16,5 +16,5 @@ pub mod space;
 pub mod throwaway;
 pub mod usage;
 
-pub use errors::write_error;
+pub use errors::{quota, write_error};
 pub use info::{FileInfo, FileKind};

@@ -16,6 +16,7 @@ use super::ranges::RangeSet;
 use super::watch::Watch;
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
+use crate::disk::quota;
 use crate::disk::space::space;
 use crate::error::{Error, Result};
 use crate::model::{Digest, Validator};
@@ -242,9 +243,13 @@ pub(super) fn write_error(operation: &'static str, path: &Path, size: u64, error
     }
     let held = std::fs::symlink_metadata(path).map_or(0, |found| found.blocks().saturating_mul(512));
     let folder = path.parent().unwrap_or(path);
+    let needed = size.saturating_sub(held).max(1);
+    if error.kind() == io::ErrorKind::QuotaExceeded {
+        return quota(folder.to_owned(), needed);
+    }
     Error::NoSpace {
         path: folder.to_owned(),
-        needed: size.saturating_sub(held).max(1),
+        needed,
         available: space(folder).map_or(0, |space| space.available),
         advice: None,
     }

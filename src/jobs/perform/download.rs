@@ -74,9 +74,9 @@ impl Performer {
                 // The server of the bytes; the next try asks the hub where they lie.
                 Error::Refused { .. } if found.plan.is_some() && fruitless < REFUSALS => pause,
                 Error::RateLimited { retry_after, .. } => retry_after.unwrap_or(pause).max(pause),
-                Error::NoSpace { path, needed, available, .. } => {
+                Error::NoSpace { path, needed, available, advice: limit } => {
                     let shortage = found.shortage.unwrap_or(Shortage { path, needed, free: available, claimed: 0 });
-                    self.wait_for_room(shortage, found.plan, &mut advice, run).await?;
+                    self.wait_for_room(shortage, limit, found.plan, &mut advice, run).await?;
                     continue;
                 }
                 Error::Locked { .. } => {
@@ -121,13 +121,17 @@ impl Performer {
     async fn wait_for_room(
         &self,
         mut shortage: Shortage,
+        limit: Option<String>,
         plan: Option<DownloadPlan>,
         advice: &mut Advice,
         run: &Run,
     ) -> Result<()> {
         run.slot.leave();
         loop {
-            let line = self.advice(shortage, advice, run).await?;
+            let mut line = self.advice(shortage, advice, run).await?;
+            if let Some(limit) = &limit {
+                line = format!("{line}; {limit}");
+            }
             self.wait(line, run).await?;
             let mut missing = None;
             let still = match &plan {
@@ -167,14 +171,15 @@ impl Performer {
 
     /// A shortage with what would make room, for somebody who does not wait.
     async fn with_way_out(&self, error: Error, shortage: Option<Shortage>, run: &Run) -> Error {
-        let Error::NoSpace { path, needed, available, .. } = error else { return error };
+        let Error::NoSpace { path, needed, available, advice: known } = error else { return error };
         let short = shortage.unwrap_or(Shortage { path: path.clone(), needed, free: available, claimed: 0 });
         let (inventory, place, cancel) = (self.inventory.clone(), path.clone(), run.cancel.clone());
         let advice = match blocking(move || inventory.idle_models(&place, &cancel)).await {
             Ok(idle) if short.missing() > 0 => Some(short.advice(&idle)),
             _ => None,
         };
-        Error::NoSpace { path, needed, available, advice }
+        // Whoever met the limit knows best which one it is.
+        Error::NoSpace { path, needed, available, advice: known.or(advice) }
     }
 
     /// What is missing, and which models would make room. The stores are looked through once in a while, not at every look

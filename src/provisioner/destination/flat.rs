@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest, partials};
+use super::{Place, has_digest, partials, unrecorded};
 use crate::disk::{publish, regular, safe};
 use crate::error::{Error, Result};
 use crate::format::LookAlike;
@@ -264,7 +264,7 @@ impl Destination for FlatDestination {
             refuse_page(file, &staging.partial)?;
         }
         publish::publish(&staging.partial, &target)?;
-        self.note(file)?;
+        self.note(file).map_err(unrecorded)?;
         discard_partials_of(std::slice::from_ref(&target));
         Ok(target)
     }
@@ -281,11 +281,11 @@ impl Destination for FlatDestination {
             files.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|((file, _), _)| *file).collect();
         let mut noted = self.note_beside(&there).into_iter();
         for result in results.iter_mut().filter(|result| result.is_ok()) {
-            *result = noted.next().unwrap_or(Ok(()));
+            *result = noted.next().unwrap_or(Ok(())).map_err(unrecorded);
         }
         let recorded = self.record_later(&there);
         if let (Err(error), Some(result)) = (recorded, results.iter_mut().find(|result| result.is_ok())) {
-            *result = Err(error);
+            *result = Err(unrecorded(error));
         }
         discard_partials_of(&targets);
         results.into_iter().zip(targets).map(|(result, target)| result.map(|()| target)).collect()
@@ -303,7 +303,7 @@ impl Destination for FlatDestination {
             }
             sidecar::write_tree(&self.folder, &self.commit, &self.listing)
         });
-        self.note_present(written.into_iter().collect())
+        self.note_present(written.into_iter().collect()).map_err(unrecorded)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest, partials};
+use super::{Place, has_digest, partials, unrecorded};
 use crate::disk::lock::FileLock;
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath, StoreKind};
@@ -259,7 +259,7 @@ impl Destination for HfDestination {
                 tracing::warn!("{error}; what is there is whole all the same");
                 Ok(())
             }
-            other => other,
+            other => other.map_err(unrecorded),
         }
     }
 }

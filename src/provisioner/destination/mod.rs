@@ -4,17 +4,35 @@ mod flat;
 mod hf;
 mod partials;
 
+use std::io;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Result;
+use crate::error::{Error, Result, io_reason};
 use crate::model::{Digest, ModelId, RemoteFile, StoreKind};
 use crate::store::verify::{self, Depth, Expected};
 use crate::transfer::Destination;
 
 pub(super) use flat::{FlatDestination, discard_partials_of, vouched};
 pub(super) use hf::HfDestination;
+
+/// The error of a note about files that are published: they stay, and the next run writes the note.
+fn unrecorded(error: Error) -> Error {
+    let words =
+        "the files are there, whole and right; only the note of them is missing, which the same download writes";
+    match error {
+        Error::NoSpace { path, needed, available, advice } => {
+            let advice = advice.map_or_else(|| words.to_owned(), |advice| format!("{advice}; {words}"));
+            Error::NoSpace { path, needed, available, advice: Some(advice) }
+        }
+        Error::Io { operation, path, source } => {
+            let reason = format!("{}; {words}", io_reason(&source));
+            Error::Io { operation, path, source: io::Error::new(source.kind(), reason) }
+        }
+        other => other,
+    }
+}
 
 /// A destination of this module.
 pub(super) trait Place: Destination {
