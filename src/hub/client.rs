@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::http::Http;
 use super::{Address, Listing, Repository, SearchHit, SearchQuery, Token, body, listing, search};
@@ -70,7 +71,7 @@ impl HubClient {
     /// # Errors
     /// By what the user can do: not found, sign in, gated, rate-limited, offline, unreachable, bad answer.
     pub async fn repository(&self, id: &str, revision: Option<&str>) -> Result<Repository> {
-        listing::repository(&self.http, id, revision).await
+        listing::repository(&self.http, id, revision).await.map_err(|error| self.http.masked(error))
     }
 
     /// The complete listing of `repository` at its commit.
@@ -78,7 +79,7 @@ impl HubClient {
     /// # Errors
     /// As [`Self::repository`].
     pub async fn listing(&self, repository: &Repository) -> Result<Listing> {
-        listing::listing(&self.http, repository).await
+        listing::listing(&self.http, repository).await.map_err(|error| self.http.masked(error))
     }
 
     /// Opens the bytes `range` of `file` at `commit`. Redirects are followed (the token never leaves the endpoint's
@@ -98,7 +99,7 @@ impl HubClient {
         range: Range<u64>,
         validator: Option<&Validator>,
     ) -> Result<Body> {
-        body::open(&self.http, repository, commit, file, range, validator, None).await
+        self.masked(body::open(&self.http, repository, commit, file, range, validator, None).await)
     }
 
     /// [`Self::open`] for one of several parts of a file that share what is known of where its bytes lie. An answer with
@@ -115,7 +116,14 @@ impl HubClient {
         validator: Option<&Validator>,
         address: &Address,
     ) -> Result<Body> {
-        body::open(&self.http, repository, commit, file, range, validator, Some(address)).await
+        self.masked(body::open(&self.http, repository, commit, file, range, validator, Some(address)).await)
+    }
+
+    fn masked(&self, body: Result<Body>) -> Result<Body> {
+        let mut body = body.map_err(|error| self.http.masked(error))?;
+        let http = Arc::clone(&self.http);
+        body.stream = body.stream.map_err(move |error| http.masked(error)).boxed();
+        Ok(body)
     }
 
     /// Models whose id has every word of the query, most downloaded first.
@@ -123,7 +131,8 @@ impl HubClient {
     /// # Errors
     /// As [`Self::repository`].
     pub async fn search(&self, query: &SearchQuery) -> Result<Vec<SearchHit>> {
-        Ok(search::search(&self.http, query, false).await?.into_iter().map(|(hit, _)| hit).collect())
+        let found = search::search(&self.http, query, false).await.map_err(|error| self.http.masked(error))?;
+        Ok(found.into_iter().map(|(hit, _)| hit).collect())
     }
 
     /// As [`Self::search`], with the paths of each hit's files; paths that are not safe are left out.
@@ -131,6 +140,6 @@ impl HubClient {
     /// # Errors
     /// As [`Self::repository`].
     pub async fn search_with_files(&self, query: &SearchQuery) -> Result<Vec<(SearchHit, Vec<RepoPath>)>> {
-        search::search(&self.http, query, true).await
+        search::search(&self.http, query, true).await.map_err(|error| self.http.masked(error))
     }
 }

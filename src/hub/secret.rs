@@ -53,6 +53,27 @@ pub(super) fn hidden(text: &str, token: Option<&Token>, credentials: Option<&(St
     shown
 }
 
+/// `text` without the secrets of this client, in capitals or not; everything else stays. For what is made of parts of an
+/// answer: identifiers, checksums, addresses, values of headers.
+pub(super) fn without_own(text: &str, token: Option<&Token>, credentials: Option<&(String, String)>) -> String {
+    let mut text = text.to_owned();
+    let own = token.map(Token::secret).into_iter().chain(credentials.map(|(_, password)| password.as_str()));
+    for secret in own.filter(|secret| secret.len() >= SHORTEST && secret.is_ascii()) {
+        // Only ASCII changes its case here, so that places stay.
+        let (lower, secret) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
+        let mut shown = String::with_capacity(text.len());
+        let mut from = 0;
+        for (at, found) in lower.match_indices(&secret) {
+            shown.push_str(&text[from..at]);
+            shown.push_str(HIDDEN);
+            from = at + found.len();
+        }
+        shown.push_str(&text[from..]);
+        text = shown;
+    }
+    text
+}
+
 /// What an address, a parameter or a token can be made of.
 fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || "-._~:/?#@!$&*+=%|\\".contains(c)
@@ -115,6 +136,22 @@ fn token_in(word: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ones_own_secrets_are_hidden_wherever_they_stand() {
+        let token = Token::new("Abc/4567").unwrap();
+        let credentials = ("user".to_owned(), "passw0rd".to_owned());
+        for (text, expected) in [
+            ("its id is 'abc/4567'", "its id is '[hidden]'"),
+            ("http://h/ABC/4567/x?q=Abc/4567Abc/4567", "http://h/[hidden]/x?q=[hidden][hidden]"),
+            ("\u{130}passw0rd\u{130}", "\u{130}[hidden]\u{130}"),
+            ("http://h/x?a=b&sig=c", "http://h/x?a=b&sig=c"),
+        ] {
+            assert_eq!(without_own(text, Some(&token), Some(&credentials)), expected);
+        }
+        assert_eq!(without_own("short", Token::new("short").as_ref(), None), "short");
+        assert_eq!(without_own("x", Token::new("[hidden]").as_ref(), None), "x");
+    }
 
     #[test]
     fn what_is_secret_is_not_repeated() {
