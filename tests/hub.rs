@@ -437,7 +437,7 @@ async fn tries_end_and_name_the_cause() {
     hub.fault(Fault::on("/api/", What::status(503)).always());
     let error = expect_err(hub.client().repository(REPOSITORY, None).await);
     assert!(matches!(&error, Error::Unreachable { reason, .. } if reason.contains("503")), "{error}");
-    assert_eq!(hub.count("/api/"), 6);
+    assert_eq!(hub.count("/api/"), 7);
 }
 
 #[tokio::test]
@@ -508,6 +508,26 @@ async fn an_answer_that_no_hub_gives_is_asked_for_again() {
         hub.fault(Fault::on("/api/", what.clone()));
         let repository = client.repository(REPOSITORY, None).await;
         assert!(repository.is_ok(), "{what:?}: {repository:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_token_is_hidden_wherever_a_server_puts_it() {
+    let (hub, _) = hub().await;
+    let token = "Tok/4567";
+    let client = hub.client_with(Some(token));
+    let sha = "a".repeat(40);
+    for what in [
+        What::json(&format!("{{\"id\":\"../{token}\",\"sha\":\"{sha}\"}}")),
+        What::json(&format!("{{\"id\":\"acme/tiny\",\"sha\":\"{token}\"}}")),
+        What::Header("content-encoding", Some(token.to_owned())),
+        What::Redirect(302, format!("/api/{token}")),
+    ] {
+        hub.clear_faults();
+        hub.fault(Fault::on("/api/", what.clone()).always());
+        let error = expect_err(client.repository(REPOSITORY, None).await);
+        let text = format!("{error} {error:?}").to_ascii_lowercase();
+        assert!(!text.contains("tok/4567"), "{what:?}: {text}");
     }
 }
 

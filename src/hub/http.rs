@@ -33,13 +33,14 @@ const LARGEST_ANSWER: usize = 32 << 20;
 /// repository, which comes before a download, than for what a person looks at.
 const TRIES: u32 = 4;
 const TRYING: Duration = Duration::from_secs(10);
-const TRIES_FOR_A_REPOSITORY: u32 = 6;
+const TRIES_FOR_A_REPOSITORY: u32 = 7;
 const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
 /// So often an answer that no hub gives is asked for, with short pauses: a proxy may have stumbled, or the address is wrong.
 const STRANGE_TRIES: u32 = 3;
 const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 5;
-/// Until the headers of an answer about a repository are there, once: a server that lost a request answers the next one.
-const FIRST_HEADERS: Duration = Duration::from_secs(8);
+/// Until the headers of an answer about a repository are there, twice: a server that lost a request answers the next one.
+const FIRST_HEADERS: Duration = Duration::from_secs(5);
+const FIRST_WAITS: u32 = 2;
 
 /// What failed, and whether the same call may succeed in a moment.
 #[derive(Debug)]
@@ -132,6 +133,25 @@ impl Http {
     /// Text of a server without what is secret in it.
     pub(super) fn without_secrets(&self, text: &str) -> String {
         secret::hidden(text, self.token.as_ref(), self.credentials.as_ref())
+    }
+
+    /// An error that leaves this module: a server may have put what it was sent into anything that a message repeats.
+    pub(super) fn masked(&self, mut error: Error) -> Error {
+        let hide = |text: &mut String| {
+            *text = secret::without_own(text, self.token.as_ref(), self.credentials.as_ref());
+        };
+        match &mut error {
+            Error::BadAnswer { url, reason }
+            | Error::Unreachable { url, reason }
+            | Error::Refused { url, reason, .. } => {
+                hide(url);
+                hide(reason);
+            }
+            Error::RateLimited { endpoint, .. } => hide(endpoint),
+            Error::SignIn { reason, .. } => hide(reason),
+            _ => {}
+        }
+        error
     }
 
     async fn client_for(&self, url: &Url) -> Result<Client, Failed> {
@@ -232,27 +252,30 @@ impl Http {
     /// An API call: JSON, tried again a few times when that may help. Gives the answer's address and headers too.
     pub(super) async fn json<T: DeserializeOwned>(&self, url: &Url, asked: &Asked<'_>) -> Result<(T, Url, HeaderMap)> {
         let started = Instant::now();
-        let mut tries = 1;
+        let (mut tries, mut strange, mut waits) = (1, 0, 0);
         let trying = if asked.repository.is_some() { TRYING_A_REPOSITORY } else { TRYING };
         loop {
-            let quick = asked.repository.is_some() && started.elapsed() < FIRST_HEADERS;
+            let quick = asked.repository.is_some() && waits < FIRST_WAITS;
             let within = if quick { FIRST_HEADERS } else { HEADERS };
+            let begun = Instant::now();
             let failed = match self.json_once(url.clone(), asked, within).await {
                 Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
+            waits += u32::from(begun.elapsed() >= within);
+            let is_strange = matches!(failed.error, Error::BadAnswer { .. });
+            strange += u32::from(is_strange);
             let wait = match &failed.error {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
                 Error::BadAnswer { .. } => pause(1),
-                _ => pause(tries),
+                _ => pause(tries.min(3)),
             };
-            let most = match (matches!(failed.error, Error::BadAnswer { .. }), asked.repository.is_some()) {
-                (true, true) => STRANGE_TRIES_FOR_A_REPOSITORY,
-                (true, false) => STRANGE_TRIES,
-                (false, true) => TRIES_FOR_A_REPOSITORY,
-                (false, false) => TRIES,
+            let (most, most_strange) = match asked.repository {
+                Some(_) => (TRIES_FOR_A_REPOSITORY, STRANGE_TRIES_FOR_A_REPOSITORY),
+                None => (TRIES, STRANGE_TRIES),
             };
-            if !failed.again || tries >= most || started.elapsed() + wait > trying {
+            let is_last = tries >= most || is_strange && strange >= most_strange;
+            if !failed.again || is_last || started.elapsed() + wait > trying {
                 return Err(failed.error);
             }
             tracing::debug!(url = address::shown(url), "trying again: {}", failed.error);

@@ -58,8 +58,12 @@ const STRANGE_AMID: u32 = 120;
 /// Whether trying again may help. An answer that is no hub's, or a refusal by the server of the bytes, means a proxy or a
 /// server that stumbled, a signed address whose time was up, or a wrong address: it is tried again a number of times that
 /// grows with what speaks for the address.
-pub(super) fn worth_another_try(error: &Error, budget: &Budget) -> bool {
-    let within = |most: u32| budget.failures < most;
+pub(super) fn worth_another_try(error: &Error, budget: &mut Budget) -> bool {
+    // Only those that follow each other say something of the address: a server that fails in many ways is a bad server.
+    let before =
+        if matches!(error, Error::Unreachable { .. } | Error::RateLimited { .. }) { 0 } else { budget.refusals + 1 };
+    let refusals = std::mem::replace(&mut budget.refusals, before);
+    let within = |most: u32| refusals < most;
     match error {
         Error::Unreachable { .. } | Error::RateLimited { .. } => true,
         Error::BadAnswer { .. } if budget.own_bytes => within(STRANGE_AMID),
@@ -83,11 +87,13 @@ pub(super) struct Budget {
     /// Whether bytes of this very file came.
     own_bytes: bool,
     failures: u32,
+    /// Refusals and strange answers in a row.
+    refusals: u32,
 }
 
 impl Budget {
     pub(super) fn new(first_byte: Option<Duration>, patience: Option<Duration>, now: Instant) -> Self {
-        Self { first_byte, patience, since: now, bytes_arrived: false, own_bytes: false, failures: 0 }
+        Self { first_byte, patience, since: now, bytes_arrived: false, own_bytes: false, failures: 0, refusals: 0 }
     }
 
     /// Starts the clock again without progress: the next file begins, or something that was no failure took time.
@@ -106,6 +112,7 @@ impl Budget {
         self.bytes_arrived = true;
         self.own_bytes = true;
         self.failures = 0;
+        self.refusals = 0;
     }
 
     /// What is left of it; `None` is without end.
@@ -201,7 +208,7 @@ mod tests {
         let tries = |error: &Error, mut budget: Budget| {
             (0..1000)
                 .take_while(|_| {
-                    worth_another_try(error, &budget)
+                    worth_another_try(error, &mut budget)
                         && budget.failed(&RetryPolicy::default(), None, 0.0, now).is_some()
                 })
                 .count()
