@@ -189,7 +189,7 @@ fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64)
 }
 
 /// Opens a staging name for reading and writing, as it is; what is no file is not waited for.
-pub(super) fn open(path: &Path) -> Result<File> {
+fn open(path: &Path) -> Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

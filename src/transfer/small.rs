@@ -3,7 +3,8 @@
 //! A file of the size that a connection brings in one go needs no journal: after a crash it is fetched again. What is
 //! under its final name is whole, compared and synced as every other file is.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -17,7 +18,7 @@ use super::batch::{Batch, Coming, Staged};
 use super::engine::Run;
 use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
-use super::partial::{open, write_error};
+use super::partial::write_error;
 use super::receive::now;
 use super::retry::{Budget, random, worth_another_try};
 use super::{Destination, Staging, TransferEvent};
@@ -274,21 +275,45 @@ async fn put(
     batch.add(run, Staged { file: file.clone(), staging: staging.clone(), written, lock }, coming).await
 }
 
+/// Under a file of its own, whatever has the name: where locks do not reach (some network file systems) another process may
+/// be writing the one that is there, and would go on after it was published.
 fn write(staging: &Staging, bytes: &[u8]) -> Result<(u64, u64)> {
     let path = &staging.partial;
-    let mut file = open(path)?;
-    let mut found = file.metadata().map_err(Error::io("read", path))?;
-    if found.is_file() && found.nlink() > 1 {
-        remove_if_there(path)?;
-        file = open(path)?;
-        found = file.metadata().map_err(Error::io("read", path))?;
-    }
-    if !found.is_file() {
-        let reason = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file");
-        return Err(Error::io("write", path)(reason));
-    }
-    file.set_len(0)
-        .and_then(|()| file.write_all(bytes))
-        .map_err(|error| write_error("write", path, bytes.len() as u64, error))?;
+    let create = || File::options().write(true).create_new(true).open(path);
+    let created = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !path.symlink_metadata().is_ok_and(|found| found.is_file()) {
+                let reason = io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+                return Err(Error::io("write", path)(reason));
+            }
+            remove_if_there(path)?;
+            create()
+        }
+        created => created,
+    };
+    let mut file = created.map_err(|error| write_error("create", path, bytes.len() as u64, error))?;
+    file.write_all(bytes).map_err(|error| write_error("write", path, bytes.len() as u64, error))?;
+    let found = file.metadata().map_err(Error::io("read", path))?;
     Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_writes_under_the_same_name_is_another_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let staging =
+            Staging { partial: scratch.path().join("x.llorch"), journal: scratch.path().join("x.llorch.json") };
+        let first = write(&staging, b"whole").unwrap();
+        let theirs = File::options().write(true).open(&staging.partial).unwrap();
+        let second = write(&staging, b"whole").unwrap();
+        assert_ne!(first, second, "who was first sees that it was replaced");
+        theirs.set_len(0).unwrap();
+        assert_eq!(std::fs::read(&staging.partial).unwrap(), b"whole");
+        std::fs::remove_file(&staging.partial).unwrap();
+        std::fs::create_dir(&staging.partial).unwrap();
+        write(&staging, b"whole").unwrap_err();
+    }
 }
