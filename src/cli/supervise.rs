@@ -26,7 +26,7 @@ enum End {
 pub(super) fn run(program: &[OsString]) -> Result<Exit, Stop> {
     let [name, arguments @ ..] = program else { return Err(Stop::Usage("supervise what?".to_owned())) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-    let end = runtime.block_on(async {
+    let end: Result<End, Stop> = runtime.block_on(async {
         // The program decides what it does about these; this stays to tell how it ended.
         let _held = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let mut child = Command::new(name).args(arguments).stdin(Stdio::null()).spawn().map_err(cannot)?;
@@ -46,14 +46,10 @@ pub(super) fn run(program: &[OsString]) -> Result<Exit, Stop> {
                 let _ = tell.blocking_send(End::Program(child.wait()));
             })
             .map_err(cannot)?;
-        Ok::<_, Stop>(told.recv().await.unwrap_or(End::Starter))
+        Ok(told.recv().await.unwrap_or(End::Starter))
     });
-    let end = match end {
-        Ok(end) => end,
-        Err(stop) => return Err(stop),
-    };
     runtime.shutdown_background();
-    match end {
+    match end? {
         End::Starter => {
             // This process is one of the group.
             let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);

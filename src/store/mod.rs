@@ -263,4 +263,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::ModelNotFound`] when there is no such row.
     fn expected(&self, target: &Target) -> Result<Vec<verify::Expected>>;
+
+    /// [`Self::expected`] of several, in their order; what they have in common is read once.
+    fn expected_of_each(&self, targets: &[Target]) -> Vec<Result<Vec<verify::Expected>>> {
+        targets.iter().map(|target| self.expected(target)).collect()
+    }
 }

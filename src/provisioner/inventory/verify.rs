@@ -1,6 +1,6 @@
 //! Checking rows of any store, and remembering what was found.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
@@ -12,6 +12,9 @@ use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verificati
 use crate::store::remembered::Remembered;
 use crate::store::verify::{self, Depth, Event, Options, Progress, Task};
 use crate::store::{Part, Target};
+
+/// Rows of a store that are asked for together; between two lots it can be cancelled.
+const TOGETHER: usize = 256;
 
 impl Inventory {
     /// Remembers good results, and shows in every row what is remembered of it.
@@ -67,11 +70,8 @@ impl Inventory {
         let mut tasks: Vec<Task> = Vec::with_capacity(targets.len());
         let mut of_task: Vec<usize> = Vec::with_capacity(targets.len());
         let mut results: Vec<Option<Verification>> = targets.iter().map(|_| None).collect();
-        for (index, target) in targets.iter().enumerate() {
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            match self.task(target) {
+        for (index, (target, task)) in targets.iter().zip(self.tasks(targets, cancel)?).enumerate() {
+            match task {
                 Ok(task) => {
                     tasks.push(task);
                     of_task.push(index);
@@ -114,11 +114,29 @@ impl Inventory {
         Ok(results.into_iter().flatten().collect())
     }
 
-    fn task(&self, target: &PlanTarget) -> Result<Task> {
-        let store = self.store(&target.model)?;
-        let files = store.expected(&Target { id: target.model.id.clone(), part: target.part.clone() })?;
-        let whole = !matches!(target.part, Part::Files(_));
-        Ok(Task { model: target.model.clone(), root: store.root().to_owned(), files, whole })
+    /// What is to be checked of each target, in their order. Those of one store are asked for together.
+    fn tasks(&self, targets: &[PlanTarget], cancel: &CancellationToken) -> Result<Vec<Result<Task>>> {
+        let mut of_store: BTreeMap<(StoreKind, &Path), Vec<usize>> = BTreeMap::new();
+        for (index, target) in targets.iter().enumerate() {
+            of_store.entry((target.model.store, &target.model.store_path)).or_default().push(index);
+        }
+        let mut tasks: BTreeMap<usize, Result<Task>> = BTreeMap::new();
+        for indices in of_store.values().flat_map(|indices| indices.chunks(TOGETHER)) {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let Some(store) = indices.first().and_then(|first| targets.get(*first)) else { continue };
+            let store = self.store(&store.model)?;
+            let chosen: Vec<&PlanTarget> = indices.iter().filter_map(|index| targets.get(*index)).collect();
+            let wanted: Vec<Target> =
+                chosen.iter().map(|target| Target { id: target.model.id.clone(), part: target.part.clone() }).collect();
+            for ((index, target), files) in indices.iter().zip(chosen).zip(store.expected_of_each(&wanted)) {
+                let whole = !matches!(target.part, Part::Files(_));
+                let task = |files| Task { model: target.model.clone(), root: store.root().to_owned(), files, whole };
+                tasks.insert(*index, files.map(task));
+            }
+        }
+        Ok(tasks.into_values().collect())
     }
 
     /// Notes that a download has published these files with these digests, in the row with them. It reads no content.

@@ -123,8 +123,11 @@ impl FlatStore {
     /// # Errors
     /// [`Error::ModelNotFound`] when there is no such row; [`Error::Io`] when its folder cannot be read.
     pub fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
-        let base = self.base(&target.id)?;
-        let folder = match self.found(&base, &target.id)? {
+        self.expected_below(&self.base(&target.id)?, target)
+    }
+
+    fn expected_below(&self, base: &Base, target: &Target) -> Result<Vec<Expected>> {
+        let folder = match self.found(base, &target.id)? {
             Found::Model(folder) => folder,
             Found::Link(entry) => {
                 return Ok(vec![Expected {
@@ -373,6 +376,13 @@ impl Store for FlatStore {
 
     fn expected(&self, target: &Target) -> Result<Vec<Expected>> {
         Self::expected(self, target)
+    }
+
+    fn expected_of_each(&self, targets: &[Target]) -> Vec<Result<Vec<Expected>>> {
+        match Base::open(&self.root) {
+            Ok(Some(base)) => targets.iter().map(|target| self.expected_below(&base, target)).collect(),
+            _ => targets.iter().map(|target| self.expected(target)).collect(),
+        }
     }
 }
 
