@@ -43,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
                 println!("{name}: {file} {bytes} of {total} over {connections} connections");
             }
             TransferEvent::Retrying { file, attempt, after, error } => {
-                println!("{name}: {file}: {error}; try {attempt} in {:.1} s", after.as_secs_f64());
+                println!("{name}: {file}: {error}; retry {attempt} in {:.1} s", after.as_secs_f64());
             }
             TransferEvent::Waiting { file, why } => println!("{name}: {file} waits: {why}"),
             TransferEvent::Verifying { file } => println!("{name}: {file} is compared with its checksum"),

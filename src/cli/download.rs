@@ -129,7 +129,7 @@ impl Watch {
             JobEventKind::Output { line } => self.note(line),
             JobEventKind::Waiting { error, .. } => self.note(&format!("waiting: {error}")),
             JobEventKind::Retrying { error, after_s, attempt, .. } => {
-                let attempt = attempt.map_or_else(String::new, |attempt| format!(" (try {attempt})"));
+                let attempt = attempt.map_or_else(String::new, |attempt| format!(" (retry {attempt})"));
                 self.note(&format!("{error}; trying again in {after_s} s{attempt}"));
             }
             _ => {}

@@ -98,7 +98,7 @@ pub enum JobEventKind {
         error: String,
         /// Seconds until the next try.
         after_s: u64,
-        /// Which try comes next, from 1; progress begins the count anew.
+        /// Which retry comes next, from 1; progress begins the count anew.
         attempt: Option<u32>,
         /// When it comes; the worker notes it when the event is told.
         until: Option<Timestamp>,

@@ -527,6 +527,9 @@ mod tests {
         bench.jobs.control(b, Control::Cancel).unwrap();
         bench.until_state(b, Cancelled).await;
         bench.jobs.control(c, Control::Discard).unwrap();
+        bench.until_state(c, Cancelled).await;
+        let told = bench.seen.job(c).map(|job| (job.bytes, job.total));
+        assert_eq!(told, Some((0, Some(0))), "nothing of it is said to stay");
         bench.until("its partial is gone where it belongs", |seen| seen.job(c).is_none()).await;
         let theirs = folder.path().join("theirs");
         assert_eq!(bench.log(), ["run d".to_owned(), format!("discard c in {}", theirs.display())]);

@@ -76,7 +76,7 @@ pub struct JobStatus {
     pub state: JobState,
     /// Why it waits, retries or failed.
     pub why: Option<String>,
-    /// Which try comes next; only while it retries.
+    /// Which retry comes next, from 1; only while it retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
     /// When it tries again; only while it retries.

@@ -349,7 +349,7 @@ impl Worker {
     /// The only place where the queue changes: the event is numbered, folded in and told.
     fn emit(&self, state: &mut State, job: JobId, mut kind: JobEventKind) {
         if let JobEventKind::Retrying { after_s, until: until @ None, .. } = &mut kind {
-            let after = i64::try_from(*after_s).map(SignedDuration::from_secs).unwrap_or(SignedDuration::ZERO);
+            let after = i64::try_from(*after_s).map_or(SignedDuration::ZERO, SignedDuration::from_secs);
             *until = Timestamp::now().checked_add(after).ok();
         }
         let lasting = !matches!(
@@ -539,7 +539,8 @@ impl Worker {
             .filter(|file| !file.finished)
             .map(|file| none(Some(file.file.clone()), file.total))
             .collect();
-        events.extend(job.total.map(|total| none(None, total)));
+        // Of one that belongs elsewhere not even the size is known here.
+        events.push(none(None, job.total.unwrap_or(0)));
         for event in events {
             self.emit(state, id, event);
         }
@@ -556,6 +557,7 @@ impl Worker {
     /// Removes the partial of a job that does not run. One that has ended leaves the list with it.
     fn discard(&self, state: &mut State, id: JobId, spec: JobSpec) {
         if state.snapshot.job(id).is_some_and(|job| !job.state.has_ended()) {
+            self.forget_progress(state, id);
             self.emit(state, id, JobEventKind::Cancelled);
         }
         let cancel = self.root.child_token();

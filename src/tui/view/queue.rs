@@ -158,7 +158,7 @@ pub(super) fn waits(state: &State, job: &JobStatus) -> Option<String> {
 /// When the job tries again, and which try that is.
 pub(super) fn next_try(state: &State, job: &JobStatus) -> Option<String> {
     let at = clock(job.until?, state.wall, state.facts.zone.as_ref());
-    Some(job.attempt.map_or_else(|| format!("again {at}"), |attempt| format!("try {attempt} {at}")))
+    Some(job.attempt.map_or_else(|| format!("again {at}"), |attempt| format!("retry {attempt} {at}")))
 }
 
 fn percent(job: &JobStatus) -> Option<u8> {
