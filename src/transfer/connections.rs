@@ -247,7 +247,7 @@ impl State {
 
     /// Forgets a server of which nothing is to be remembered.
     fn forget(&mut self, name: &Arc<str>) {
-        if self.origins.get_mut(name).is_some_and(|origin| origin.is_idle()) {
+        if self.origins.get_mut(name).is_some_and(Origin::is_idle) {
             self.origins.remove(name);
         }
     }
