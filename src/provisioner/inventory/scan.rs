@@ -38,10 +38,8 @@ impl Inventory {
                 sink(ScanEvent::Row(Box::new(row)));
             };
             let missed = Arc::new(AtomicBool::new(false));
-            let glanced = match store.at_a_glance(&missed).filter(|_| glance_first) {
-                Some(glance) => Some(glance.scan(&mut give, cancel)),
-                None => None,
-            };
+            let glance = store.at_a_glance(&missed).filter(|_| glance_first);
+            let glanced = glance.map(|glance| glance.scan(&mut give, cancel));
             let mut summary = match glanced.filter(|_| !missed.load(Ordering::Relaxed)) {
                 Some(all) => all,
                 None => store.scan(&mut give, cancel),
