@@ -201,19 +201,24 @@ async fn complete(
             run.blocking(move || kept.remove()).await?;
             return Err(error);
         }
-        again = true;
+        let doubtful;
+        (doubtful, partial) = run
+            .blocking(move || {
+                let doubtful = kept.forget_doubtful()?;
+                if !doubtful {
+                    kept.reset()?;
+                }
+                Ok((doubtful, kept))
+            })
+            .await?;
+        again = !doubtful;
+        let what = if doubtful { "what a crash may have damaged" } else { "it again from the start" };
         run.tell(TransferEvent::Retrying {
             file: file.path.clone(),
             attempt: 1,
             after: Duration::ZERO,
-            error: format!("wrong checksum: expected {expected}, got {actual}; fetching it again from the start"),
+            error: format!("wrong checksum: expected {expected}, got {actual}; fetching {what}"),
         });
-        partial = run
-            .blocking(move || {
-                kept.reset()?;
-                Ok(kept)
-            })
-            .await?;
         run.with_budget(&budget, |budget| budget.restart_clock(now()));
     }
 }

@@ -6,6 +6,10 @@
 //! an older record claims less than is there, never more; and a reset, after which bytes are overwritten, first
 //! takes back the claims of both slots.
 //!
+//! Beside what is synced a record may name what is only written. The kernel keeps that when a process is killed, but not
+//! when the host goes down: it counts as long as the host has not started anew, and only where a checksum of the whole
+//! will decide. So a killed transfer loses next to nothing, and still the disk is seldom waited for.
+//!
 //! The file is also the lock, so it is never replaced, only rewritten in place.
 
 use std::fs::File;
@@ -77,6 +81,34 @@ struct Record {
     validator: Option<Validator>,
     /// `[start, end]` of bytes that are synced, end exclusive.
     ranges: Vec<[u64; 2]>,
+    /// What is written, synced or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    written: Option<Written>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Written {
+    /// The start of the host that it was written in, [`boot_id`].
+    boot: String,
+    /// As [`Record::ranges`].
+    ranges: Vec<[u64; 2]>,
+}
+
+impl Written {
+    fn new(boot: &str, ranges: &RangeSet) -> Self {
+        let mut kept = ranges.clone();
+        kept.keep_first(MAX_RANGES);
+        Self { boot: boot.to_owned(), ranges: kept.pairs().collect() }
+    }
+}
+
+/// What a journal says of the bytes of its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    /// They outlast everything.
+    pub(super) synced: RangeSet,
+    /// These are there too, but may not be on the disk yet. Contains `synced`.
+    pub(super) written: RangeSet,
 }
 
 impl Record {
@@ -92,7 +124,22 @@ impl Record {
             digest: identity.digest,
             validator: None,
             ranges: Vec::new(),
+            written: None,
         }
+    }
+
+    /// What it claims of `identity`, if it can be true; without a checksum only what is synced.
+    fn claims(&self, identity: &Identity, boot: Option<&str>) -> Option<Claims> {
+        let synced = RangeSet::from_pairs(&self.ranges, identity.size)?;
+        let mut written = synced.clone();
+        let lasting =
+            self.written.as_ref().filter(|what| identity.digest.is_some() && Some(what.boot.as_str()) == boot);
+        if let Some(what) = lasting {
+            RangeSet::from_pairs(&what.ranges, identity.size)?
+                .pairs()
+                .for_each(|[start, end]| written.insert(start..end));
+        }
+        Some(Claims { synced, written })
     }
 
     /// Whether its bytes may become a part of `identity`. The same digest makes them the same bytes at any commit;
@@ -141,30 +188,34 @@ pub(super) struct Journal {
     record: Record,
     slot: u64,
     synced: Instant,
+    boot: Option<String>,
 }
 
 impl Journal {
-    /// Reads the journal behind `lock`, or begins a new one: the ranges are empty unless what is there belongs to
+    /// Reads the journal behind `lock`, or begins a new one: it claims nothing unless what is there belongs to
     /// `identity`.
-    pub(super) fn open(lock: FileLock, path: &Path, identity: &Identity) -> Result<(Self, RangeSet)> {
+    pub(super) fn open(lock: FileLock, path: &Path, identity: &Identity) -> Result<(Self, Claims)> {
+        let boot = boot_id();
         let (records, blank) = read(lock.file()).map_err(Error::io("read", path))?;
         let newest = records.iter().flatten().max_by_key(|record| record.sequence);
         let sequence = newest.map_or(0, |record| record.sequence);
         let slot = records.iter().position(|record| record.as_ref() == newest && newest.is_some()).unwrap_or(1);
         let kept = newest
             .filter(|record| record.version == VERSION && record.belongs_to(identity))
-            .and_then(|record| Some((record.validator.clone(), RangeSet::from_pairs(&record.ranges, identity.size)?)));
+            .and_then(|record| Some((record.validator.clone(), record.claims(identity, boot.as_deref())?)));
         let mut journal = Self {
             path: path.to_owned(),
             record: Record::new(identity, sequence),
             slot: slot as u64,
             synced: Instant::now(),
+            boot,
             lock,
         };
-        if let Some((validator, ranges)) = kept {
+        if let Some((validator, claims)) = kept {
             journal.record.validator = validator;
-            journal.commit(&ranges)?;
-            return Ok((journal, ranges));
+            journal.record.ranges = claims.synced.pairs().collect();
+            journal.note(&claims.written)?;
+            return Ok((journal, claims));
         }
         if blank {
             // No former claim can come back, so nothing has to be waited for.
@@ -175,7 +226,7 @@ impl Journal {
         } else {
             journal.reset(&RangeSet::default())?;
         }
-        Ok((journal, RangeSet::default()))
+        Ok((journal, Claims::default()))
     }
 
     /// The path of the file that the journal at `path` is about, read without its lock.
@@ -201,17 +252,24 @@ impl Journal {
 
     /// Writes that `ranges` are on disk. They must be synced, and contain what was written here since the last reset.
     pub(super) fn commit(&mut self, ranges: &RangeSet) -> Result<()> {
-        self.write(ranges)?;
+        self.write(ranges, None)?;
         if self.synced.elapsed() >= SYNC_INTERVAL {
             self.sync()?;
         }
         Ok(())
     }
 
+    /// Writes that `ranges` are written, whether they are synced or not; what is synced is what it was.
+    pub(super) fn note(&mut self, ranges: &RangeSet) -> Result<()> {
+        let synced = RangeSet::from_pairs(&self.record.ranges, self.record.size).unwrap_or_default();
+        let written = self.boot.as_ref().filter(|_| *ranges != synced).map(|boot| Written::new(boot, ranges));
+        self.write(&synced, written)
+    }
+
     /// Takes back every claim beyond `ranges` for good, before bytes are overwritten.
     pub(super) fn reset(&mut self, ranges: &RangeSet) -> Result<()> {
         for _ in 0..2 {
-            self.write(ranges)?;
+            self.write(ranges, None)?;
             self.sync()?;
         }
         Ok(())
@@ -229,15 +287,19 @@ impl Journal {
         remove_if_there(&self.path)
     }
 
-    fn write(&mut self, ranges: &RangeSet) -> Result<()> {
+    fn write(&mut self, ranges: &RangeSet, written: Option<Written>) -> Result<()> {
         let mut kept = ranges.clone();
         kept.keep_first(MAX_RANGES);
         self.record.sequence += 1;
+        self.record.written = written;
         let line = loop {
             self.record.ranges = kept.pairs().collect();
             let line = self.record.line().map_err(Error::io("write", &self.path))?;
             if line.len() as u64 <= SLOT {
                 break line;
+            }
+            if self.record.written.take().is_some() {
+                continue;
             }
             if kept.is_empty() {
                 let reason = io::Error::new(io::ErrorKind::InvalidInput, "the names in it are too long");
@@ -251,6 +313,12 @@ impl Journal {
             .write_all_at(&line, self.slot * SLOT)
             .map_err(|error| write_error("write", &self.path, SLOT, error))
     }
+}
+
+/// What tells one start of this host from the next, where the kernel says it.
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| (16..=64).contains(&id.len()))
 }
 
 /// Both slots, and whether the file is empty.
@@ -292,6 +360,11 @@ mod tests {
     }
 
     fn open(path: &Path, identity: &Identity) -> (Journal, RangeSet) {
+        let (journal, claims) = claimed(path, identity);
+        (journal, claims.synced)
+    }
+
+    fn claimed(path: &Path, identity: &Identity) -> (Journal, Claims) {
         let lock = FileLock::try_exclusive(path).unwrap().unwrap();
         Journal::open(lock, path, identity).unwrap()
     }
@@ -318,6 +391,42 @@ mod tests {
         assert_eq!(journal.validator(), Some(&Validator("v".into())));
         journal.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_only_written_counts_until_the_host_starts_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("j");
+        let (mut journal, _) = open(&path, &identity());
+        journal.commit(&upto(10)).unwrap();
+        journal.note(&upto(15)).unwrap();
+        journal.note(&upto(20)).unwrap();
+        drop(journal);
+        for _ in 0..2 {
+            // Reading it is no claim that it is synced.
+            let (_, claims) = claimed(&path, &identity());
+            assert_eq!(claims, Claims { synced: upto(10), written: upto(20) });
+        }
+        let (mut journal, _) = open(&path, &identity());
+        journal.boot = Some("another start of it".to_owned());
+        journal.note(&upto(20)).unwrap();
+        drop(journal);
+        assert_eq!(claimed(&path, &identity()).1, Claims { synced: upto(10), written: upto(10) });
+
+        let (mut journal, _) = open(&path, &identity());
+        journal.note(&upto(20)).unwrap();
+        journal.reset(&upto(5)).unwrap();
+        drop(journal);
+        assert_eq!(claimed(&path, &identity()).1, Claims { synced: upto(5), written: upto(5) });
+
+        let unverified = Identity { digest: None, ..identity() };
+        let path = folder.path().join("k");
+        let (mut journal, _) = open(&path, &unverified);
+        journal.set_validator(Some(Validator("v".into())));
+        journal.commit(&upto(10)).unwrap();
+        journal.note(&upto(20)).unwrap();
+        drop(journal);
+        assert_eq!(claimed(&path, &unverified).1, Claims { synced: upto(10), written: upto(10) });
     }
 
     #[test]

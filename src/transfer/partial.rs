@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Staging;
 use super::hash::Hasher;
-use super::journal::{Identity, Journal};
+use super::journal::{Claims, Identity, Journal};
 use super::ranges::RangeSet;
 use super::watch::Watch;
 use crate::disk::lock::FileLock;
@@ -28,6 +28,8 @@ pub(super) struct Partial {
     path: PathBuf,
     journal: Journal,
     ranges: RangeSet,
+    /// What of it a killed process had written and not synced: if the host went down after all, other bytes lie there.
+    doubtful: RangeSet,
     size: u64,
     watch: Arc<Watch>,
 }
@@ -36,12 +38,18 @@ impl Partial {
     /// Opens what a former run left for `identity`, or begins anew, and claims room on the disk where that is cheap.
     /// When that fails and nothing was there, nothing stays.
     pub(super) fn open(staging: &Staging, lock: FileLock, identity: &Identity) -> Result<Self> {
-        let (mut journal, mut ranges) = Journal::open(lock, &staging.journal, identity)?;
-        match prepare(&staging.partial, &mut journal, &mut ranges, identity.size) {
-            Ok(file) => {
-                let path = staging.partial.clone();
-                Ok(Self { file: Arc::new(file), path, journal, ranges, size: identity.size, watch: Arc::default() })
-            }
+        let (mut journal, Claims { synced: mut ranges, written }) = Journal::open(lock, &staging.journal, identity)?;
+        let synced = ranges.clone();
+        match prepare(&staging.partial, &mut journal, &mut ranges, written, identity.size) {
+            Ok(file) => Ok(Self {
+                file: Arc::new(file),
+                path: staging.partial.clone(),
+                journal,
+                doubtful: ranges.without(&synced),
+                ranges,
+                size: identity.size,
+                watch: Arc::default(),
+            }),
             Err(error) => {
                 if ranges.is_empty() {
                     remove_if_there(&staging.partial)?;
@@ -115,14 +123,31 @@ impl Partial {
         Ok(())
     }
 
+    /// Notes `ranges` that are written and may not be synced.
+    pub(super) fn note(&mut self, ranges: &RangeSet) -> Result<()> {
+        self.journal.note(ranges)
+    }
+
     /// Makes the journal outlast a power failure.
     pub(super) fn sync_journal(&mut self) -> Result<()> {
         self.journal.sync()
     }
 
+    /// Forgets the bytes that a crash may have damaged, if there are any; gives whether there were.
+    pub(super) fn forget_doubtful(&mut self) -> Result<bool> {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        if doubtful.is_empty() {
+            return Ok(false);
+        }
+        self.ranges = self.ranges.without(&doubtful);
+        self.journal.reset(&self.ranges)?;
+        Ok(true)
+    }
+
     /// Forgets all bytes, the journal first.
     pub(super) fn reset(&mut self) -> Result<()> {
         self.journal.set_validator(None);
+        self.doubtful = RangeSet::default();
         self.ranges = RangeSet::default();
         self.journal.reset(&self.ranges)?;
         cut(&self.file, &self.path, 0)?;
@@ -157,12 +182,18 @@ impl Partial {
 }
 
 /// Opens the file and makes it fit to what the journal says.
-fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64) -> Result<File> {
+fn prepare(
+    path: &Path,
+    journal: &mut Journal,
+    ranges: &mut RangeSet,
+    mut written: RangeSet,
+    size: u64,
+) -> Result<File> {
     let mut file = open(path)?;
     let mut found = file.metadata().map_err(Error::io("read", path))?;
     if found.is_file() && found.nlink() > 1 {
         // What has another name is somebody's: a byte written here would be written there.
-        *ranges = RangeSet::default();
+        (*ranges, written) = (RangeSet::default(), RangeSet::default());
         journal.reset(ranges)?;
         remove_if_there(path)?;
         file = open(path)?;
@@ -180,6 +211,12 @@ fn prepare(path: &Path, journal: &mut Journal, ranges: &mut RangeSet, size: u64)
     if found.len() < ranges.end() {
         ranges.clip(found.len());
         journal.reset(ranges)?;
+    }
+    written.clip(found.len());
+    // What a killed process had only written becomes as good as the rest.
+    if written != *ranges && written.covered() > ranges.covered() && file.sync_data().is_ok() {
+        *ranges = written;
+        journal.commit(ranges)?;
     }
     if ranges.is_empty() && found.len() > 0 {
         cut(&file, path, 0)?;

@@ -84,6 +84,17 @@ impl RangeSet {
         }
     }
 
+    /// What is not in `other`.
+    pub(super) fn without(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for range in &self.0 {
+            for gap in other.gaps(range.end) {
+                left.insert(gap.start.max(range.start)..gap.end);
+            }
+        }
+        left
+    }
+
     /// The first `count` ranges.
     pub(super) fn keep_first(&mut self, count: usize) {
         self.0.truncate(count);
@@ -156,6 +167,15 @@ mod tests {
             }
             for at in 0..SIZE {
                 prop_assert_eq!(missing[at as usize], at < size && !model[at as usize]);
+            }
+        }
+
+        #[test]
+        fn without_leaves_what_is_in_one_only(first in ranges(), second in ranges()) {
+            let left = set(&first).without(&set(&second));
+            let (first, second) = (model(&first), model(&second));
+            for at in 0..SIZE {
+                prop_assert_eq!(left.run_end(at).is_some(), first[at as usize] && !second[at as usize]);
             }
         }
 

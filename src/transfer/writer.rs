@@ -33,13 +33,15 @@ use crate::model::{Digest, Validator};
 pub(super) const BUFFER: usize = 256 * 1024;
 /// Buffers of one file, besides one for each connection that may be filling it.
 const BUFFERS: usize = 6;
-/// For each connection so many bytes are synced together; what is not synced is what a crash costs.
-const SYNC_BYTES: u64 = 512 * 1024;
-/// Bounds of that for all connections of a file.
-const LEAST_SYNC: u64 = 1024 * 1024;
-const MOST_SYNC: u64 = 4 * 1024 * 1024;
+/// For each connection so many bytes are synced together: each sync costs the processor and the disk, and half of what is
+/// synced together is what a power failure costs.
+const SYNC_BYTES: u64 = 2 * 1024 * 1024;
+/// The most for all connections of a file.
+const MOST_SYNC: u64 = 16 * 1024 * 1024;
+/// This part of it is noted as written meanwhile; half of that is what a killed process costs.
+const NOTES: u64 = 4;
 /// Writing pauses when this and what is synced together are not synced.
-const AHEAD: u64 = 2 * 1024 * 1024;
+const AHEAD: u64 = 4 * 1024 * 1024;
 /// Fewer bytes are synced after this time.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -80,6 +82,8 @@ struct Progress {
     written: RangeSet,
     /// Bytes written since the last sync began.
     unsynced: u64,
+    /// Bytes written of which the journal says nothing.
+    unnoted: u64,
     /// To be noted with the next ranges.
     validator: Option<Validator>,
     /// Nothing more will be written.
@@ -139,7 +143,7 @@ impl Pipeline {
             written: AtomicU64::new(ranges.covered()),
             progress: Mutex::new(Progress { written: ranges.clone(), ..Progress::default() }),
             changed: Condvar::new(),
-            sync_bytes: SYNC_BYTES.saturating_mul(connections as u64).clamp(LEAST_SYNC, MOST_SYNC),
+            sync_bytes: SYNC_BYTES.saturating_mul(connections as u64).clamp(SYNC_BYTES, MOST_SYNC),
             stop: AtomicBool::new(false),
         });
         let path = partial.path().to_owned();
@@ -344,7 +348,10 @@ fn write(
         shared.written.store(progress.written.covered(), Ordering::Relaxed);
         let before = progress.unsynced;
         progress.unsynced += length;
-        let wake = before == 0 || (before < shared.sync_bytes && progress.unsynced >= shared.sync_bytes);
+        progress.unnoted += length;
+        let wake = before == 0
+            || (before < shared.sync_bytes && progress.unsynced >= shared.sync_bytes)
+            || progress.unnoted >= shared.sync_bytes / NOTES;
         drop(progress);
         if wake {
             shared.changed.notify_all();
@@ -367,11 +374,12 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
     let mut noted = partial.validator().cloned();
     loop {
         let mut progress = lock(&shared.progress);
-        loop {
-            let due =
-                progress.unsynced >= shared.sync_bytes || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
-            if due || progress.ended {
-                break;
+        let due = loop {
+            let due = progress.ended
+                || progress.unsynced >= shared.sync_bytes
+                || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
+            if due || progress.unnoted >= shared.sync_bytes / NOTES {
+                break due;
             }
             progress = if progress.unsynced > 0 {
                 let wait = SYNC_INTERVAL.saturating_sub(last.elapsed());
@@ -379,10 +387,11 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
             } else {
                 shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner)
             };
-        }
+        };
         let ended = progress.ended;
         let (written, amount) = (progress.written.clone(), progress.unsynced);
         let validator = progress.validator.clone();
+        progress.unnoted = 0;
         drop(progress);
 
         if amount > 0 {
@@ -390,7 +399,8 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
                 partial.set_validator(validator.clone());
                 noted = validator;
             }
-            if let Err(error) = partial.sync(written) {
+            let done = if due { partial.sync(written) } else { partial.note(&written) };
+            if let Err(error) = done {
                 shared.fail(error);
                 // The lock goes with the partial, so nothing may write any more.
                 let mut progress = lock(&shared.progress);
@@ -399,9 +409,11 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
                 }
                 return partial;
             }
-            last = Instant::now();
-            lock(&shared.progress).unsynced -= amount;
-            shared.changed.notify_all();
+            if due {
+                last = Instant::now();
+                lock(&shared.progress).unsynced -= amount;
+                shared.changed.notify_all();
+            }
         }
         if ended {
             // The journal of a file that is whole is removed next.
