@@ -38,8 +38,10 @@ const BUFFERS: usize = 6;
 const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 /// The most for all connections of a file.
 const MOST_SYNC: u64 = 16 * 1024 * 1024;
-/// This part of it is noted as written meanwhile; half of that is what a killed process costs.
-const NOTES: u64 = 4;
+/// So many bytes are noted as written together, but no sooner than this after the last note; what is not noted is what a
+/// killed process costs.
+const NOTE_BYTES: u64 = 1024 * 1024;
+const NOTE_INTERVAL: Duration = Duration::from_millis(5);
 /// Writing pauses when this and what is synced together are not synced.
 const AHEAD: u64 = 4 * 1024 * 1024;
 /// Fewer bytes are synced after this time.
@@ -346,12 +348,12 @@ fn write(
         let mut progress = lock(&shared.progress);
         progress.written.insert(block.offset..block.offset + length);
         shared.written.store(progress.written.covered(), Ordering::Relaxed);
-        let before = progress.unsynced;
+        let (before, unnoted) = (progress.unsynced, progress.unnoted);
         progress.unsynced += length;
         progress.unnoted += length;
         let wake = before == 0
             || (before < shared.sync_bytes && progress.unsynced >= shared.sync_bytes)
-            || progress.unnoted >= shared.sync_bytes / NOTES;
+            || (unnoted < NOTE_BYTES && progress.unnoted >= NOTE_BYTES);
         drop(progress);
         if wake {
             shared.changed.notify_all();
@@ -371,6 +373,7 @@ fn write(
 /// Syncs and journals what is written until writing ends; gives the partial back in the state that its journal tells.
 fn sync(mut partial: Partial, shared: &Shared) -> Partial {
     let mut last = Instant::now();
+    let mut last_note = last;
     let mut noted = partial.validator().cloned();
     loop {
         let mut progress = lock(&shared.progress);
@@ -378,11 +381,14 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
             let due = progress.ended
                 || progress.unsynced >= shared.sync_bytes
                 || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
-            if due || progress.unnoted >= shared.sync_bytes / NOTES {
+            let note_in = NOTE_INTERVAL.saturating_sub(last_note.elapsed());
+            let worth_a_note = progress.unnoted >= NOTE_BYTES;
+            if due || (worth_a_note && note_in.is_zero()) {
                 break due;
             }
-            progress = if progress.unsynced > 0 {
-                let wait = SYNC_INTERVAL.saturating_sub(last.elapsed());
+            let sync_in = SYNC_INTERVAL.saturating_sub(last.elapsed());
+            progress = if worth_a_note || progress.unsynced > 0 {
+                let wait = if worth_a_note { note_in.min(sync_in) } else { sync_in };
                 shared.changed.wait_timeout(progress, wait).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner)
@@ -393,6 +399,7 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
         let validator = progress.validator.clone();
         progress.unnoted = 0;
         drop(progress);
+        last_note = Instant::now();
 
         if amount > 0 {
             if validator.is_some() && validator != noted {
