@@ -1,14 +1,15 @@
 //! The bytes of a file: what the answer must be before a single byte is believed.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, RANGE};
-use tokio::sync::Mutex;
+use tokio::time::timeout;
 use url::Url;
 
 use super::http::{self, Answer, Http, Stated};
@@ -18,24 +19,35 @@ use super::{Body, address};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
 
+/// So long one waits for what another finds out.
+const ASKING: Duration = Duration::from_secs(2);
+
 /// Where a server said that the bytes of one file lie; it may be signed and valid for a while only, so it is kept in
 /// memory and never shown. Those who fetch parts of the file share it: one asks again when it is refused.
 #[derive(Debug, Default)]
-pub struct Address(Mutex<Known>);
+pub struct Address {
+    known: Mutex<Known>,
+    /// Held by who asks.
+    asking: tokio::sync::Mutex<()>,
+}
 
 impl Address {
     /// Forgets it, if it is still the one that was asked.
-    async fn forget(&self, asked: &Url) {
-        let mut known = self.0.lock().await;
+    fn forget(&self, asked: &Url) {
+        let mut known = self.known();
         if matches!(&*known, Known::There(place) if place.url == *asked) {
             *known = Known::Nothing;
         }
     }
 
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Scheme, host and port of where the bytes lie, if that is known and is not the hub itself.
     #[must_use]
     pub fn origin(&self) -> Option<String> {
-        match &*self.0.try_lock().ok()? {
+        match &*self.known() {
             Known::There(place) => Some(place.url.origin().ascii_serialization()),
             Known::Here | Known::Nothing => None,
         }
@@ -133,7 +145,7 @@ impl Call<'_> {
         let ranged = self.placed(answer, range, validator).await;
         // What sends a web page, or other bytes than those that were asked for, is not asked again before the hub is.
         if matches!(ranged, Err(_) | Ok(Ranged::Other(_))) {
-            address.forget(&from).await;
+            address.forget(&from);
         }
         ranged
     }
@@ -163,7 +175,7 @@ impl Call<'_> {
 
     /// Asks where the file was the last time, or the hub again when that is refused or was never asked.
     async fn at_address(&self, headers: &HeaderMap, address: &Address) -> Result<Answer> {
-        let known = address.0.lock().await.clone();
+        let known = address.known().clone();
         match known {
             Known::Nothing => {}
             Known::Here => return self.http.get(self.url.clone(), headers).await.map_err(|failed| failed.error),
@@ -173,25 +185,22 @@ impl Call<'_> {
                 if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE) {
                     return Ok(answer);
                 }
-                let mut current = address.0.lock().await;
-                if matches!(&*current, Known::There(current) if Arc::ptr_eq(current, &place)) {
-                    *current = Known::Nothing;
-                }
+                address.forget(&place.url);
                 if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
                     return Ok(answer);
                 }
                 tracing::debug!("the address of '{}' is not good any more: {status}", self.file.path);
             }
         }
-        // One asks, the others wait for what it finds.
-        let mut current = address.0.lock().await;
-        if let Known::There(place) = current.clone() {
-            drop(current);
+        // One asks, the others wait for what it finds; but not for an answer that may never come.
+        let _asking = timeout(ASKING, address.asking.lock()).await.ok();
+        let found = address.known().clone();
+        if let Known::There(place) = found {
             return self.at(&place, headers).await;
         }
         let answer = self.http.get(self.url.clone(), headers).await.map_err(|failed| failed.error)?;
         if matches!(answer.response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            *current = if answer.url == self.url {
+            *address.known() = if answer.url == self.url {
                 Known::Here
             } else {
                 Known::There(Arc::new(Place { url: answer.url.clone(), stated: answer.stated.clone() }))

@@ -33,14 +33,14 @@ const LARGEST_ANSWER: usize = 32 << 20;
 /// repository, which comes before a download, than for what a person looks at.
 const TRIES: u32 = 4;
 const TRYING: Duration = Duration::from_secs(10);
-const TRIES_FOR_A_REPOSITORY: u32 = 7;
+const TRIES_FOR_A_REPOSITORY: u32 = 10;
 const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
 /// So often an answer that no hub gives is asked for, with short pauses: a proxy may have stumbled, or the address is wrong.
 const STRANGE_TRIES: u32 = 3;
-const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 5;
-/// Until the headers of an answer about a repository are there, twice: a server that lost a request answers the next one.
-const FIRST_HEADERS: Duration = Duration::from_secs(5);
-const FIRST_WAITS: u32 = 2;
+const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 8;
+/// Until the headers of an answer about a repository are there, the first times: a server that lost a request answers the next one.
+const FIRST_HEADERS: Duration = Duration::from_secs(4);
+const FIRST_WAITS: u32 = 3;
 
 /// What failed, and whether the same call may succeed in a moment.
 #[derive(Debug)]
@@ -268,7 +268,7 @@ impl Http {
             let wait = match &failed.error {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
                 Error::BadAnswer { .. } => pause(1),
-                _ => pause(tries.min(3)),
+                _ => pause(tries.min(4)),
             };
             let (most, most_strange) = match asked.repository {
                 Some(_) => (TRIES_FOR_A_REPOSITORY, STRANGE_TRIES_FOR_A_REPOSITORY),
@@ -499,9 +499,9 @@ fn build_remote(proxies: bool) -> Result<Remote, String> {
     Ok(Remote { client: build(proxies, trust)?, untrusting })
 }
 
-/// Half a second, one, two: each with up to a half more or less, so that clients that failed together part.
+/// A quarter of a second, a half, one, two: each with up to a half more or less, so that clients that failed together part.
 fn pause(tries: u32) -> Duration {
-    let base = 500.0 * f64::from(1 << tries.saturating_sub(1).min(4));
+    let base = 250.0 * f64::from(1 << tries.saturating_sub(1).min(4));
     Duration::from_millis((base * (0.5 + random())) as u64)
 }
 
@@ -574,7 +574,7 @@ mod tests {
     #[test]
     fn pauses_grow_and_differ() {
         for tries in 1..4 {
-            let most = 750 << (tries - 1);
+            let most = 375 << (tries - 1);
             let pauses: Vec<u128> = (0..20).map(|_| pause(tries).as_millis()).collect();
             assert!(pauses.iter().all(|pause| (most / 3..=most).contains(pause)), "{pauses:?}");
             assert!(pauses.iter().any(|pause| *pause != pauses[0]));

@@ -113,6 +113,7 @@ impl Refusal {
                 Some(Failed::for_now(Error::RateLimited { endpoint, retry_after: self.wait }))
             }
             408 | 500 | 502..=504 => Some(Failed::for_now(unreachable(url, &format!("it answered {}", self.words())))),
+            407 => Some(self.not_a_hub(url)),
             501 | 505..=599 => Some(Failed::for_good(unreachable(url, &format!("it answered {}", self.words())))),
             _ => None,
         }

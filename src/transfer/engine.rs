@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
@@ -113,6 +114,7 @@ pub async fn run(
         cancel: &stop,
         arrived: AtomicBool::new(false),
         fetched: AtomicU64::new(0),
+        slowest: AtomicU64::new(0),
         elsewhere: Mutex::default(),
         lanes: (options.throttle.lane(), options.courtesy.as_ref().map(|courtesy| courtesy.throttle().lane())),
     };
@@ -146,6 +148,8 @@ pub(super) struct Run<'a> {
     arrived: AtomicBool,
     /// Bytes that came over the network.
     fetched: AtomicU64,
+    /// The longest that an answer took, in milliseconds.
+    slowest: AtomicU64,
     /// Who refused bytes other than the endpoint, for files that lie in a store of their own and for those that do not.
     elsewhere: Mutex<HashMap<bool, String>>,
     /// Its shares in the speed limit and in what courtesy leaves.
@@ -238,6 +242,29 @@ impl Run<'_> {
             courtesy.arrived(bytes);
             lane.take(bytes).await;
         }
+    }
+
+    /// What `request` is answered with, if that does not take too long.
+    pub(super) async fn answer<T>(
+        &self,
+        budget: &Mutex<Budget>,
+        request: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let slowest = Duration::from_millis(self.slowest.load(Ordering::Relaxed));
+        let limit = self.with_budget(budget, |budget| budget.answer_within(self.options.stall, slowest, now()));
+        let begun = Instant::now();
+        let answer = timeout(limit, request).await.unwrap_or_else(|_| {
+            self.with_budget(budget, Budget::unanswered);
+            Err(self.silent("no answer", limit))
+        })?;
+        self.slowest.fetch_max(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(answer)
+    }
+
+    /// The hub said nothing for so long.
+    pub(super) fn silent(&self, what: &str, limit: Duration) -> Error {
+        let reason = format!("{what} for {:.0} s", limit.as_secs_f64().max(1.0));
+        Error::Unreachable { url: self.request.endpoint.clone(), reason }
     }
 
     /// A request was answered after `delay`.

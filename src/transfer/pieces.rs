@@ -128,6 +128,11 @@ impl Pieces {
         Some(self.begin(range, now))
     }
 
+    /// Whether every connection is silent.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        !self.active.is_empty() && self.active.iter().all(|active| now.saturating_duration_since(active.last) >= IDLE)
+    }
+
     fn begin(&mut self, range: Range<u64>, now: Instant) -> Piece {
         let id = self.next;
         self.next += 1;
@@ -206,7 +211,9 @@ mod tests {
         let silent = pieces.take(1, start).unwrap();
         pieces.arrive(silent.id, 1000, start);
         pieces.sent(silent.id, 0..1000);
+        assert!(!pieces.is_stuck(start) && pieces.is_stuck(start + IDLE));
         let stolen = pieces.split(start + IDLE).unwrap();
+        assert!(!pieces.is_stuck(start + IDLE));
         assert_eq!((stolen.range, pieces.end(silent.id)), (1000..MOST, Some(1000)));
         assert_eq!(pieces.split(start + IDLE).unwrap().range.end, MOST, "half of the largest");
     }

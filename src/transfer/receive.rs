@@ -20,7 +20,7 @@ use super::partial::Partial;
 use super::pieces::{Piece, Pieces};
 use super::retry::{Budget, random, worth_another_try};
 use super::writer::Pipeline;
-use super::{Opening, TransferEvent};
+use super::{Courtesy, Opening, TransferEvent};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
 
@@ -313,7 +313,11 @@ impl<'a, 'r> Segments<'a, 'r> {
         if told {
             state.told = Instant::now();
         }
-        let more = if state.serial || state.moving == 0 || self.stop.is_cancelled() {
+        let more = if state.serial || self.stop.is_cancelled() {
+            0
+        } else if self.is_rescued(state) {
+            1
+        } else if state.moving == 0 {
             0
         } else {
             state.growth.target().saturating_sub(state.alive)
@@ -329,6 +333,12 @@ impl<'a, 'r> Segments<'a, 'r> {
             });
         }
         more
+    }
+
+    /// Whether one connection more than there should be takes over from those that all went silent.
+    fn is_rescued(&self, state: &State) -> bool {
+        let held = self.run.options.throttle.limit().or(self.run.options.courtesy.as_ref().and_then(Courtesy::limit));
+        state.alive == state.growth.target() && held.is_none() && state.pieces.is_stuck(Instant::now())
     }
 
     /// One connection from its first piece to its last.
@@ -446,7 +456,8 @@ impl<'a, 'r> Segments<'a, 'r> {
         if here && self.file.digest.is_none() && state.validator.is_none() {
             return if state.alive > 1 { Ok(None) } else { Err(()) };
         }
-        let target = if state.serial { 1 } else { state.growth.target() };
+        let rescued = state.alive > 1 && state.pieces.is_stuck(Instant::now());
+        let target = if state.serial { 1 } else { state.growth.target() + usize::from(rescued) };
         if state.alive > 1 && (short || state.alive > target) {
             return Ok(None);
         }
@@ -546,12 +557,11 @@ impl<'a, 'r> Segments<'a, 'r> {
     }
 
     async fn open(&self, range: Range<u64>, validator: Option<&Validator>) -> Result<Opening> {
-        let limit = self.patience();
         let opening = self.run.source.open(self.file, range, validator);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Err(Error::Cancelled),
-            opening = timeout(limit, opening) => opening.unwrap_or_else(|_| Err(self.silent("no answer", limit))),
+            opening = self.run.answer(self.budget, opening) => opening,
         }
     }
 
@@ -580,7 +590,7 @@ impl<'a, 'r> Segments<'a, 'r> {
                 Ok(Some(Ok(bytes))) => bytes,
                 Ok(Some(Err(error))) => break Err(error),
                 Ok(None) => break Err(self.ended_early(at, end)),
-                Err(_) if heard.elapsed() >= limit => break Err(self.silent("no byte", limit)),
+                Err(_) if heard.elapsed() >= limit => break Err(self.run.silent("no byte", limit)),
                 Err(_) => {
                     self.send(&mut block, piece.id);
                     continue;
@@ -650,10 +660,6 @@ impl<'a, 'r> Segments<'a, 'r> {
 
     fn url(&self) -> String {
         self.run.request.endpoint.clone()
-    }
-
-    fn silent(&self, what: &str, limit: Duration) -> Error {
-        Error::Unreachable { url: self.url(), reason: format!("{what} for {:.0} s", limit.as_secs_f64().max(1.0)) }
     }
 
     fn ended_early(&self, at: u64, end: u64) -> Error {

@@ -8,7 +8,11 @@ use crate::error::Error;
 /// The longest wait that a server may ask for; a longer one is cut to this, and the next answer decides again.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
 
-/// Pauses between tries: each twice as long as the one before, within these bounds, less a random part.
+/// How much longer each pause is than the one before. What fails by chance has passed after a few tries, which are to cost
+/// seconds; a server that is down is asked some forty times in ten minutes.
+const GROWTH: f64 = 1.5;
+
+/// Pauses between tries: each half as long again as the one before, within these bounds, less a random part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// The first pause.
@@ -27,13 +31,14 @@ impl RetryPolicy {
     /// The pause before try number `attempt` (from 1). `asked` is what the server asks for; the pause is never shorter.
     /// `random` lies in 0..=1 and spreads those who failed together.
     pub(super) fn pause(&self, attempt: u32, asked: Option<Duration>, random: f64) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(16);
-        let full = self.first.saturating_mul(1 << doublings).min(self.longest);
+        let growth = GROWTH.powi(attempt.saturating_sub(1).min(64).cast_signed());
+        let full = Duration::try_from_secs_f64(self.first.as_secs_f64() * growth).unwrap_or(self.longest);
+        let full = full.min(self.longest);
         let own = full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0));
         match asked {
             None => own,
             // A second beyond: the window that the server counts in must really be over.
-            Some(asked) => asked.min(LONGEST_ASKED) + self.first.mul_f64(2.0 * random.clamp(0.0, 1.0)).max(own),
+            Some(asked) => own.max(asked.min(LONGEST_ASKED) + self.first.mul_f64(2.0 * random.clamp(0.0, 1.0))),
         }
     }
 }
@@ -45,13 +50,16 @@ pub(super) fn random() -> f64 {
     hasher.finish() as f64 / u64::MAX as f64
 }
 
-/// So often in a row a server that refuses, or answers what no hub answers, is asked again before the first byte: a
-/// proxy or a server may have stumbled, but the address may be wrong as well.
+/// So often in a row a server that refuses is asked again before the first byte: it may have stumbled, but may mean it.
 const FIRST_TRIES: u32 = 3;
+/// An answer is waited for at least so long, if silence is put up with for that long.
+const LEAST_ANSWER: Duration = Duration::from_secs(2);
 /// A file server that refuses so many times in a row means it.
 const REFUSALS: u32 = 5;
-/// So many strange answers in a row are put up with for a file that had no byte yet while others arrive, and for one that
-/// was arriving.
+/// So many answers in a row that no hub gives are put up with before the first byte (a proxy or a server may have
+/// stumbled, but the address may be wrong as well), for a file that had no byte yet while others arrive, and for one that was
+/// arriving.
+const STRANGE_FIRST: u32 = 6;
 const STRANGE: u32 = 8;
 const STRANGE_AMID: u32 = 120;
 
@@ -59,16 +67,18 @@ const STRANGE_AMID: u32 = 120;
 /// server that stumbled, a signed address whose time was up, or a wrong address: it is tried again a number of times that
 /// grows with what speaks for the address.
 pub(super) fn worth_another_try(error: &Error, budget: &mut Budget) -> bool {
-    // Only those that follow each other say something of the address: a server that fails in many ways is a bad server.
-    let before =
-        if matches!(error, Error::Unreachable { .. } | Error::RateLimited { .. }) { 0 } else { budget.refusals + 1 };
-    let refusals = std::mem::replace(&mut budget.refusals, before);
+    // Only those of a kind that follow each other say something of the address: a server that fails in many ways is a bad
+    // server.
+    let (strange, refusals) = (budget.strange, budget.refusals);
+    budget.strange = if matches!(error, Error::BadAnswer { .. }) { strange + 1 } else { 0 };
+    let accident = matches!(error, Error::Unreachable { .. } | Error::RateLimited { .. } | Error::BadAnswer { .. });
+    budget.refusals = if accident { 0 } else { refusals + 1 };
     let within = |most: u32| refusals < most;
     match error {
         Error::Unreachable { .. } | Error::RateLimited { .. } => true,
-        Error::BadAnswer { .. } if budget.own_bytes => within(STRANGE_AMID),
-        Error::BadAnswer { .. } if budget.bytes_arrived => within(STRANGE),
-        Error::BadAnswer { .. } => within(FIRST_TRIES),
+        Error::BadAnswer { .. } if budget.own_bytes => strange < STRANGE_AMID,
+        Error::BadAnswer { .. } if budget.bytes_arrived => strange < STRANGE,
+        Error::BadAnswer { .. } => strange < STRANGE_FIRST,
         Error::Refused { status: 408 | 425 | 429 | 500 | 502..=504, .. } => true,
         Error::Refused { .. } => within(if budget.bytes_arrived { REFUSALS } else { FIRST_TRIES }),
         // A hub that gave the file a moment ago and does not know its reader now has stumbled, or has not.
@@ -87,13 +97,26 @@ pub(super) struct Budget {
     /// Whether bytes of this very file came.
     own_bytes: bool,
     failures: u32,
-    /// Refusals and strange answers in a row.
+    /// Refusals in a row, and strange answers in a row.
     refusals: u32,
+    strange: u32,
+    /// Requests in a row that nobody answered.
+    unanswered: u32,
 }
 
 impl Budget {
     pub(super) fn new(first_byte: Option<Duration>, patience: Option<Duration>, now: Instant) -> Self {
-        Self { first_byte, patience, since: now, bytes_arrived: false, own_bytes: false, failures: 0, refusals: 0 }
+        Self {
+            first_byte,
+            patience,
+            since: now,
+            bytes_arrived: false,
+            own_bytes: false,
+            failures: 0,
+            refusals: 0,
+            strange: 0,
+            unanswered: 0,
+        }
     }
 
     /// Starts the clock again without progress: the next file begins, or something that was no failure took time.
@@ -113,6 +136,26 @@ impl Budget {
         self.own_bytes = true;
         self.failures = 0;
         self.refusals = 0;
+        self.strange = 0;
+        self.unanswered = 0;
+    }
+
+    /// How long to wait for the answer to a request before it is sent again: a server that lost one answers the next,
+    /// so the first is waited for a part of what silence is put up with (`stall`). One that is known to take `slowest`
+    /// gets that and more.
+    pub(super) fn answer_within(&self, stall: Duration, slowest: Duration, now: Instant) -> Duration {
+        let part = match self.unanswered {
+            0 => stall / 4,
+            1 => stall / 2,
+            _ => stall,
+        };
+        let wait = part.max(slowest.saturating_mul(4)).max(LEAST_ANSWER).min(stall);
+        wait.min(self.left(now).unwrap_or(Duration::MAX).max(Duration::from_millis(1)))
+    }
+
+    /// Nobody answered a request in time.
+    pub(super) fn unanswered(&mut self) {
+        self.unanswered = self.unanswered.saturating_add(1);
     }
 
     /// What is left of it; `None` is without end.
@@ -145,10 +188,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_are_spread_over_their_upper_half() {
+    fn pauses_grow_up_to_the_longest_and_are_spread_over_their_upper_half() {
         let policy = RetryPolicy::default();
-        let longest: Vec<u128> = (1..=8).map(|n| policy.pause(n, None, 1.0).as_millis()).collect();
-        assert_eq!(longest, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        let longest: Vec<u128> = [1, 2, 3, 6, 11, 12, 13].map(|n| policy.pause(n, None, 1.0).as_millis()).into();
+        assert_eq!(longest, [500, 750, 1125, 3796, 28_832, 30_000, 30_000]);
         assert_eq!(policy.pause(1, None, 0.0).as_millis(), 250);
         assert_eq!(policy.pause(u32::MAX, None, 0.0).as_secs(), 15);
     }
@@ -186,6 +229,28 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_waited_for_longer_each_time_and_as_long_as_answers_take() {
+        let start = Instant::now();
+        let mut budget = Budget::new(None, None, start);
+        let within = |budget: &Budget, slowest| budget.answer_within(20 * SECOND, slowest, start);
+        assert_eq!(within(&budget, Duration::ZERO), 5 * SECOND);
+        assert_eq!(within(&budget, 3 * SECOND), 12 * SECOND);
+        assert_eq!(within(&budget, 9 * SECOND), 20 * SECOND);
+        let waits: Vec<Duration> = (0..3)
+            .map(|_| {
+                budget.unanswered();
+                within(&budget, Duration::ZERO)
+            })
+            .collect();
+        assert_eq!(waits, [10 * SECOND, 20 * SECOND, 20 * SECOND]);
+        budget.progress(start);
+        assert_eq!(within(&budget, Duration::ZERO), 5 * SECOND);
+        assert_eq!(budget.answer_within(SECOND, Duration::ZERO, start), SECOND, "a short stall is no shorter");
+        let short = Budget::new(Some(3 * SECOND), None, start);
+        assert_eq!(within(&short, Duration::ZERO), 3 * SECOND);
+    }
+
+    #[test]
     fn without_bounds_it_never_gives_up() {
         let start = Instant::now();
         let mut budget = Budget::new(None, None, start);
@@ -214,7 +279,7 @@ mod tests {
                 .count()
         };
         for (error, counts) in [
-            (&bad, [FIRST_TRIES, STRANGE, STRANGE_AMID]),
+            (&bad, [STRANGE_FIRST, STRANGE, STRANGE_AMID]),
             (&refused(503), [1000, 1000, 1000]),
             (&refused(404), [FIRST_TRIES, REFUSALS, REFUSALS]),
             (&refused(204), [FIRST_TRIES, REFUSALS, REFUSALS]),

@@ -200,19 +200,13 @@ async fn once(run: &Run<'_>, file: &RemoteFile, budget: &Mutex<Budget>, fetched:
     let cancelled = run.cancel.cancelled();
     tokio::pin!(cancelled);
     let url = || run.request.endpoint.clone();
-    let silent = |what: &str, limit: Duration| Error::Unreachable {
-        url: url(),
-        reason: format!("{what} for {:.0} s", limit.as_secs_f64().max(1.0)),
-    };
-    let left = run.with_budget(budget, |budget| budget.left(now())).unwrap_or(Duration::MAX);
-    let limit = run.options.stall.min(left.max(Duration::from_millis(1)));
     let opening = tokio::select! {
         biased;
         () = &mut cancelled => return Err(Error::Cancelled),
-        opening = timeout(limit, run.source.open(file, 0..file.size, None)) => {
-            opening.unwrap_or_else(|_| Err(silent("no answer", limit)))?
-        }
+        opening = run.answer(budget, run.source.open(file, 0..file.size, None)) => opening?,
     };
+    let left = run.with_budget(budget, |budget| budget.left(now())).unwrap_or(Duration::MAX);
+    let limit = run.options.stall.min(left.max(Duration::from_millis(1)));
     if opening.size != file.size {
         return Err(Error::Changed { file: file.path.as_str().to_owned() });
     }
@@ -227,7 +221,7 @@ async fn once(run: &Run<'_>, file: &RemoteFile, budget: &Mutex<Budget>, fetched:
         let next = tokio::select! {
             biased;
             () = &mut cancelled => return Err(Error::Cancelled),
-            next = timeout(limit, stream.next()) => next.map_err(|_| silent("no byte", limit))?,
+            next = timeout(limit, stream.next()) => next.map_err(|_| run.silent("no byte", limit))?,
         };
         let Some(piece) = next.transpose()? else {
             let reason = format!("the connection closed {} bytes too early", size - bytes.len());
