@@ -258,6 +258,11 @@ pub trait Store: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Whether [`Self::plan_deletion`] has looked at every one of [`Self::links`] already.
+    fn plans_with_links(&self) -> bool {
+        false
+    }
+
     /// What [`verify::run`] is to check of a row or a part of it, missing files included.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::{Inventory, PlanTarget, holders};
 use crate::error::Result;
 use crate::model::{Blocked, Broken, Inode, Model, ModelId, Plan, Step, StoreKind};
 use crate::store::planning::way_of_link;
-use crate::store::{Row, StoreLink, Target};
+use crate::store::{Row, Store, StoreLink, Target};
 
 /// Targets of a store from which on one look at all of it is cheaper than one at each.
 const MANY: usize = 4;
@@ -37,7 +37,7 @@ impl Inventory {
             });
             plan.models.push(target.model.clone());
         }
-        let mut parts = 0;
+        let mut planned = Vec::new();
         for store in self.stores().iter() {
             let wanted: Vec<Target> = allowed
                 .iter()
@@ -46,25 +46,33 @@ impl Inventory {
                 .collect();
             if !wanted.is_empty() {
                 append(&mut plan, store.plan_deletion(&wanted)?);
-                parts += 1;
+                planned.push(store.clone());
             }
         }
-        if parts > 1 {
+        if planned.len() > 1 {
             count_shared(&mut plan);
         }
-        self.note_breaks(&mut plan);
+        let looked = match planned.as_slice() {
+            [one] if one.plans_with_links() => Some(one.as_ref()),
+            _ => None,
+        };
+        self.note_breaks(&mut plan, looked);
         self.note_holders(&mut plan);
         Ok(plan)
     }
 
-    /// Names the rows of any store whose links would lead to nothing. Each store has noted its own already.
-    fn note_breaks(&self, plan: &mut Plan) {
+    /// Names the rows of any store whose links would lead to nothing. Each store has noted its own already; `looked` has seen
+    /// all of its links with all that goes.
+    fn note_breaks(&self, plan: &mut Plan, looked: Option<&dyn Store>) {
         let going: BTreeSet<PathBuf> = plan.steps.iter().map(Step::path).collect();
         if going.is_empty() {
             return;
         }
         let inside = |end: &PathBuf| going.range(end.clone()..).next().is_some_and(|path| path.starts_with(end));
-        for store in self.stores().iter() {
+        let is_looked = |store: &dyn Store| {
+            looked.is_some_and(|looked| looked.kind() == store.kind() && looked.root() == store.root())
+        };
+        for store in self.stores().iter().filter(|store| !is_looked(store.as_ref())) {
             for StoreLink { id, path } in store.links() {
                 let known = plan.breaks.iter().any(|broken| broken.path == path)
                     || plan.keep.iter().any(|kept| kept.path == path);

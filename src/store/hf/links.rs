@@ -2,12 +2,13 @@
 //!
 //! A folder's time of last change moves with every entry that comes, goes or is replaced, and a link cannot be changed in place.
 //! So a folder of links whose inode and times are those of the last look holds the same links, and none of them has to be read again:
-//! that is most of what a scan of a cache does. Only scans use it; plans, which lead to deletions, look themselves.
+//! that is most of what a scan of a cache does. Scans use it, and plans for the links of repositories that nothing goes from; what goes
+//! and what else needs it, a plan looks up itself.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -31,7 +32,7 @@ pub(super) struct Links(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     file: Option<PathBuf>,
-    stored: OnceLock<Stored>,
+    stored: Mutex<Option<Arc<Stored>>>,
     fresh: Mutex<Fresh>,
 }
 
@@ -57,15 +58,21 @@ impl Links {
 
     /// The entries of the folder that `status` is of, each with its text, if nothing has changed in it; `name` is the commit that it
     /// holds. Names and texts are without NUL, as on disk.
-    pub(super) fn get<'a>(&'a self, name: &OsStr, status: &Status) -> Option<Pairs<'a>> {
-        let file = self.0.file.as_deref()?;
-        let stored = self.0.stored.get_or_init(|| Stored::read(file, VERSION));
+    pub(super) fn get<T>(&self, name: &OsStr, status: &Status, use_it: impl FnOnce(Pairs<'_>) -> T) -> Option<T> {
+        let stored = self.stored()?;
         let text = stored.text(stored.find(&Key::of(status))?)?;
         let (commit, entries) = split(text)?;
         // Entries come in pairs, each part with its NUL.
         let whole = entries.is_empty() || entries.ends_with(&[0]);
         let pairs = entries.iter().filter(|byte| **byte == 0).count() % 2 == 0;
-        (commit == name.as_bytes() && whole && pairs).then_some(Pairs(entries))
+        (commit == name.as_bytes() && whole && pairs).then(|| use_it(Pairs(entries)))
+    }
+
+    /// What the file holds; read again after it was written.
+    fn stored(&self) -> Option<Arc<Stored>> {
+        let file = self.0.file.as_deref()?;
+        let mut stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(stored.get_or_insert_with(|| Arc::new(Stored::read(file, VERSION)))))
     }
 
     /// Begins to note what is in the folder that `status` is of.
@@ -108,11 +115,13 @@ impl Links {
             }
         };
         fresh.listings.into_iter().for_each(|(key, text)| add(&key, &text));
-        if let Some(stored) = self.0.stored.get() {
+        let mut stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stored) = stored.as_deref() {
             stored.iter().filter(|(.., used)| *used).for_each(|(key, text, _)| add(key, text));
         }
-        if let Err(error) = publish::write_atomically(file, &writer.finish(VERSION)) {
-            tracing::info!("links are not remembered: {error}");
+        match publish::write_atomically(file, &writer.finish(VERSION)) {
+            Ok(()) => *stored = None,
+            Err(error) => tracing::info!("links are not remembered: {error}"),
         }
     }
 }
@@ -173,6 +182,7 @@ pub(super) fn file_name(root: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
 
@@ -223,7 +233,8 @@ mod tests {
             let links = Links::remembered_in(self.file.clone());
             let root = self.scratch.path().join("hub");
             let hub = Folder::open(&root).unwrap();
-            let known = Known { links: &links, now: Timestamp::now() + jiff::SignedDuration::from_hours(1) };
+            let now = Timestamp::now() + jiff::SignedDuration::from_hours(1);
+            let known = Known { links: &links, now, outward: false };
             let read = |known| Repository::read_with(&hub, &root, OsStr::new(REPOSITORY), known).unwrap();
             let mut with = read(Some(known));
             let mut without = read(None);
@@ -238,6 +249,9 @@ mod tests {
             assert_eq!(shown, format!("{without:?}"), "what is remembered is what is there");
             let fresh = links.0.fresh.lock().unwrap().listings.len();
             links.keep();
+            let outward = read(Some(Known { outward: true, ..known })).foreign;
+            let outward: BTreeSet<_> = outward.into_iter().collect();
+            assert_eq!(outward, without.foreign.into_iter().collect(), "and so are the links that leave it");
             (shown, fresh)
         }
     }
@@ -277,7 +291,7 @@ mod tests {
         assert_eq!(note(Timestamp::now() + jiff::SignedDuration::from_hours(1)), 1);
         links.keep();
         let again = || Links::remembered_in(bench.file.clone());
-        let entries = |links: &Links, name: &str| links.get(OsStr::new(name), &status).map(Iterator::count);
+        let entries = |links: &Links, name: &str| links.get(OsStr::new(name), &status, |pairs| pairs.count());
         assert_eq!(entries(&again(), "c1"), Some(1));
         assert_eq!(entries(&again(), "c2"), None, "the folder of another commit");
         let whole = fs::read(&bench.file).unwrap();

@@ -19,6 +19,7 @@ mod sets;
 mod sweep;
 mod write;
 
+use std::collections::HashSet;
 use std::ffi::{CStr, OsStr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -192,15 +193,15 @@ impl Store for HfStore {
 
     fn links(&self) -> Vec<StoreLink> {
         let Ok(Some(hub)) = self.open() else { return Vec::new() };
-        let repositories = scan::read_all(&hub, &self.root).unwrap_or_default();
-        let links = repositories.iter().flat_map(|repository| {
-            repository.foreign.iter().map(|(path, _)| {
-                let path =
-                    if path.as_os_str().is_empty() { repository.path.clone() } else { repository.path.join(path) };
-                StoreLink { id: repository.id.clone(), path }
-            })
-        });
+        let repositories = scan::outward(&hub, &self.root, &self.links, &HashSet::new()).unwrap_or_default();
+        let links = repositories
+            .iter()
+            .flat_map(|repository| repository.paths().map(|path| StoreLink { id: repository.id.clone(), path }));
         links.collect()
+    }
+
+    fn plans_with_links(&self) -> bool {
+        true
     }
 
     fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Option<Box<dyn Store>> {
@@ -277,7 +278,7 @@ impl Store for HfStore {
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
-        plan::plan(&self.root, targets)
+        plan::plan(&self.root, &self.links, targets)
     }
 
     fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {

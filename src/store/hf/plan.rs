@@ -1,12 +1,13 @@
 //! Deletion from the cache: names first, payload last, nothing that another name still needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{self, BlobName, Target as Link};
-use super::read::{Blob, Content, Repository, Revision};
+use super::links::Links;
+use super::read::{Blob, Content, Outward, Repository, Revision};
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
 use crate::error::{Error, Result};
@@ -33,19 +34,31 @@ struct Source<'a> {
     selection: Selection,
 }
 
-/// What deleting `targets` from the cache at `root` does.
-pub(super) fn plan(root: &Path, targets: &[Target]) -> Result<Plan> {
+/// What deleting `targets` from the cache at `root` does. They are read anew. Of the other repositories only those links matter
+/// that leave them, unless something is shared.
+pub(super) fn plan(root: &Path, links: &Links, targets: &[Target]) -> Result<Plan> {
     let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
     let io = |error: rustix::io::Errno| match (error, targets) {
         (rustix::io::Errno::NOENT, [target, ..]) => missing(&target.id),
         _ => Error::io("read", root)(error.into()),
     };
     let hub = Folder::open(root).map_err(io)?;
-    let repositories = scan::read_all(&hub, root).map_err(io)?;
-    of(root, &hub, &repositories, targets)
+    let folders: BTreeSet<OsString> = targets.iter().map(|target| layout::folder(&target.id)).collect();
+    let mut repositories: Vec<Repository> =
+        folders.iter().filter_map(|folder| Repository::read(&hub, root, folder)).collect();
+    if repositories.iter().any(Repository::shares) {
+        repositories = scan::read_all(&hub, root).map_err(io)?;
+    }
+    let mut plan = of(root, &hub, &repositories, targets)?;
+    let read: HashSet<&OsStr> = repositories.iter().map(|repository| repository.folder.as_os_str()).collect();
+    let others = scan::outward(&hub, root, links, &read).map_err(io)?;
+    drop(read);
+    plan.breaks = broken(root, repositories.into_iter().map(Outward::from).chain(others), &plan);
+    Ok(plan)
 }
 
-/// The same where the repositories have been read: all of the cache, or for figures all that may share something with the targets.
+/// The same where the repositories have been read, all of the cache or at least those that may share something with the targets, and
+/// without what would break.
 pub(super) fn of(root: &Path, hub: &Folder, repositories: &[Repository], targets: &[Target]) -> Result<Plan> {
     let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
     let io = |error: rustix::io::Errno| Error::io("read", root)(error.into());
@@ -98,18 +111,15 @@ pub(super) fn of(root: &Path, hub: &Folder, repositories: &[Repository], targets
         }
     }
     release_shared(hub, repositories, &mut builder, &released);
-    let mut plan = builder.finish(blocked);
-    plan.breaks = broken(root, repositories, &plan);
-    Ok(plan)
+    Ok(builder.finish(blocked))
 }
 
 /// Links of this cache that would lead nowhere after `plan`.
-fn broken(root: &Path, repositories: &[Repository], plan: &Plan) -> Vec<Broken> {
+fn broken(root: &Path, repositories: impl Iterator<Item = Outward>, plan: &Plan) -> Vec<Broken> {
     let going: BTreeSet<PathBuf> = plan.steps.iter().map(Step::path).collect();
     let mut broken = Vec::new();
     for repository in repositories {
-        for (path, _) in &repository.foreign {
-            let link = if path.as_os_str().is_empty() { repository.path.clone() } else { repository.path.join(path) };
+        for link in repository.paths() {
             if going.contains(&link) {
                 continue;
             }

@@ -101,6 +101,32 @@ pub(super) enum Content {
 pub(super) struct Known<'a> {
     pub(super) links: &'a Links,
     pub(super) now: Timestamp,
+    /// Whether only the links that leave the repository are wanted: then no file is looked at.
+    pub(super) outward: bool,
+}
+
+/// The links of a repository that leave it.
+#[derive(Debug)]
+pub(super) struct Outward {
+    pub(super) id: String,
+    /// The repository's folder.
+    pub(super) path: PathBuf,
+    /// Paths of the links below it; empty where the folder itself is one.
+    pub(super) links: Vec<PathBuf>,
+}
+
+impl Outward {
+    /// The links with their whole paths.
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.links.iter().map(|link| if link.as_os_str().is_empty() { self.path.clone() } else { self.path.join(link) })
+    }
+}
+
+impl From<Repository> for Outward {
+    fn from(repository: Repository) -> Self {
+        let links = repository.foreign.into_iter().map(|(path, _)| path).collect();
+        Self { id: repository.id, path: repository.path, links }
+    }
 }
 
 /// One file of `refs/`.
@@ -151,7 +177,8 @@ impl Repository {
         Self::read_with(hub, root, folder, None)
     }
 
-    /// The same, where links that are `known` need not be read again. For looking only: a plan has to see for itself.
+    /// The same, where links that are `known` need not be read again. For looking only: a plan has to see for itself what it
+    /// removes.
     pub(super) fn read_with(hub: &Folder, root: &Path, folder: &OsStr, known: Option<Known<'_>>) -> Option<Self> {
         let (kind, id) = layout::repository(folder)?;
         let opened = hub.folder(folder).and_then(|open| Ok((open.own_status()?, open)));
@@ -195,8 +222,11 @@ impl Repository {
         for (name, kind) in self.entries(folder, Path::new("")) {
             let path = PathBuf::from(&name);
             match (name.as_bytes(), kind) {
-                (b"blobs", EntryType::Folder) => self.read_blobs(hub, folder, &path),
+                (b"blobs", EntryType::Folder) => self.read_blobs(hub, folder, &path, known),
                 (b"snapshots", EntryType::Folder) => self.read_snapshots(folder, &path, known),
+                (b"refs", EntryType::Folder) if known.is_some_and(|known| known.outward) => {
+                    self.read_other(folder, &path, kind, 0);
+                }
                 (b"refs", EntryType::Folder) => self.read_refs(folder, &path, Path::new(""), 0),
                 (b"blobs" | b"snapshots" | b"refs", _) => {
                     self.damage.push(format!("'{}' is no folder", name.to_string_lossy()));
@@ -231,10 +261,12 @@ impl Repository {
         }
     }
 
-    fn read_blobs(&mut self, hub: &Folder, top: &Folder, path: &Path) {
+    fn read_blobs(&mut self, hub: &Folder, top: &Folder, path: &Path, known: Option<Known<'_>>) {
         let Some(folder) = self.open(top, path) else { return };
+        let outward = known.is_some_and(|known| known.outward);
         for (name, kind) in self.entries(&folder, path) {
             let blob = match kind {
+                EntryType::File if outward => continue,
                 EntryType::File => match folder.status(&name) {
                     Ok(status) => Blob::File(status),
                     Err(Errno::NOENT) => continue,
@@ -253,6 +285,7 @@ impl Repository {
                         }
                     };
                     match layout::resolve(&text, path, &self.path) {
+                        Target::Shared(..) if outward => continue,
                         Target::Shared(digits, hash) => {
                             let shared = hub.descend(&Path::new(layout::SHARED).join(&digits)).ok();
                             let file = |name: &OsStr| {
@@ -297,11 +330,12 @@ impl Repository {
             if let Some(known) = known
                 && let Ok(status) = snapshots.status(&revision.commit)
                 && status.is_folder()
-                && let Some(links) = known.links.get(&revision.commit, &status)
+                && let Some(entries) = known.links.get(&revision.commit, &status, |links| {
+                    let top = Place::new(&inside, Path::new(""));
+                    links.map(|(name, text)| self.link(&top, name, text)).collect()
+                })
             {
-                let top = Place::new(&inside, Path::new(""));
-                let entries = links.map(|(name, text)| self.link(&top, name, text));
-                revision.entries = entries.collect();
+                revision.entries = entries;
                 self.revisions.push(revision);
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Scans the cache: repositories on a few threads, rows as they are read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::layout;
 use super::links::Links;
-use super::read::{Blob, Known, Repository};
+use super::read::{Blob, Known, Outward, Repository};
 use super::row;
 use crate::disk::folder::{EntryType, Folder};
 use crate::disk::usage::Usage;
@@ -74,7 +74,7 @@ pub(super) fn scan(
     }
     names.sort_unstable();
 
-    let known = Known { links, now: Timestamp::now() };
+    let known = Known { links, now: Timestamp::now(), outward: false };
     let next = AtomicUsize::new(0);
     let unknown = AtomicBool::new(false);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS).min(names.len().max(1));
@@ -216,4 +216,40 @@ pub(super) fn read_all(hub: &Folder, root: &Path) -> Result<Vec<Repository>, rus
         repositories.extend(Repository::read(hub, root, &name));
     }
     Ok(repositories)
+}
+
+/// Repositories per thread below which another one costs more than it saves.
+const SHARE: usize = 64;
+
+/// The links that leave their repositories, over all of the cache but the folders `without`. A folder of links that nobody has
+/// changed since it was read is not read again, and no file is looked at.
+pub(super) fn outward(
+    hub: &Folder,
+    root: &Path,
+    links: &Links,
+    without: &HashSet<&OsStr>,
+) -> Result<Vec<Outward>, rustix::io::Errno> {
+    let mut names = Vec::new();
+    hub.each(|name, _| names.push(crate::disk::folder::os_str(name).to_owned()))?;
+    names.retain(|name| !without.contains(name.as_os_str()));
+    names.sort_unstable();
+    let known = Known { links, now: Timestamp::now(), outward: true };
+    let of = |names: &[OsString]| {
+        let read = names.iter().filter_map(|name| Repository::read_with(hub, root, name, Some(known)));
+        read.filter(|repository| !repository.foreign.is_empty()).map(Outward::from).collect::<Vec<_>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, THREADS);
+    let share = names.len().div_ceil(threads).max(SHARE);
+    let mut found = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = names.chunks(share).skip(1).map(|names| scope.spawn(|| of(names))).collect();
+        found.extend(of(names.chunks(share).next().unwrap_or_default()));
+        for thread in threads {
+            match thread.join() {
+                Ok(more) => found.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    Ok(found)
 }
