@@ -66,6 +66,7 @@ impl Host {
     fn run(&self, play: &str, line: &str) -> Ran {
         let mut command = self.bench.command(line);
         command.env("LD_LIBRARY_PATH", &self.driver).env("PLAY", play).env("HEARD", self.path("heard"));
+        command.env("ASKED_BY", self.path("asked by"));
         // A stand-in for nvidia-smi is found before any other.
         command.env("PATH", format!("{}:/usr/bin:/bin", self.driver.display()));
         self.bench.finish(command)
@@ -90,11 +91,22 @@ impl Host {
             ("PLAY", Path::new(play)),
             ("HEARD", &self.path("heard")),
             ("FREE", &self.path("free")),
+            ("ASKED_BY", &self.path("asked by")),
         ] {
             command.env(name, value);
         }
         command.cwd(home);
         Terminal::start(command, 160, 24)
+    }
+
+    /// Waits until the process that asked the driver last is gone.
+    fn nobody_asks(&self) {
+        let process = std::fs::read_to_string(self.path("asked by")).unwrap();
+        let status = PathBuf::from(format!("/proc/{process}/stat"));
+        self.bench.wait_for("the helper is gone", || {
+            // Where nobody collects the dead, it stays as one of them.
+            std::fs::read_to_string(&status).map_or(true, |line| line.contains(") Z "))
+        });
     }
 
     /// How often the driver was asked so.
@@ -228,6 +240,42 @@ fn a_driver_that_hangs_delays_nothing_that_does_not_need_it() {
     terminal.send("q");
     assert!(terminal.end().success());
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_driver_that_hangs_while_it_is_opened_holds_up_no_end() {
+    let Some(host) = Host::new(&[]) else { return };
+    let begin = Instant::now();
+    let fit = host.fit("hang when opened", "");
+    assert_eq!(fit["memory"]["gpu_note"], "the NVIDIA driver does not answer");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    host.nobody_asks();
+
+    let mut terminal = host.terminal("hang when opened");
+    terminal.shows("F16");
+    terminal.shows("does not answer");
+    let begin = Instant::now();
+    terminal.send("q");
+    assert!(terminal.end().success());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    host.nobody_asks();
+}
+
+#[test]
+fn a_library_that_breaks_breaks_nothing_else() {
+    let Some(host) = Host::new(&[]) else { return };
+    let fit = host.fit("crash", "");
+    assert_eq!(gpus(&fit), []);
+    let note = fit["memory"]["gpu_note"].as_str().unwrap();
+    assert!(note.contains("its library broke what asked it (signal: 11"), "{note}");
+    // A name without an end goes on with what lies behind it, or breaks what reads it.
+    let fit = host.fit("unterminated", "");
+    for gpu in fit["memory"]["gpus"].as_array().unwrap() {
+        assert_eq!(gpu["name"].as_str().unwrap(), "x".repeat(95));
+    }
+    // What a library prints is no answer.
+    assert_eq!(gpus(&host.fit("print", "")).len(), 2);
+    host.nobody_asks();
 }
 
 #[test]

@@ -157,6 +157,9 @@ pub enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         program: Vec<OsString>,
     },
+    /// Ask NVIDIA's driver for its GPUs; for the program itself
+    #[command(hide = true)]
+    Gpus,
 }
 
 /// `list`.

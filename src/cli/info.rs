@@ -8,8 +8,7 @@ use super::exit::{Exit, Outcome};
 use super::list::count;
 use super::output::Output;
 use super::output::table::{Align, Table};
-use super::session::{Session, of_page};
-use crate::machine::MemoryProbe;
+use super::session::{self, Session, of_page};
 use crate::model::selector::Selector;
 use crate::model::size::{grouped, parameters};
 use crate::model::{Bytes, Format, text};
@@ -36,7 +35,7 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
             let target = inventory
                 .find_to_read(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
             let details = inventory.details(&target.model)?;
-            let memory = MemoryProbe::default().read();
+            let memory = session::memory_probe().read();
             let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);
             Ok::<_, crate::Error>((details, report))
         })

@@ -10,6 +10,7 @@ mod disk_usage;
 mod download;
 mod exit;
 mod follow;
+mod gpus;
 mod info;
 mod list;
 mod log;
@@ -56,6 +57,9 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
     if let Command::Supervise { program } = command {
         return supervise::run(&program);
     }
+    if let Command::Gpus = command {
+        return gpus::run();
+    }
     if let Command::Demo = command {
         return demo(global, environment);
     }
@@ -74,7 +78,7 @@ fn dispatch(command: Command, global: &Global, environment: &Environment) -> Out
             Command::Catalog(arguments) => catalog::run(&mut session, arguments).await,
             Command::Search(arguments) => search::run(&mut session, arguments).await,
             Command::Updates(arguments) => updates::run(&mut session, arguments).await,
-            Command::Completions { .. } | Command::Supervise { .. } | Command::Demo => Ok(Exit::Usage),
+            Command::Completions { .. } | Command::Supervise { .. } | Command::Gpus | Command::Demo => Ok(Exit::Usage),
         }
     });
     // A thread that waits for a disk that does not answer must not keep the program.

@@ -101,6 +101,7 @@ pub(super) async fn show(
         provisioner,
         inventory,
         jobs: Arc::new(jobs.clone()),
+        memory: session::memory_probe(),
         surroundings: Surroundings::new(environment),
         ascii,
         color,

@@ -7,11 +7,10 @@ use serde::Serialize;
 use super::arguments::Search;
 use super::exit::{Exit, Outcome};
 use super::output::table::{Align, Table};
-use super::session::Session;
+use super::session::{self, Session};
 use crate::error::Result;
 use crate::format::Metadata;
 use crate::hub::{HubClient, Repository, SearchHit, SearchQuery};
-use crate::machine::MemoryProbe;
 use crate::model::memory::{Conditions, Fit, HostMemory, Verdict};
 use crate::model::selection;
 use crate::model::{Bytes, FileName, Quantization, RemoteFile, RepoPath, text};
@@ -51,7 +50,7 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
     let hub = session.provisioner.hub()?;
     let query = SearchQuery { text: arguments.query.join(" "), limit: arguments.limit.into() };
     let wanted = if arguments.files {
-        let (memory, signal) = session.blocking(|| MemoryProbe::default().read()).await?;
+        let (memory, signal) = session.blocking(|| session::memory_probe().read()).await?;
         if let Some(exit) = signal {
             return Ok(exit);
         }

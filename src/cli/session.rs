@@ -12,7 +12,7 @@ use super::output::Output;
 use super::signals::Signals;
 use crate::config::{ConverterSettings, Environment, Settings};
 use crate::error::{Error, Result};
-use crate::machine;
+use crate::machine::{self, MemoryProbe};
 use crate::model::selector::Selector;
 use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
 use crate::transfer;
@@ -157,18 +157,23 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
         .hub_settings(&settings.hub)
         .hf_cache(&settings.paths.hf_hub_cache)
         .symlinks(settings.symlinks)
-        .converter(ConverterSettings { supervisor: supervisor(), ..settings.converter.clone() })
+        .converter(ConverterSettings { supervisor: own_command(&["supervise", "--"]), ..settings.converter.clone() })
         .catalog_file(&settings.paths.config.join("catalog.toml"))?
         .build();
     let inventory = inventory(&provisioner, settings);
     Ok((provisioner, inventory))
 }
 
-/// This program as it runs, also when its file was replaced meanwhile; see [`super::supervise`].
-fn supervisor() -> Option<Vec<OsString>> {
+/// What reads the memory of this host, through [`super::gpus`].
+pub(super) fn memory_probe() -> MemoryProbe {
+    MemoryProbe::default().asking_through(own_command(&["gpus"]))
+}
+
+/// A command of this program as it runs, also when its file was replaced meanwhile.
+fn own_command(words: &[&str]) -> Option<Vec<OsString>> {
     let own = Path::new("/proc/self/exe");
     let program = if own.exists() { own.to_owned() } else { std::env::current_exe().ok()? };
-    Some(vec![program.into(), "supervise".into(), "--".into()])
+    Some(std::iter::once(program.into()).chain(words.iter().map(OsString::from)).collect())
 }
 
 pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {

@@ -16,7 +16,7 @@ pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use disks::{is_network, is_rotating};
 pub use holders::{Holders, find_holders};
 pub use homes::{Home, homes};
-pub use memory::{MemoryProbe, Roots};
+pub use memory::{GpuDriver, MemoryProbe, Roots};
 pub use mounts::{AccessTimes, Mount, Mounts, device_number};
 pub use process::describe_process;
 pub use round_trip::{Connection, RoundTrip, Watched};

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use crate::config::{Environment, Settings};
 use crate::jobs::Jobs;
+use crate::machine::MemoryProbe;
 use crate::provisioner::{Inventory, ModelProvisioner};
 
 /// Whether colours are used.
@@ -84,6 +85,8 @@ pub struct Options {
     pub inventory: Inventory,
     /// The queue.
     pub jobs: Arc<dyn Jobs>,
+    /// Reads the memory of this host.
+    pub memory: MemoryProbe,
     /// What the environment tells about the terminal.
     pub surroundings: Surroundings,
     /// Borders and marks in ASCII whatever the locale.

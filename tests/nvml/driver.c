@@ -1,5 +1,6 @@
 /* A stand-in for NVIDIA's management library: the entry points that the program asks, by the signatures of nvml.h.
    What it plays is chosen with -D where symbols differ, else by PLAY in the environment. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,17 @@ static unsigned long long free_now(unsigned long long otherwise) {
     return otherwise;
 }
 
+/* Runs while the library is opened, under the loader's lock. */
+__attribute__((constructor)) static void opened(void) {
+    const char *path = getenv("ASKED_BY");
+    FILE *file = path == NULL ? NULL : fopen(path, "w");
+    if (file != NULL) {
+        fprintf(file, "%d", (int)getpid());
+        fclose(file);
+    }
+    if (plays("hang when opened")) sleep(30);
+}
+
 nvmlReturn_t nvmlInit_v2(void) {
     heard('i');
     if (plays("hang")) sleep(30);
@@ -86,6 +98,15 @@ nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *dev
 
 nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned int length) {
     if (length < 96) return 7;
+    if (plays("unterminated")) {
+        memset(name, 'x', length);
+        return SUCCESS;
+    }
+    if (plays("crash")) raise(SIGSEGV);
+    if (plays("print")) {
+        printf("{\"gpus\":[]}\n");
+        fflush(stdout);
+    }
     snprintf(name, length, "%s", device->name);
     return SUCCESS;
 }

@@ -1,5 +1,6 @@
 //! The memory of this host: its GPUs' and its own.
 
+mod helper;
 mod nvidia;
 mod ram;
 mod smi;
@@ -8,6 +9,7 @@ mod watch;
 
 use std::path::PathBuf;
 
+pub use helper::GpuDriver;
 pub use watch::MemoryProbe;
 
 /// Where the system tells about memory. Tests have folders of their own.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
+use serde::{Deserialize, Serialize};
 
 use super::smi;
 use crate::model::memory::Device;
@@ -12,9 +13,11 @@ use crate::model::text;
 
 /// More GPUs than any host has, and more instances than any GPU.
 const MOST: u32 = 64;
+/// What a name has room for in the driver, without its end.
+const LONGEST_NAME: usize = 95;
 
 /// What was found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reading {
     /// The GPUs; their labels are complete.
     pub(super) gpus: Vec<Device>,
@@ -22,6 +25,14 @@ pub(super) struct Reading {
     pub(super) whole: usize,
     /// Why there are none, or why some may be missing.
     pub(super) note: Option<String>,
+    /// Whether asking again soon is of no use.
+    #[serde(skip)]
+    pub(super) rest: bool,
+}
+
+/// What is known of a driver that has not answered.
+pub(super) fn silent() -> Reading {
+    Reading { note: Some("the NVIDIA driver does not answer".to_owned()), ..Reading::default() }
 }
 
 /// The opened library. It stays open, because opening it takes longer than asking it.
@@ -146,7 +157,11 @@ impl Old<'_> {
 }
 
 fn describe(device: &nvml_wrapper::Device<'_>, label: String, old: &mut Old<'_>) -> Device {
-    let name = device.name().map_or_else(|_| "NVIDIA GPU".to_owned(), |name| text::printable(&name));
+    // A name that the driver did not end is read into what lies behind it.
+    let name = device.name().map_or_else(
+        |_| "NVIDIA GPU".to_owned(),
+        |name| text::printable(&name.chars().take(LONGEST_NAME).collect::<String>()),
+    );
     let uuid = device.uuid().ok().map(|uuid| text::printable(&uuid));
     let (total_bytes, free_bytes, note) = match device.memory_info() {
         Ok(memory) if memory.total > 0 => figures(memory.total, memory.free),

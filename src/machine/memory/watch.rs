@@ -1,22 +1,25 @@
 //! Asking for the memory with a time limit: a sick GPU must hold up nobody.
 
+use std::ffi::OsString;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::nvidia::{Nvidia, Reading};
+use super::helper::Helper;
+use super::nvidia::{Nvidia, Reading, silent};
 use super::{Roots, ram, sysfs};
 use crate::model::memory::HostMemory;
 
 /// How long NVIDIA's driver may take to answer. The first answer wakes GPUs that nobody uses, which takes a second.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long a host without NVIDIA's library is not asked for it again.
-const ABSENT: Duration = Duration::from_secs(60);
+/// How long a host without NVIDIA's library, or with one that breaks, is not asked again.
+const REST: Duration = Duration::from_secs(60);
 
 /// Reads the memory of this host. Clones share the opened library; nothing is opened before the first question.
 #[derive(Clone, Debug)]
 pub struct MemoryProbe {
     roots: Arc<Roots>,
+    helper: Option<Vec<OsString>>,
     asked: Arc<Mutex<Asked>>,
 }
 
@@ -26,8 +29,8 @@ struct Asked {
     worker: Option<Worker>,
     /// Whether an answer is still to come.
     waiting: bool,
-    /// Since when there is no library.
-    absent: Option<Instant>,
+    /// What was found when asking again soon was of no use, and when.
+    rest: Option<(Instant, Reading)>,
 }
 
 #[derive(Debug)]
@@ -46,16 +49,30 @@ impl MemoryProbe {
     /// A probe that looks there.
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self { roots: Arc::new(roots), asked: Arc::default() }
+        Self { roots: Arc::new(roots), helper: None, asked: Arc::default() }
+    }
+
+    /// Asks NVIDIA's driver in a process of its own: `command` is a program that answers as [`super::GpuDriver`] does, for
+    /// each byte of its standard input with one line, and ends when that closes. Without one the driver is asked on a thread
+    /// of this process, which then cannot end before a driver that hangs while its library is opened.
+    #[must_use]
+    pub fn asking_through(mut self, command: Option<Vec<OsString>>) -> Self {
+        self.helper = command;
+        self
     }
 
     /// The memory now. It blocks for a few seconds at most: call it on a blocking thread.
     #[must_use]
     pub fn read(&self) -> HostMemory {
         let (libraries, programs) = (self.roots.nvml.clone(), self.roots.nvidia_smi.clone());
-        let Reading { mut gpus, whole, note } = self.nvidia(PATIENCE, move || {
+        let helper = self.helper.clone();
+        let Reading { mut gpus, whole, note, .. } = self.nvidia(PATIENCE, move || -> Box<dyn FnMut() -> Reading> {
+            if let Some(command) = helper {
+                let mut helper = Helper::new(command);
+                return Box::new(move || helper.read());
+            }
             let mut nvidia = Nvidia::new(libraries, programs);
-            move || nvidia.read()
+            Box::new(move || nvidia.read())
         });
         for (number, mut card) in (whole..).zip(sysfs::cards(&self.roots)) {
             card.label = format!("GPU{number}");
@@ -72,10 +89,9 @@ impl MemoryProbe {
         driver: impl FnOnce() -> F + Send + 'static,
     ) -> Reading {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked.absent.is_some_and(|since| since.elapsed() < ABSENT) {
-            return Reading::default();
+        if let Some((_, reading)) = asked.rest.as_ref().filter(|(since, _)| since.elapsed() < REST) {
+            return reading.clone();
         }
-        let silent = || Reading { note: Some("the NVIDIA driver does not answer".to_owned()), ..Reading::default() };
         if asked.worker.is_none() {
             let (questions, asked_for) = mpsc::channel();
             let (told, answers) = mpsc::channel();
@@ -106,8 +122,8 @@ impl MemoryProbe {
         match answer {
             Ok(reading) => {
                 asked.waiting = false;
-                if reading == Reading::default() {
-                    asked.absent = Some(Instant::now());
+                if reading.rest || reading == Reading::default() {
+                    asked.rest = Some((Instant::now(), reading.clone()));
                     asked.worker = None;
                 }
                 reading
@@ -152,8 +168,11 @@ mod tests {
     fn a_driver_that_hangs_is_asked_once_and_believed_when_it_answers() {
         let probe = MemoryProbe::new(nowhere());
         let (release, gate) = mpsc::channel::<()>();
-        let found =
-            || Reading { gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }], whole: 1, note: None };
+        let found = || Reading {
+            gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }],
+            whole: 1,
+            ..Reading::default()
+        };
         let driver = move || {
             move || {
                 gate.recv().unwrap();

@@ -1,9 +1,9 @@
 //! The memory of a host, as it was measured.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A GPU, or an instance of one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     /// `GPU0`; an instance of one is `GPU0/1`.
     pub label: String,

@@ -79,8 +79,14 @@ pub(super) async fn run(options: Options) -> anyhow::Result<Exit> {
     // Something is on the screen before anybody asks the disk.
     let msg = frames.draw(&mut state, now)?;
     let queue_file = options.settings.paths.state.join("queue.json");
-    let mut work =
-        Work::new(options.jobs, options.inventory, options.provisioner, queue_file, options.surroundings.multiplexer);
+    let mut work = Work::new(
+        options.jobs,
+        options.inventory,
+        options.provisioner,
+        options.memory,
+        queue_file,
+        options.surroundings.multiplexer,
+    );
     let (mut inputs, mut notices, _threads) = threads(start)?;
     let mut updates = work.jobs.subscribe();
     let mut jobs_alive = true;
@@ -423,6 +429,7 @@ impl Work {
         jobs: Arc<dyn Jobs>,
         inventory: Inventory,
         provisioner: ModelProvisioner,
+        memory: MemoryProbe,
         queue_file: PathBuf,
         multiplexer: bool,
     ) -> Self {
@@ -433,7 +440,7 @@ impl Work {
             provisioner,
             queue_file,
             multiplexer,
-            memory: MemoryProbe::default(),
+            memory,
             lanes: BTreeMap::new(),
             rows: Arc::default(),
             scan: None,
