@@ -7,39 +7,87 @@ use super::warnings::shown;
 
 /// Bytes that are read at once.
 const BLOCK: usize = 16 << 10;
-/// Texts, brackets and commas that are walked over in values that nobody asked for. The largest published tokenizers have three and
-/// a half million.
-const MOST_PIECES: u64 = 5_000_000;
+/// What may be walked over, in steps of about equal time. The tokenizer with the most tokens takes six and a third million.
+const MOST_STEPS: u64 = 7_000_000;
+/// Steps of a bracket or a comma.
+const OF_SIGN: u64 = 1;
+/// Steps of an escape in a text.
+const OF_ESCAPE: u64 = 2;
+/// Steps of a text.
+const OF_TEXT: u64 = 3;
+/// Steps of a key that is looked at.
+const OF_KEY: u64 = 10;
+/// Steps of a text with escapes that is looked at.
+const OF_ESCAPED: u64 = 32;
+const MANY: &str = "more entries than any model has";
 /// Deepest nesting; no tokenizer has more than a few levels.
 const DEEPEST: usize = 128;
 
-/// What a walk over entries looks at.
-const TELLS: u8 = 1;
-/// What ends a run of bytes in a text.
-const ENDS_RUN: u8 = 2;
-
-/// What each byte is.
-const CLASSES: [u8; 256] = {
-    let mut classes = [TELLS; 256];
+/// Which bytes a walk over entries looks at.
+const TELLS: [bool; 256] = {
+    let mut tells = [true; 256];
     // Between brackets, texts and commas: white space, numbers, words, colons.
     let plain = b" \t\n\r:+-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
     let mut at = 0;
     while at < plain.len() {
-        classes[plain[at] as usize] = 0;
+        tells[plain[at] as usize] = false;
         at += 1;
     }
-    let mut byte = 0;
-    while byte < 32 {
-        classes[byte] |= ENDS_RUN;
-        byte += 1;
-    }
-    classes[b'"' as usize] |= ENDS_RUN;
-    classes[b'\\' as usize] |= ENDS_RUN;
-    classes
+    tells
 };
 
-fn class(byte: u8) -> u8 {
-    CLASSES.get(usize::from(byte)).copied().unwrap_or(TELLS)
+fn tells(byte: u8) -> bool {
+    TELLS.get(usize::from(byte)).copied().unwrap_or(true)
+}
+
+/// How many bytes of a text come before a quote, a backslash or a control character. Eight are looked at in one go: a byte of a
+/// difference is zero where it alone borrows from its highest bit, and what borrows from a neighbour lies behind the first such byte.
+fn run_length(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let below = |difference: u64, bound: u64| difference.wrapping_sub(ONES * bound) & !difference;
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = (quote | backslash | below(word, 32)) & HIGH;
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | ..32);
+    words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
+}
+
+/// A value of a few bytes: `true`, `false`, `null` or a number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Word {
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl Word {
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn text(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    }
+
+    /// Whether it is that word.
+    pub(super) fn is(&self, word: &str) -> bool {
+        self.text() == word
+    }
+
+    /// The whole number that it is.
+    pub(super) fn number(&self) -> Option<u64> {
+        self.text().parse().ok()
+    }
 }
 
 /// Why reading ended before the end of a value.
@@ -65,14 +113,18 @@ pub(super) struct Scanner<R> {
     block: Vec<u8>,
     at: usize,
     left: u64,
-    /// How many more pieces may be walked over.
-    pieces: u64,
+    /// How many more steps may be taken.
+    steps: u64,
+    /// Room for a text.
+    text: Vec<u8>,
+    /// Room for a key.
+    key: String,
 }
 
 impl<R: Read> Scanner<R> {
     /// Reads at most `most` bytes of `reader`.
     pub(super) fn new(reader: R, most: u64) -> Self {
-        Self { reader, block: Vec::new(), at: 0, left: most, pieces: MOST_PIECES }
+        Self { reader, block: Vec::new(), at: 0, left: most, steps: MOST_STEPS, text: Vec::new(), key: String::new() }
     }
 
     fn fill(&mut self) -> Outcome<()> {
@@ -131,8 +183,7 @@ impl<R: Read> Scanner<R> {
         loop {
             self.peek()?;
             let here = self.block.get(self.at..).unwrap_or_default();
-            let length = here.iter().position(|byte| class(*byte) & ENDS_RUN != 0);
-            let (run, byte) = here.split_at(length.unwrap_or(here.len()));
+            let (run, byte) = here.split_at(run_length(here));
             keep(run);
             self.at += run.len();
             match byte.first() {
@@ -142,6 +193,7 @@ impl<R: Read> Scanner<R> {
                     return Ok(());
                 }
                 Some(b'\\') => {
+                    self.step(OF_ESCAPE)?;
                     self.at += 1;
                     let escaped = self.peek()?;
                     keep(&[b'\\', escaped]);
@@ -154,19 +206,40 @@ impl<R: Read> Scanner<R> {
 
     /// A text of at most `most` bytes; `None` for a longer one.
     pub(super) fn short_text(&mut self, most: usize) -> Outcome<Option<String>> {
-        let mut bytes = vec![b'"'];
-        let mut all = true;
-        self.walk_text(|run| {
+        let mut text = String::new();
+        Ok(self.text_into(&mut text, most)?.then_some(text))
+    }
+
+    /// Puts a text of at most `most` bytes into `text`; whether it is no longer one.
+    fn text_into(&mut self, text: &mut String, most: usize) -> Outcome<bool> {
+        text.clear();
+        let (mut bytes, mut escaped, mut all) = (std::mem::take(&mut self.text), false, true);
+        bytes.clear();
+        bytes.push(b'"');
+        let walked = self.walk_text(|run| {
             all &= bytes.len() + run.len() <= most + 1;
+            escaped |= run.first() == Some(&b'\\');
             if all {
                 bytes.extend_from_slice(run);
             }
-        })?;
-        if !all {
-            return Ok(None);
-        }
+        });
         bytes.push(b'"');
-        serde_json::from_slice(&bytes).map(Some).or_else(|_| damaged("a text that is none"))
+        if escaped {
+            self.step(OF_ESCAPED)?;
+        }
+        let is_read = if escaped {
+            serde_json::from_slice::<String>(&bytes).map(|whole| *text = whole).is_ok()
+        } else {
+            let plain = bytes.get(1..bytes.len() - 1).and_then(|bytes| std::str::from_utf8(bytes).ok());
+            plain.map(|plain| text.push_str(plain)).is_some()
+        };
+        self.text = bytes;
+        walked?;
+        if !all {
+            text.clear();
+            return Ok(false);
+        }
+        if is_read { Ok(true) } else { damaged("a text that is none") }
     }
 
     /// The next value where it is a text of at most `most` bytes; another one is walked over.
@@ -179,17 +252,13 @@ impl<R: Read> Scanner<R> {
     }
 
     /// The next value where it is `true`, `false`, `null` or a number; another one is walked over.
-    pub(super) fn word_value(&mut self) -> Outcome<String> {
-        let mut word = String::new();
+    pub(super) fn word_value(&mut self) -> Outcome<Word> {
+        let mut word = Word::default();
         if matches!(self.next_byte()?, b'"' | b'{' | b'[') {
             self.skip()?;
             return Ok(word);
         }
-        self.walk_word(|byte| {
-            if word.len() < 32 {
-                word.push(char::from(byte));
-            }
-        })?;
+        self.walk_word(|byte| word.push(byte))?;
         Ok(word)
     }
 
@@ -212,44 +281,47 @@ impl<R: Read> Scanner<R> {
     /// Walks over a value.
     pub(super) fn skip(&mut self) -> Outcome<()> {
         match self.next_byte()? {
-            b'{' | b'[' => self.walk_entries().map(drop),
+            b'{' | b'[' => self.walk_entries(u64::MAX).map(drop),
             b'"' => self.walk_text(|_| {}),
             _ => self.walk_word(|_| {}),
         }
     }
 
-    /// Walks over an object or a list and gives how many entries it has. Vocabularies are tens of megabytes: beside the brackets,
-    /// the texts and the keys of the outermost object, nothing is looked at.
-    fn walk_entries(&mut self) -> Outcome<u64> {
+    /// Walks over an object or a list and gives how many entries it has, which may be no more than `most`. Vocabularies are tens of
+    /// megabytes: beside the brackets, the texts and the keys of the outermost object, nothing is looked at.
+    fn walk_entries(&mut self, most: u64) -> Outcome<u64> {
         let outermost = self.next_byte()?;
         self.at += 1;
-        let mut open = vec![outermost + 2];
         if self.next_byte()? == outermost + 2 {
             self.at += 1;
             return Ok(0);
         }
+        let mut open = vec![outermost + 2];
         let mut count = 1;
         self.key_of(outermost)?;
         loop {
             self.peek()?;
             let here = self.block.get(self.at..).unwrap_or_default();
-            let Some(plain) = here.iter().position(|byte| class(*byte) & TELLS != 0) else {
+            let Some(plain) = here.iter().position(|byte| tells(*byte)) else {
                 self.at = self.block.len();
                 continue;
             };
             self.at += plain;
-            let Some(pieces) = self.pieces.checked_sub(1) else { return damaged("more entries than any model has") };
-            self.pieces = pieces;
             match here.get(plain).copied().unwrap_or_default() {
-                b'"' => self.walk_text(|_| {})?,
+                b'"' => self.walk_over_text()?,
                 b',' => {
+                    self.step(OF_SIGN)?;
                     self.at += 1;
                     if open.len() == 1 {
                         count += 1;
+                        if count > most {
+                            return damaged(MANY);
+                        }
                         self.key_of(outermost)?;
                     }
                 }
                 byte @ (b'{' | b'[') => {
+                    self.step(OF_SIGN)?;
                     if open.len() >= DEEPEST {
                         return damaged("nested too deeply");
                     }
@@ -257,6 +329,7 @@ impl<R: Read> Scanner<R> {
                     self.at += 1;
                 }
                 byte @ (b'}' | b']') => {
+                    self.step(OF_SIGN)?;
                     if open.pop() != Some(byte) {
                         return damaged("a bracket that closes nothing");
                     }
@@ -270,11 +343,31 @@ impl<R: Read> Scanner<R> {
         }
     }
 
+    fn step(&mut self, steps: u64) -> Outcome<()> {
+        let Some(left) = self.steps.checked_sub(steps) else { return damaged(MANY) };
+        self.steps = left;
+        Ok(())
+    }
+
+    /// Walks over a text, at whose first quote this stands.
+    fn walk_over_text(&mut self) -> Outcome<()> {
+        self.step(OF_TEXT)?;
+        let here = self.block.get(self.at + 1..).unwrap_or_default();
+        let length = run_length(here);
+        if here.get(length) == Some(&b'"') {
+            self.at += length + 2;
+            return Ok(());
+        }
+        self.walk_text(|_| {})
+    }
+
     /// Walks over the key of an entry, which an object has.
     fn key_of(&mut self, outermost: u8) -> Outcome<()> {
         if outermost == b'{' {
-            self.next_byte()?;
-            self.walk_text(|_| {})?;
+            if self.next_byte()? != b'"' {
+                return damaged("no '\"' where one has to be");
+            }
+            self.walk_over_text()?;
             self.take(b':')?;
         }
         // An end here would follow a comma.
@@ -291,12 +384,15 @@ impl<R: Read> Scanner<R> {
             self.at += 1;
             return Ok(());
         }
+        // One for each level, and handed on to the next object of it.
+        let mut key = std::mem::take(&mut self.key);
         loop {
-            self.next_byte()?;
-            let key = self.short_text(200)?.unwrap_or_default();
+            self.step(OF_KEY)?;
+            self.text_into(&mut key, 200)?;
             self.take(b':')?;
             each(self, &key)?;
             if self.ends(b'}')? {
+                self.key = key;
                 return Ok(());
             }
         }
@@ -317,10 +413,10 @@ impl<R: Read> Scanner<R> {
         }
     }
 
-    /// How many entries an object or a list has; 0 for another value.
-    pub(super) fn count(&mut self) -> Outcome<u64> {
+    /// How many entries an object or a list has; 0 for another value. More than `most` are damage.
+    pub(super) fn count(&mut self, most: u64) -> Outcome<u64> {
         match self.next_byte()? {
-            b'{' | b'[' => self.walk_entries(),
+            b'{' | b'[' => self.walk_entries(most),
             _ => self.skip().map(|()| 0),
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! Sources of the formats: the crate tokenizers (`Tokenizer::save`) and transformers (`PreTrainedTokenizerBase.save_pretrained`).
 
+use std::fs::File;
 use std::io::Read;
 
 use super::Metadata;
+use super::json::is_cut;
 use super::scanner::{Scanner, Stop};
 use super::warnings::shortened;
 use crate::model::Format;
@@ -17,6 +19,8 @@ const LONGEST: u64 = 40 << 20;
 const LONGEST_CONFIG: u64 = 16 << 20;
 /// Added tokens; real tokenizers have under 10,000.
 const MOST_ADDED: u64 = 65_536;
+/// Tokens; the largest published vocabulary has 901,629.
+const MOST_TOKENS: u64 = 1 << 20;
 /// Longest text that is kept.
 const LONGEST_TEXT: usize = 200;
 /// Special tokens that are named.
@@ -27,7 +31,7 @@ const NAMED: usize = 8;
 pub enum Extent {
     /// What comes before the vocabulary, which is most of the file.
     Start,
-    /// All of it, so that the tokens are counted.
+    /// The vocabulary as well, so that the tokens are counted. The merges after it are not read.
     Whole,
 }
 
@@ -49,17 +53,17 @@ impl Tokenizer {
     /// Reads `tokenizer.json` from a file, at whose start `reader` stands. Nothing of the vocabulary is kept.
     ///
     /// # Errors
-    /// A line that says what is wrong: too long, or no JSON object.
+    /// A line that says what is wrong with what was read: too long, or no JSON object.
     pub fn read(reader: impl Read, extent: Extent) -> Result<Self, String> {
         let most = match extent {
             Extent::Start => LONGEST_START,
             Extent::Whole => LONGEST,
         };
         let mut told = Self::default();
-        let (mut added, mut tokens) = (Vec::new(), None);
+        let (mut added, mut tokens, mut rules) = (Vec::new(), None, false);
         let read = Scanner::new(reader, most).object(|scanner, key| match key {
             "added_tokens" if scanner.next_byte()? == b'[' => {
-                told.special = Some(0);
+                (told.special, rules) = (Some(0), true);
                 let mut count = 0;
                 scanner.list(|scanner| {
                     count += 1;
@@ -76,8 +80,9 @@ impl Tokenizer {
                 }
                 "vocab" if extent == Extent::Start => Err(Stop::Enough),
                 "vocab" => {
-                    tokens = Some(scanner.count()?);
-                    Ok(())
+                    tokens = Some(scanner.count(MOST_TOKENS)?);
+                    // What its writers put behind it are merges, two thirds of the file.
+                    if rules && told.kind.is_some() { Err(Stop::Enough) } else { Ok(()) }
                 }
                 _ => scanner.skip(),
             }),
@@ -98,27 +103,32 @@ impl Tokenizer {
         Ok(told)
     }
 
+    /// Reads `tokenizer.json`, at whose start `file` stands, and looks at its end, too.
+    pub(crate) fn of_file(file: &File, extent: Extent) -> Result<Self, String> {
+        let told = Self::read(file, extent)?;
+        if is_cut(file) { Err("malformed JSON: it ends too early".to_owned()) } else { Ok(told) }
+    }
+
     fn added<R: Read>(&mut self, scanner: &mut Scanner<R>, ids: &mut Vec<u64>) -> Result<(), Stop> {
         if scanner.next_byte()? != b'{' {
             return scanner.skip();
         }
         let (mut content, mut special) = (None, false);
+        let room = self.special_tokens.len() < NAMED;
         scanner.object(|scanner, key| {
             match key {
                 "id" => {
-                    let id = scanner.word_value()?.parse::<u64>().ok();
-                    ids.extend(id);
+                    ids.extend(scanner.word_value()?.number());
                 }
-                "content" => content = scanner.text_value(LONGEST_TEXT)?,
-                "special" => special = scanner.word_value()? == "true",
+                "content" if room => content = scanner.text_value(LONGEST_TEXT)?,
+                "special" => special = scanner.word_value()?.is("true"),
                 _ => scanner.skip()?,
             }
             Ok(())
         })?;
         if special {
             self.special = self.special.map(|count| count + 1);
-            let room = self.special_tokens.len() < NAMED;
-            self.special_tokens.extend(content.filter(|_| room).map(|content| shortened(&content, 40)));
+            self.special_tokens.extend(content.map(|content| shortened(&content, 40)));
         }
         Ok(())
     }
@@ -212,7 +222,7 @@ fn is_there<R: Read>(scanner: &mut Scanner<R>) -> Result<bool, Stop> {
     match scanner.next_byte()? {
         // A text of any length is none that is kept, and not empty.
         b'"' => Ok(scanner.short_text(16)?.is_none_or(|text| !text.is_empty())),
-        b'[' | b'{' => Ok(scanner.count()? > 0),
+        b'[' | b'{' => Ok(scanner.count(u64::MAX)? > 0),
         _ => scanner.skip().map(|()| false),
     }
 }
@@ -264,9 +274,65 @@ mod tests {
     }
 
     #[test]
+    fn merges_are_not_read_and_vocabularies_beyond_any_are_refused() {
+        let merges = format!("{},[ what is never looked at", BPE.split_once(",[\"b").unwrap().0);
+        assert_eq!(Tokenizer::read(merges.as_bytes(), Extent::Whole), Tokenizer::read(BPE.as_bytes(), Extent::Whole));
+        let vocabulary = |tokens: usize| format!("{{\"model\":{{\"vocab\":[0{}]}}}}", ",0".repeat(tokens - 1));
+        let read = |tokens: usize| Tokenizer::read(vocabulary(tokens).as_bytes(), Extent::Whole);
+        assert_eq!(read(1 << 20).unwrap().vocabulary, Some(1 << 20));
+        assert!(read((1 << 20) + 1).unwrap_err().contains("more entries than any model has"));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_behind_what_is_read_is_told() {
+        let read = |text: &str, extent| {
+            let mut file = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            Tokenizer::of_file(&file, extent)
+        };
+        for extent in [Extent::Start, Extent::Whole] {
+            assert!(read(BPE, extent).is_ok());
+            assert!(read(&format!("{BPE}\n{}", " ".repeat(200)), extent).is_ok());
+            for cut in ["[\"b\"", "]]", ","] {
+                let (start, _) = BPE.rsplit_once(cut).unwrap();
+                assert!(read(start, extent).unwrap_err().contains("ends too early"), "{start}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_of_any_length_end_where_they_end() {
+        for length in 0..100 {
+            for inner in ["", "\\\"", "\\u005c", "\\\\", "é", "\u{7f}\u{80}"] {
+                let text = format!("{}{inner}{}", "!".repeat(length), "#".repeat(length % 9));
+                let json =
+                    format!("{{\"{text}\":[\"{text}\",{{\"{text}\":\"{text}\"}}],\"model\":{{\"type\":\"{text}\"}}}}");
+                let told = Tokenizer::read(json.as_bytes(), Extent::Whole).unwrap();
+                let kind: String = serde_json::from_str(&format!("\"{text}\"")).unwrap();
+                assert_eq!(told.kind, Some(shortened(&kind, LONGEST_TEXT)));
+            }
+            for control in ["\n", "\0", "\u{1f}"] {
+                let json = format!("{{\"a\":\"{}{control}{}\"}}", "x".repeat(length), "x".repeat(length % 9));
+                let told = Tokenizer::read(json.as_bytes(), Extent::Whole);
+                assert!(told.unwrap_err().contains("control character"), "{json:?}");
+            }
+        }
+    }
+
+    #[test]
     fn every_cut_is_told() {
+        let read = BPE.find(",\"merges").unwrap();
         for end in 0..BPE.len() {
-            assert!(Tokenizer::read(&BPE.as_bytes()[..end], Extent::Whole).is_err(), "cut at {end}");
+            assert_eq!(Tokenizer::read(&BPE.as_bytes()[..end], Extent::Whole).is_err(), end < read, "cut at {end}");
+        }
+        // What follows is read where something is still wanted.
+        for wanted in ["added_tokens", "type"] {
+            let other = BPE.replace(wanted, "other");
+            assert!(Tokenizer::read(other.as_bytes(), Extent::Whole).is_ok(), "{wanted}");
+            for end in 0..other.len() {
+                assert!(Tokenizer::read(&other.as_bytes()[..end], Extent::Whole).is_err(), "{wanted}: cut at {end}");
+            }
         }
         for text in ["", "[]", "7", "{]", "{\"a\" 1}", "{\"a\":1 \"b\":2}", "{\"model\":{\"vocab\":{1:2}}}", "\u{1}"] {
             assert!(Tokenizer::read(text.as_bytes(), Extent::Whole).is_err(), "{text}");

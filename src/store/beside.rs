@@ -41,8 +41,8 @@ impl Companion {
     pub(super) fn read(self, file: &File) -> Result<Metadata, String> {
         match self {
             Self::Config => Metadata::of_config(file),
-            Self::Tokenizer => Tokenizer::read(file, Extent::Start).map(Tokenizer::into_metadata),
-            Self::Vocabulary => Tokenizer::read(file, Extent::Whole).map(Tokenizer::into_metadata),
+            Self::Tokenizer => Tokenizer::of_file(file, Extent::Start).map(Tokenizer::into_metadata),
+            Self::Vocabulary => Tokenizer::of_file(file, Extent::Whole).map(Tokenizer::into_metadata),
             Self::TokenizerConfig => TokenizerConfig::read(file).map(TokenizerConfig::into_metadata),
             Self::Card => Card::read(file).map(Card::into_metadata),
         }

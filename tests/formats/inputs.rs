@@ -370,6 +370,24 @@ pub const INPUTS: &[Input] = &[
         },
     },
     Input {
+        name: "safetensors: a name of 24 MB, escaped",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.safetensors(|out| {
+                out.raw(b"{\"").repeat(&b"\\n".repeat(100), 120_000).raw(b"\":{}}");
+            });
+        },
+    },
+    Input {
+        name: "safetensors: 24 MB of remarks, escaped",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.safetensors(|out| {
+                out.raw(b"{\"__metadata__\":{\"a\":\"").repeat(&b"\\n".repeat(100), 120_000).raw(b"\"}}");
+            });
+        },
+    },
+    Input {
         name: "safetensors: a million remarks",
         reader: SAFETENSORS,
         write: |out| {
@@ -583,6 +601,39 @@ pub const INPUTS: &[Input] = &[
             out.raw(b"{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",0.0]")
                 .repeat(&b",[\"\",0]".repeat(100), 55_000)
                 .raw(b"]}}");
+        },
+    },
+    Input {
+        name: "tokenizer: texts of many lengths in 39 MB of rules",
+        reader: Reader::Tokenizer,
+        write: |out| {
+            out.raw(b"{\"added_tokens\":null,\"rules\":[0");
+            let lengths = noise(2_600_000);
+            for length in lengths {
+                out.raw(b",\"").raw(&b"xxxxxxxxxxxxxxxxxxxxx"[..usize::from(length % 21)]).raw(b"\"");
+            }
+            out.raw(b"]}");
+        },
+    },
+    Input {
+        name: "tokenizer: merges of 39 MB before anything else",
+        reader: Reader::Tokenizer,
+        write: |out| {
+            out.raw(b"{\"model\":{\"merges\":[[]").repeat(&b",[\"ab\",\"cdefg\"]".repeat(100), 24_000).raw(b"]}}");
+        },
+    },
+    Input {
+        name: "tokenizer: 39 MB of escapes",
+        reader: Reader::Tokenizer,
+        write: |out| {
+            out.raw(b"{\"a\":\"").repeat(&b"\\n".repeat(500), 39_000).raw(b"\"}");
+        },
+    },
+    Input {
+        name: "tokenizer: 39 MB of keys",
+        reader: Reader::Tokenizer,
+        write: |out| {
+            out.raw(b"{\"a\":0").repeat(&b",\"\\n\":0".repeat(100), 54_000).raw(b"}");
         },
     },
     Input {

@@ -12,6 +12,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAcces
 
 use super::LONGEST_HEADER;
 use crate::format::Structure;
+use crate::format::json::has_many_escapes;
 use crate::format::seen::Seen;
 use crate::format::warnings::{Warnings, counted, shortened, shown};
 use crate::model::text;
@@ -260,6 +261,9 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Raw, Error> {
     reader.read_to_end(&mut bytes).map_err(Error::Io)?;
     if bytes.first() != Some(&b'{') {
         return Err(Error::NotSafetensors);
+    }
+    if has_many_escapes(&bytes) {
+        return Err(Error::Malformed("more escapes in its texts than in those of any model".to_owned()));
     }
     serde_json::from_slice(&bytes).map_err(wrong)
 }
