@@ -132,6 +132,9 @@ impl Bench {
                 Part::Whole => resolved.id,
                 Part::Quantization(label) => format!("{}:{label}", resolved.id),
                 Part::Revision(revision) => format!("{}@{revision}", resolved.id),
+                Part::QuantizationOf { quantization, revision } => {
+                    format!("{}:{quantization}@{revision}", resolved.id)
+                }
                 Part::Files(files) => format!("{}[{}]", resolved.id, files.join(" ")),
             },
         }

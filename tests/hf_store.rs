@@ -44,6 +44,10 @@ fn quantization(id: &str, label: &str) -> Target {
     part(id, Part::Quantization(label.to_owned()))
 }
 
+fn quantization_of(id: &str, label: &str, revision: &str) -> Target {
+    part(id, Part::QuantizationOf { quantization: label.to_owned(), revision: revision.to_owned() })
+}
+
 fn files(id: &str, paths: &[&str]) -> Target {
     part(id, Part::Files(paths.iter().map(|&path| path.to_owned()).collect()))
 }
@@ -617,9 +621,40 @@ fn a_quantization_goes_with_all_its_shards() {
     let find = |text: &str| cache.store().find(&Reference::parse(text).unwrap());
     assert_eq!(find("org/c:Q4_K_M").unwrap(), Some(quantization("org/c", "Q4_K_M")));
     assert_eq!(find("org/c@main").unwrap(), Some(revision("org/c", "main")));
-    assert!(matches!(find("org/c:Q4_K_M@main"), Err(Error::Unsupported { .. })));
+    assert_eq!(find("org/c:Q4_K_M@main").unwrap(), Some(quantization_of("org/c", "Q4_K_M", "main")));
+    let page = "https://huggingface.co/org/c/blob/v1/m-Q4_K_M.gguf";
+    assert!(matches!(find(page), Err(Error::Unsupported { .. })));
     assert_eq!(find("org/C").unwrap(), None);
     assert_eq!(find("c").unwrap(), None);
+}
+
+#[test]
+fn a_quantization_of_one_revision_leaves_those_of_others() {
+    let cache = built();
+    let c = cache.hub.join("models--org--c");
+    let before = cache.readable();
+    let (main, other) = (c.join("snapshots").join(commit('3')), c.join("snapshots").join(commit('4')));
+    // Both revisions have these bytes, so only a name goes.
+    let (plan, freed) = cache.delete(&[quantization_of("org/c", "Q4_K_M", "main")]);
+    assert_eq!(freed, 0);
+    kept(&plan, &c.join("blobs").join(sha256(&gguf(4))), "also used by revision 44444444");
+    let gone = main.join("m-Q4_K_M.gguf");
+    assert!(!gone.exists() && other.join("m-Q4_K_M.gguf").exists());
+    let others: BTreeMap<_, _> = before.into_iter().filter(|(path, _)| *path != gone).collect();
+    assert_eq!(cache.readable(), others);
+    // Neither the one that is gone nor one of another revision is meant.
+    for (label, name) in [("Q4_K_M", "main"), ("Q8_0", "refs/pr/1"), ("Q8_0", "none")] {
+        let target = quantization_of("org/c", label, name);
+        assert!(matches!(cache.store().plan_deletion(&[target.clone()]), Err(Error::FileNotFound { .. })));
+        assert!(matches!(cache.store().expected(&target), Err(Error::FileNotFound { .. })));
+    }
+    let checked = check(&cache, &quantization_of("org/c", "q8_0", "3333333"));
+    assert_eq!((checked.0, checked.1.len()), (true, 2));
+    let (_, freed) = cache.delete(&[quantization_of("org/c", "Q8_0", "main")]);
+    assert!(freed > 0 && !main.join("big").exists() && main.join("mmproj-f16.gguf").exists());
+    // Of a repository with one revision it is the quantization.
+    let alone = cache.delete(&[quantization_of("org/b", "Q4_K_M", "main")]).1;
+    assert_eq!(alone, built().delete(&[quantization("org/b", "Q4_K_M")]).1);
 }
 
 #[test]

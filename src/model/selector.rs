@@ -25,6 +25,13 @@ pub enum Choice {
     Quantization(String),
     /// One revision.
     Revision(String),
+    /// One quantization in one revision.
+    QuantizationOf {
+        /// The quantization.
+        quantization: String,
+        /// The revision.
+        revision: String,
+    },
 }
 
 impl Selector {
@@ -92,7 +99,13 @@ impl Selector {
             }
         };
         match revision.filter(|revision| !revision.is_empty()) {
-            Some(revision) => push(head, Choice::Revision(revision.to_owned())),
+            Some(revision) => {
+                push(head, Choice::Revision(revision.to_owned()));
+                if let Some((id, label)) = head.rsplit_once(':').filter(|(_, label)| !label.is_empty()) {
+                    let (quantization, revision) = (label.to_ascii_uppercase(), revision.to_owned());
+                    push(id, Choice::QuantizationOf { quantization, revision });
+                }
+            }
             None => {
                 if let Some((id, label)) = head.rsplit_once(':').filter(|(_, label)| !label.is_empty()) {
                     push(id, Choice::Quantization(label.to_ascii_uppercase()));
@@ -124,6 +137,7 @@ pub fn arguments(model: &ModelId, choice: &Choice, several_roots: bool) -> Strin
         Choice::Whole => {}
         Choice::Quantization(label) => name.push_str(&format!(":{label}")),
         Choice::Revision(revision) => name.push_str(&format!("@{revision}")),
+        Choice::QuantizationOf { quantization, revision } => name.push_str(&format!(":{quantization}@{revision}")),
     }
     let mut out = shell_word(&name);
     if several_roots {
@@ -161,6 +175,13 @@ mod tests {
             ("flat:tinyllama", StoreKind::Hf, "tinyllama", None),
             ("flat:tinyllama:q8_0", StoreKind::Flat, "tinyllama", Some(Quantization("Q8_0".to_owned()))),
             ("hf:org/name@abc123", StoreKind::Hf, "org/name", Some(Revision("abc123".to_owned()))),
+            (
+                "hf:org/name:q8_0@main",
+                StoreKind::Hf,
+                "org/name",
+                Some(Choice::QuantizationOf { quantization: "Q8_0".to_owned(), revision: "main".to_owned() }),
+            ),
+            ("hf:org/name:q8_0@main", StoreKind::Hf, "org/name:q8_0", Some(Revision("main".to_owned()))),
             ("hf:datasets/org/name", StoreKind::Hf, "datasets/org/name", Some(Whole)),
             ("ollama:llama3:8b", StoreKind::Ollama, "llama3:8b", Some(Whole)),
             ("ollama:llama3:8b", StoreKind::Ollama, "llama3", None),

@@ -156,6 +156,13 @@ pub enum Part {
     Quantization(String),
     /// One revision.
     Revision(String),
+    /// One quantization in one revision; others keep theirs.
+    QuantizationOf {
+        /// The quantization.
+        quantization: String,
+        /// The revision.
+        revision: String,
+    },
     /// Single files, by their path inside the model.
     Files(Vec<String>),
 }

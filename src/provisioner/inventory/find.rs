@@ -147,6 +147,9 @@ impl Inventory {
         let choice = match &target.part {
             Part::Quantization(label) => Choice::Quantization(label.clone()),
             Part::Revision(commit) => Choice::Revision(commit.clone()),
+            Part::QuantizationOf { quantization, revision } => {
+                Choice::QuantizationOf { quantization: quantization.clone(), revision: revision.clone() }
+            }
             Part::Whole | Part::Files(_) => Choice::Whole,
         };
         arguments(&target.model, &choice, several)
@@ -162,20 +165,22 @@ fn by_id(store: &dyn Store, selector: &Selector) -> Result<Option<(String, Part)
     for (id, choice) in selector.readings(store.kind()) {
         match store.details(&id) {
             Ok(details) => {
+                let part = match choice {
+                    Choice::Whole => Part::Whole,
+                    Choice::Quantization(label) => Part::Quantization(label),
+                    Choice::Revision(commit) => Part::Revision(commit),
+                    Choice::QuantizationOf { quantization, revision } => {
+                        Part::QuantizationOf { quantization, revision }
+                    }
+                };
                 // A quantization that it has not would only be missed later, without a word of what it has.
-                if let Choice::Quantization(label) = &choice {
-                    let part = Part::Quantization(label.clone());
-                    let target = Target { id: id.clone(), part };
+                if matches!(part, Part::Quantization(_) | Part::QuantizationOf { .. }) {
+                    let target = Target { id: id.clone(), part: part.clone() };
                     let known = !details.model.quantizations.is_empty();
                     if known && matches!(store.expected(&target), Err(Error::ModelNotFound { .. })) {
                         continue;
                     }
                 }
-                let part = match choice {
-                    Choice::Whole => Part::Whole,
-                    Choice::Quantization(label) => Part::Quantization(label),
-                    Choice::Revision(commit) => Part::Revision(commit),
-                };
                 return Ok(Some((id, part)));
             }
             Err(Error::ModelNotFound { .. }) => {}

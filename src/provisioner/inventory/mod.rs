@@ -71,6 +71,10 @@ impl PlanTarget {
             Part::Revision(commit) => {
                 format!("revision {} of {id}", text::printable(commit).chars().take(10).collect::<String>())
             }
+            Part::QuantizationOf { quantization, revision } => {
+                let revision: String = text::printable(revision).chars().take(10).collect();
+                format!("{} in revision {revision} of {id}", text::printable(quantization))
+            }
             Part::Files(files) => format!("{} of {id}", text::printable(&files.join(", "))),
         }
     }

@@ -317,6 +317,10 @@ impl ModelFolder {
                 (!entries.is_empty()).then_some(entries)
             }
             Part::Revision(revision) => self.is_revision(revision).then(|| self.every_file()),
+            Part::QuantizationOf { quantization, revision } => {
+                let part = Part::Quantization(quantization.clone());
+                self.is_revision(revision).then(|| self.part(&part, root, headers)).flatten()
+            }
             Part::Files(paths) => {
                 let mut entries = BTreeSet::new();
                 for path in paths {

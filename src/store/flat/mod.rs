@@ -236,6 +236,7 @@ impl FlatStore {
                 Part::Whole => String::new(),
                 Part::Quantization(label) => format!(":{label}"),
                 Part::Revision(revision) => format!("@{revision}"),
+                Part::QuantizationOf { quantization, revision } => format!(":{quantization}@{revision}"),
                 Part::Files(paths) => format!(" ({})", paths.join(", ")),
             };
             self.not_found(&format!("{id}{what}"))

@@ -297,16 +297,19 @@ impl Store for HfStore {
         if repository.id != reference.name() || repository.kind != ModelKind::Model {
             return Ok(None);
         }
-        if reference.revision().is_some() && (reference.quantization().is_some() || reference.file().is_some()) {
+        if reference.revision().is_some() && reference.file().is_some() {
             return Err(Error::Unsupported {
-                what: format!("a part of one revision of {}", text::printable(&repository.id)),
-                instead: "name the quantization, the file or the revision alone".to_owned(),
+                what: format!("a file of one revision of {}", text::printable(&repository.id)),
+                instead: "name the file, the revision, or a quantization of the revision".to_owned(),
             });
         }
         let part = match (reference.quantization(), reference.revision(), reference.file()) {
             (_, _, Some(file)) => Part::Files(vec![file.as_str().to_owned()]),
-            (Some(quantization), _, _) => Part::Quantization(quantization.to_owned()),
-            (None, Some(revision), _) => Part::Revision(revision.to_owned()),
+            (Some(quantization), Some(revision), None) => {
+                Part::QuantizationOf { quantization: quantization.to_owned(), revision: revision.to_owned() }
+            }
+            (Some(quantization), None, None) => Part::Quantization(quantization.to_owned()),
+            (None, Some(revision), None) => Part::Revision(revision.to_owned()),
             (None, None, None) => Part::Whole,
         };
         Ok(Some(Target { id: repository.id, part }))
@@ -325,7 +328,7 @@ impl HfStore {
         };
         let missing = |what: String| Error::FileNotFound { repository: target.id.clone(), what, available: Vec::new() };
         let revision = match &target.part {
-            Part::Revision(wanted) => Some(
+            Part::Revision(wanted) | Part::QuantizationOf { revision: wanted, .. } => Some(
                 repository
                     .revision(wanted)
                     .ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))?,
@@ -336,6 +339,10 @@ impl HfStore {
             Part::Whole => true,
             Part::Quantization(wanted) => of(path).is_some_and(|q| q.is(wanted)),
             Part::Revision(_) => revision.is_some_and(|revision| revision.commit == commit),
+            Part::QuantizationOf { quantization, .. } => {
+                revision.is_some_and(|revision| revision.commit == commit)
+                    && of(path).is_some_and(|q| q.is(quantization))
+            }
             Part::Files(paths) => paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)),
         };
         let expected = expected::expected(hub, repository, &chosen);
@@ -343,6 +350,11 @@ impl HfStore {
             Part::Quantization(label) if expected.is_empty() => {
                 Err(missing(format!("quantization {} here", text::printable(label))))
             }
+            Part::QuantizationOf { quantization, revision } if expected.is_empty() => Err(missing(format!(
+                "quantization {} in revision '{}' here",
+                text::printable(quantization),
+                text::printable(revision)
+            ))),
             Part::Files(paths) if expected.is_empty() => {
                 Err(missing(format!("file '{}' here", text::printable(&paths.join(", ")))))
             }

@@ -138,6 +138,14 @@ fn broken(root: &Path, repositories: impl Iterator<Item = Outward>, plan: &Plan)
 /// Translates a part of a row into entries and revisions.
 fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Result<()> {
     let missing = |what: String| Error::FileNotFound { repository: repository.id.clone(), what, available: Vec::new() };
+    let of = |path: &Path| {
+        path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
+    };
+    let is_weights =
+        |path: &Path| path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights());
+    let one = |wanted: &str| {
+        repository.revision(wanted).ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))
+    };
     let mut add = |keep: &dyn Fn(&Revision, &Path) -> bool| {
         let mut found = false;
         for revision in &repository.revisions {
@@ -151,18 +159,26 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Re
     match part {
         Part::Whole => selection.whole = true,
         Part::Revision(wanted) => {
-            let revision = repository
-                .revision(wanted)
-                .ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))?;
-            selection.revisions.insert(revision.commit.clone());
+            selection.revisions.insert(one(wanted)?.commit.clone());
+        }
+        Part::QuantizationOf { quantization, revision: wanted } => {
+            let commit = &one(wanted)?.commit;
+            // With one revision, that quantization is all that the repository has of it.
+            if repository.revisions.len() == 1 {
+                return select(repository, &Part::Quantization(quantization.clone()), selection);
+            }
+            let is = |revision: &Revision, path: &Path| {
+                revision.commit == *commit && is_weights(path) && of(path).is_some_and(|q| q.is(quantization))
+            };
+            if !add(&is) {
+                return Err(missing(format!(
+                    "quantization {} in revision '{}' here",
+                    text::printable(quantization),
+                    text::printable(wanted)
+                )));
+            }
         }
         Part::Quantization(wanted) => {
-            let of = |path: &Path| {
-                path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
-            };
-            let is_weights = |path: &Path| {
-                path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights())
-            };
             if !add(&|_, path| is_weights(path) && of(path).is_some_and(|q| q.is(wanted))) {
                 return Err(missing(format!("quantization {} here", text::printable(wanted))));
             }

@@ -228,7 +228,9 @@ impl OllamaStore {
                 let is = row.model.quantization.is_some_and(|quantization| quantization.is(wanted));
                 is.then_some(()).ok_or_else(|| self.not_found(&format!("{}:{wanted}", tag.id)))
             }
-            Part::Revision(revision) => Err(self.not_found(&format!("{}@{revision}", tag.id))),
+            Part::Revision(revision) | Part::QuantizationOf { revision, .. } => {
+                Err(self.not_found(&format!("{}@{revision}", tag.id)))
+            }
             Part::Files(files) => Err(self.not_found(&format!("{} ({})", tag.id, files.join(", ")))),
         }
     }
