@@ -325,7 +325,7 @@ pub struct Search {
     /// Most hits to show
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub limit: u16,
-    /// Also the quantizations with their sizes: one more request a hit
+    /// Also their sizes and whether they fit: a few more requests a hit, for its files and one header
     #[arg(long)]
     pub files: bool,
     /// JSON instead of a table
