@@ -9,6 +9,12 @@ use super::writer::BUFFER;
 /// The largest piece. Pieces are given out in file order, so this times the number of connections is how far the hash
 /// can lie behind the last byte.
 pub(super) const MOST: u64 = 16 * 1024 * 1024;
+/// The largest piece, and its part of the file, until one is there: what comes first may be of another version than what
+/// comes then (one server of many may be behind), and is thrown away if it is.
+const FIRST: u64 = 4 * 1024 * 1024;
+const FIRST_PART: u64 = 8;
+/// A file up to this size is not worth two requests.
+const UNDIVIDED: u64 = 4 * 1024 * 1024;
 /// The smallest piece, except the last one; also the least that is worth a connection of its own.
 const LEAST: u64 = 1024 * 1024;
 /// A piece whose connection sends nothing for so long is given to a connection that has nothing else to do.
@@ -98,7 +104,9 @@ impl Pieces {
         let gap = busy.gaps(self.size).next()?;
         let unassigned: u64 = busy.gaps(self.size).map(|gap| gap.end - gap.start).sum();
         let connections = connections.max(1) as u64;
-        let length = if connections == 1 { MOST } else { (unassigned / (2 * connections)).clamp(LEAST, MOST) };
+        let first = (self.size / FIRST_PART).clamp(LEAST, FIRST);
+        let most = if self.here.covered() < first && self.size > UNDIVIDED { first } else { MOST };
+        let length = if connections == 1 { most } else { (unassigned / (2 * connections)).clamp(LEAST, most) };
         // All pieces but the last of a gap end where a buffer ends.
         let end = (gap.start + length).next_multiple_of(BUFFER as u64);
         let end = if gap.end.saturating_sub(end) < LEAST / 4 { gap.end } else { end.min(gap.end) };
@@ -198,17 +206,25 @@ mod tests {
     }
 
     #[test]
-    fn one_connection_takes_large_pieces_to_the_end() {
-        let mut pieces = Pieces::new(MOST + 5, RangeSet::default());
-        assert_eq!(pieces.take(1, Instant::now()).unwrap().range, 0..MOST + 5);
-        assert_eq!(pieces.take(1, Instant::now()), None);
+    fn one_connection_takes_a_small_piece_and_then_large_ones_to_the_end() {
+        let size = FIRST + MOST + 5;
+        let mut pieces = Pieces::new(size, RangeSet::default());
+        let first = pieces.take(1, Instant::now()).unwrap();
+        assert!(first.range.start == 0 && first.range.end <= size / FIRST_PART + BUFFER as u64, "{first:?}");
+        pieces.sent(first.id, first.range.clone());
+        pieces.release(first.id);
+        let second = pieces.take(1, Instant::now()).unwrap();
+        assert_eq!(second.range.end - second.range.start, MOST);
+        let mut small = Pieces::new(UNDIVIDED, RangeSet::default());
+        assert_eq!(small.take(1, Instant::now()).unwrap().range, 0..UNDIVIDED);
+        assert_eq!(small.take(1, Instant::now()), None);
     }
 
     #[test]
     fn a_silent_connection_loses_all_that_it_has_not_brought() {
         let start = Instant::now();
         let mut pieces = Pieces::new(MOST, RangeSet::default());
-        let silent = pieces.take(1, start).unwrap();
+        let silent = pieces.take_all_from(0, start);
         pieces.arrive(silent.id, 1000, start);
         pieces.sent(silent.id, 0..1000);
         assert!(!pieces.is_stuck(start) && pieces.is_stuck(start + IDLE));
