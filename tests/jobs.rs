@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -302,7 +303,7 @@ impl Mount {
     }
 
     /// ext2 has no way to claim blocks beforehand, so writes fail in the middle.
-    fn ext2(folder: PathBuf, image: &std::path::Path, mib: usize) -> Option<Self> {
+    fn ext2(folder: PathBuf, image: &Path, mib: usize) -> Option<Self> {
         fs::File::create(image).unwrap().set_len((mib * MIB) as u64).unwrap();
         let made = std::process::Command::new("mkfs.ext2").args(["-q", "-F", "-m", "0"]).arg(image).status();
         if !made.is_ok_and(|status| status.success()) {
@@ -348,6 +349,21 @@ async fn what_waits_for_room_lets_others_run_and_goes_on_when_there_is_some() {
     bench.jobs.shut_down().await;
 }
 
+/// Writes `ballast` until so many bytes are free, or none because somebody else writes as well.
+fn fill(folder: &Path, ballast: &Path, leave: usize) {
+    let mut file = fs::File::create(ballast).unwrap();
+    loop {
+        let free = rbee_hive::disk::space::space(folder).unwrap().available as usize;
+        if free <= leave {
+            return;
+        }
+        match file.write_all(&vec![1; MIB.min(free - leave)]) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return,
+            written => written.unwrap(),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_while_a_job_runs_makes_it_wait_with_its_partial() {
     let scratch = tempfile::tempdir().unwrap();
@@ -357,12 +373,11 @@ async fn a_disk_that_fills_while_a_job_runs_makes_it_wait_with_its_partial() {
     let mut bench = Bench::at(scratch, models.clone(), 1, patient()).await;
     let bytes = bench.hub.put_noise(REPOSITORY, FILE, 16 * MIB);
     bench.hub.put_noise("org/small-GGUF", "small-Q8_0.gguf", 1000);
-    bench.jobs.set_limit(Some(6 << 20));
+    bench.jobs.set_limit(Some(3 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
     let ballast = models.join("ballast");
-    let free = rbee_hive::disk::space::space(&models).unwrap().available as usize;
-    fs::write(&ballast, vec![1; free - 4 * MIB]).unwrap();
+    fill(&models, &ballast, 2 * MIB);
     let waiting = bench.until_state(id, JobState::Waiting).await;
     assert!(
         waiting.why.as_deref().is_some_and(|why| why.contains(" short in ") || why.contains("not enough space")),

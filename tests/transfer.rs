@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -1092,6 +1092,52 @@ async fn a_disk_that_fills_keeps_the_partial_and_says_how_much_is_missing() {
     fs::write(&filler, b"").unwrap();
     let outcome = go().await.unwrap();
     assert_eq!(outcome.fetched, bytes.len() as u64 - kept);
+    assert!(fs::read(&outcome.paths[0]).unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_is_used_up_is_said_and_what_is_here_is_kept() {
+    /// Publishes nothing until there is room again.
+    struct Quota(Arc<Folder>, AtomicBool);
+    impl Destination for Quota {
+        fn folder(&self) -> &Path {
+            self.0.folder()
+        }
+        fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
+            self.0.present(file)
+        }
+        fn staging(&self, file: &RemoteFile) -> Staging {
+            self.0.staging(file)
+        }
+        fn stage(&self, file: &RemoteFile) -> Result<Staging> {
+            self.0.stage(file)
+        }
+        fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
+            if self.1.load(Ordering::Relaxed) {
+                let used_up = std::io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error());
+                return Err(rbee_hive::disk::write_error("create", self.0.folder().join("x"), 4096)(used_up));
+            }
+            self.0.publish(file, staging)
+        }
+        fn finish(&self, files: &[RemoteFile]) -> Result<()> {
+            self.0.finish(files)
+        }
+    }
+    let (bytes, file) = one(3 * MIB);
+    let folder = scratch();
+    let source: Arc<dyn Source> = Arc::new(Memory::new(&[(&file, &bytes)]));
+    let quota = Arc::new(Quota(Folder::new(folder.path()), AtomicBool::new(true)));
+    let destination: Arc<dyn Destination> = quota.clone();
+    let events = Events::default();
+    let go = || async {
+        let cancel = CancellationToken::new();
+        run(&request(vec![file.clone()]), &source, &destination, &quick(), &events.sink(), &cancel).await
+    };
+    let error = go().await.unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }) && error.to_string().contains("the quota of this user"), "{error}");
+    quota.1.store(false, Ordering::Relaxed);
+    let outcome = go().await.unwrap();
+    assert_eq!(outcome.fetched, 0, "all of it was here");
     assert!(fs::read(&outcome.paths[0]).unwrap() == bytes);
 }
 
