@@ -184,18 +184,22 @@ async fn listing(hub: &HubClient, id: &str) -> Result<(Repository, Vec<RemoteFil
     Ok((repository, files))
 }
 
-/// The weights of a repository without GGUF files, under the type of their numbers.
+/// The weights of a repository whose names tell no quantization, under what the header tells.
 fn unquantized(files: &[RemoteFile], header: &RemoteHeader, metadata: &Metadata) -> Option<Offer> {
     let set = |path: &RepoPath| {
         let name = FileName::parse(path.file_name());
         let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
         let stem = name.shard().map_or_else(|| path.file_name().to_owned(), |shard| shard.stem.clone());
-        (name.is_safetensors() && name.is_weights()).then_some((folder, stem))
+        let loads = name.is_safetensors() || name.is_gguf();
+        (loads && name.is_weights()).then_some((folder, stem))
     };
     let wanted = set(&header.file.path)?;
     let files: Vec<&RemoteFile> = files.iter().filter(|file| set(&file.path).as_ref() == Some(&wanted)).collect();
     Some(Offer {
-        name: metadata.quantization.as_ref().map_or_else(|| "safetensors".to_owned(), ToString::to_string),
+        name: metadata.quantization.as_ref().map_or_else(
+            || if header.file.path.as_str().ends_with(".gguf") { "GGUF" } else { "safetensors" }.to_owned(),
+            ToString::to_string,
+        ),
         size_bytes: Some(files.iter().map(|file| file.size).fold(0, u64::saturating_add)),
         files: files.iter().map(|file| file.path.as_str().to_owned()).collect(),
         fit: None,
