@@ -63,8 +63,11 @@ fn fill(root: &Path, tokens: usize) {
     symlink(format!("../../blobs/{hex}"), snapshot.join("one-Q4_K_M.gguf")).unwrap();
 }
 
-/// What each row told, in the order in which it was given: architecture and parameters.
-fn look(stores: Vec<Arc<dyn Store>>) -> BTreeMap<String, Vec<(Option<String>, Option<u64>)>> {
+/// Architecture and parameters.
+type Told = (Option<String>, Option<u64>);
+
+/// What each row told, in the order in which it was given.
+fn look(stores: Vec<Arc<dyn Store>>) -> BTreeMap<String, Vec<Told>> {
     let told = Mutex::new((BTreeMap::<_, Vec<_>>::new(), 0));
     let count = stores.len();
     let add = |event| {
