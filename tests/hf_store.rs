@@ -278,6 +278,28 @@ fn partials_of_every_client_are_known() {
 }
 
 #[test]
+fn a_partial_that_is_gone_on_with_keeps_its_journal_and_is_missing_in_the_model() {
+    let cache = Cache::new();
+    let etag = "7".repeat(64);
+    cache.file(A, &commit('1'), "config.json", b"{}");
+    let partial = cache.put(format!("{A}/blobs/{etag}.0123456789abcdef.llorch"), &noise(7000, 7));
+    let journal = cache.put(format!("{A}/blobs/{etag}.0123456789abcdef.llorch.json"), b"{}");
+    let lock = cache.put(format!(".locks/{A}/{etag}.lock"), b"");
+    let held = FileLock::try_exclusive(&lock).unwrap().unwrap();
+    let plan = cache.plan(&[whole("org/a")]);
+    let blocked: BTreeSet<_> = plan.blocked.iter().map(|blocked| &blocked.path).collect();
+    assert_eq!(blocked, BTreeSet::from([&partial, &journal]), "{plan:?}");
+    drop(held);
+
+    let expected = cache.store().expected(&whole("org/a")).unwrap();
+    let missing: Vec<_> = expected.iter().filter(|file| !cache.hub.join(&file.location).exists()).collect();
+    assert_eq!(missing.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), [format!("blobs/{etag}")]);
+    cache.file(A, &commit('1'), "w.gguf", &gguf(1));
+    cache.put(format!("{A}/blobs/{}.part", sha256(&gguf(1))), &noise(100, 7));
+    assert_eq!(cache.store().expected(&whole("org/a")).unwrap().len(), 3, "what is here in another way is not missing");
+}
+
+#[test]
 fn a_blob_whose_lock_is_held_stays_and_everything_else_goes() {
     let cache = Cache::new();
     cache.file(A, &commit('1'), "a.gguf", &gguf(1));

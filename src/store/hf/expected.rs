@@ -1,8 +1,9 @@
 //! What the files of a repository should be: blob names are checksums, and `trees/<commit>.json` has the others.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -71,6 +72,20 @@ pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&O
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
+}
+
+/// The payloads of which only a part is here: no revision names them yet.
+pub(super) fn unfinished(repository: &Repository) -> impl Iterator<Item = Expected> {
+    let etags: BTreeSet<&[u8]> = repository.unfinished().map(|(_, etag)| etag).collect();
+    etags.into_iter().map(|etag| {
+        let inside = Path::new("blobs").join(OsStr::from_bytes(etag));
+        Expected {
+            path: text::escape(inside.as_os_str()),
+            location: Path::new(&repository.folder).join(inside),
+            note: Some("its download is not finished".to_owned()),
+            ..Expected::default()
+        }
+    })
 }
 
 /// Where an entry's bytes lie, relative to the cache, and the digest that the blob's name is. `None` for what leads elsewhere:

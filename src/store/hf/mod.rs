@@ -345,7 +345,10 @@ impl HfStore {
             }
             Part::Files(paths) => paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)),
         };
-        let expected = expected::expected(hub, repository, &chosen);
+        let mut expected = expected::expected(hub, repository, &chosen);
+        if target.part == Part::Whole {
+            expected.extend(expected::unfinished(repository));
+        }
         match &target.part {
             Part::Quantization(label) if expected.is_empty() => {
                 Err(missing(format!("quantization {} here", text::printable(label))))

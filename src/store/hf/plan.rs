@@ -12,6 +12,7 @@ use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
 use crate::error::{Error, Result};
 use crate::model::{Blocked, Broken, FileName, Kept, ModelId, Plan, Quantization, RepoPath, Step, StoreKind, text};
+use crate::store::flat::staging::StagingName;
 use crate::store::planning::{PlanBuilder, lexical, way_of_link};
 use crate::store::tree::{Entry, Tree, reason};
 use crate::store::{Part, Target};
@@ -421,8 +422,11 @@ impl Source<'_> {
         let etag = match layout::blob_name(entry.name()) {
             BlobName::Payload => entry.name().as_bytes(),
             BlobName::Partial(etag) => etag,
-            // What is a lock itself is not taken from the one who holds it.
-            BlobName::Leftover => entry.name().as_bytes().strip_suffix(b".lock").unwrap_or_default(),
+            // What is a lock itself is not taken from the one who holds it, nor the journal of a download from who goes on with it.
+            BlobName::Leftover => match StagingName::parse(entry.name()) {
+                Some(staged) => &entry.name().as_bytes()[..staged.target.len()],
+                None => entry.name().as_bytes().strip_suffix(b".lock").unwrap_or_default(),
+            },
         };
         if etag.is_empty() {
             return;

@@ -524,4 +524,10 @@ impl Repository {
             _ => None,
         })
     }
+
+    /// Those of them whose payload is not here in another way.
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = (&OsString, &[u8])> {
+        self.partials()
+            .filter(|(_, etag)| self.blobs.get(OsStr::from_bytes(etag)).is_none_or(|blob| blob.payload().is_none()))
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::layout::{self, BlobName, Target};
@@ -145,13 +144,7 @@ impl Weights {
                 );
             }
         }
-        let unfinished = repository
-            .partials()
-            .filter(|(_, etag)| {
-                repository.blobs.get(OsStr::from_bytes(etag)).is_none_or(|blob| blob.payload().is_none())
-            })
-            .map(|(name, _)| text::printable_path(Path::new(name)))
-            .collect();
+        let unfinished = repository.unfinished().map(|(name, _)| text::printable_path(Path::new(name))).collect();
         let format = match (gguf, safetensors) {
             (true, _) => Some(Format::Gguf),
             (false, true) => Some(Format::Safetensors),
