@@ -16,9 +16,13 @@ use super::session::{Found, Session};
 use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::filter::SortKey;
-use crate::model::{FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
+use crate::model::{FileCheck, FileStatus, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Event};
+
+/// Models whose way out is told, and files that are named in one.
+const NAMED_WAYS_OUT: usize = 5;
+const MOST_FILES_AGAIN: usize = 8;
 
 /// `verify --json`.
 #[derive(Serialize)]
@@ -147,29 +151,56 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     }
     let bad = models.iter().filter(|model| !model.ok).count();
     if bad > 0 {
-        let damaged = models.iter().filter(|model| !model.ok).map(|model| model.model.clone()).collect();
-        let (known, _) = origins(session, damaged).await?;
-        let way_out = match known.as_slice() {
-            [] => String::new(),
-            [one] => format!("; `llorch-models download {one}` fetches what is missing"),
-            several => format!("; `llorch-models download` fetches what is missing of {}", several.join(", ")),
-        };
-        session.output.say(&format!("llorch-models: {} of {} damaged{way_out}", bad, count(models.len(), "model")));
+        session.output.say(&format!("llorch-models: {} of {} damaged", bad, count(models.len(), "model")));
+        let damaged = models.into_iter().filter(|model| !model.ok).collect();
+        let (ways_out, _) = ways_out(session, damaged).await?;
+        for way_out in ways_out.iter().take(NAMED_WAYS_OUT) {
+            session.output.say(&format!("to fetch what is damaged again: llorch-models {way_out}"));
+        }
+        if let Some(more @ 1..) = ways_out.len().checked_sub(NAMED_WAYS_OUT) {
+            session.output.say(&format!("and {more} more in the same way"));
+        }
         return Ok(Exit::Failed);
     }
     Ok(Exit::Done)
 }
 
-/// Where the models of the flat stores came from, as far as it is known: only there a download mends them.
-async fn origins(session: &mut Session, models: Vec<ModelId>) -> Result<(Vec<String>, Option<Exit>), Stop> {
+/// The commands that fetch again what is damaged, of models in the stores that downloads go to and whose origin is known.
+async fn ways_out(session: &mut Session, damaged: Vec<Verification>) -> Result<(Vec<String>, Option<Exit>), Stop> {
     let inventory = session.inventory.clone();
     session
         .blocking(move || {
-            let flat = models.iter().filter(|model| model.store == StoreKind::Flat);
-            let known = flat.filter_map(|model| inventory.details(model).ok()?.model.reference);
-            known.map(|reference| text::printable(&reference)).collect()
+            let known = damaged.iter().filter_map(|verification| {
+                let to = match verification.model.store {
+                    StoreKind::Flat => "",
+                    StoreKind::Hf => " --to hf",
+                    _ => return None,
+                };
+                let reference = inventory.details(&verification.model).ok()?.model.reference?;
+                Some(format!("download {}{to}{}", text::printable(&reference), files_again(&verification.files)?))
+            });
+            known.collect()
         })
         .await
+}
+
+/// The options that name the files which are not right, and `--force` where other bytes lie under their names; `None` where
+/// they are too many to name.
+fn files_again(files: &[FileCheck]) -> Option<String> {
+    let damaged: Vec<&FileCheck> = files.iter().filter(|file| !file.status.is_ok()).collect();
+    let mut paths: Vec<&str> = damaged.iter().map(|file| file.path.as_str()).collect();
+    paths.dedup();
+    if paths.len() > MOST_FILES_AGAIN {
+        return None;
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=@:,".contains(c);
+    let quoted = |path: &str| match text::printable(path) {
+        path if path.chars().all(plain) => path,
+        path => format!("'{}'", path.replace('\'', "'\\''")),
+    };
+    let named: String = paths.iter().map(|path| format!(" --file {}", quoted(path))).collect();
+    let force = damaged.iter().any(|file| file.status != FileStatus::Missing);
+    Some(format!("{named}{}", if force { " --force" } else { "" }))
 }
 
 fn looks_whole(files: usize) -> String {
