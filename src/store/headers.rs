@@ -113,6 +113,9 @@ impl Headers {
         // A vocabulary is tens of megabytes.
         let kind = match &self.glance {
             Some(missed) if kind == Companion::Vocabulary => {
+                if let Some(known) = self.known(&Key::of(status).tagged(kind.tag())) {
+                    return known;
+                }
                 missed.store(true, Ordering::Relaxed);
                 Companion::Tokenizer
             }
@@ -131,11 +134,8 @@ impl Headers {
         read: impl FnOnce(&File) -> Result<Metadata, String>,
     ) -> Header {
         let key = Key::of(status).tagged(tag);
-        if let Some(header) = self.stored().get(&key) {
+        if let Some(header) = self.known(&key) {
             return header;
-        }
-        if let Some(header) = self.shared.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(&key) {
-            return header.clone();
         }
         let header = match safe::open_below(root, &location()) {
             Ok(file) => read(&file).map(Arc::new).map_err(Arc::from),
@@ -158,6 +158,12 @@ impl Headers {
         memory.known.insert(key, header.clone());
         memory.changed = true;
         header
+    }
+
+    /// What is remembered.
+    fn known(&self, key: &Key) -> Option<Header> {
+        let memory = || self.shared.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(key).cloned();
+        self.stored().get(key).or_else(memory)
     }
 
     /// Writes the memory to its file, if it has one and there is anything new. What other processes wrote meanwhile stays. Without

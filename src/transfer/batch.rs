@@ -152,11 +152,11 @@ impl Batch {
                     })
                     .collect();
                 for (one, result) in staged.into_iter().zip(&results) {
-                    if result.is_err() {
-                        remove_if_there(&one.staging.partial)?;
-                    }
-                    if let Err(error) = remove_if_there(&one.staging.journal) {
-                        tracing::warn!("{} stays behind: {error}", one.staging.journal.display());
+                    let partial = result.is_err().then_some(&one.staging.partial);
+                    for path in partial.into_iter().chain([&one.staging.journal]) {
+                        if let Err(error) = remove_if_there(path) {
+                            tracing::warn!("{} stays behind: {error}", path.display());
+                        }
                     }
                     drop(one.lock);
                 }

@@ -134,10 +134,8 @@ impl Record {
         let mut written = synced.clone();
         let lasting =
             self.written.as_ref().filter(|what| identity.digest.is_some() && Some(what.boot.as_str()) == boot);
-        if let Some(what) = lasting {
-            RangeSet::from_pairs(&what.ranges, identity.size)?
-                .pairs()
-                .for_each(|[start, end]| written.insert(start..end));
+        if let Some(more) = lasting.and_then(|what| RangeSet::from_pairs(&what.ranges, identity.size)) {
+            more.pairs().for_each(|[start, end]| written.insert(start..end));
         }
         Some(Claims { synced, written })
     }

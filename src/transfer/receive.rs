@@ -343,9 +343,14 @@ impl<'a, 'r> Segments<'a, 'r> {
 
     /// One connection from its first piece to its last.
     async fn connection(&self, permit: Permit, ready: Option<Opening>) -> End {
-        self.lock().alive += 1;
+        let uses = |change: fn(&mut usize)| {
+            let mut state = self.lock();
+            change(&mut state.alive);
+            self.pipeline.set_connections(state.alive);
+        };
+        uses(|alive| *alive += 1);
         let end = self.pieces(permit, ready).await;
-        self.lock().alive -= 1;
+        uses(|alive| *alive -= 1);
         end
     }
 

@@ -33,17 +33,20 @@ use crate::model::{Digest, Validator};
 pub(super) const BUFFER: usize = 256 * 1024;
 /// Buffers of one file, besides one for each connection that may be filling it.
 const BUFFERS: usize = 6;
-/// For each connection so many bytes are synced together: each sync costs the processor and the disk, and half of what is
-/// synced together is what a power failure costs.
+/// For each connection in use so many bytes are synced together: each sync costs the processor and the disk, and half of
+/// what is synced together is what a power failure costs.
 const SYNC_BYTES: u64 = 2 * 1024 * 1024;
 /// The most for all connections of a file.
 const MOST_SYNC: u64 = 16 * 1024 * 1024;
+/// The same without a checksum of the whole: only what is synced is believed then, also after a kill.
+const UNPROVEN_SYNC_BYTES: u64 = 1024 * 1024;
+const MOST_UNPROVEN_SYNC: u64 = 4 * 1024 * 1024;
 /// So many bytes are noted as written together, but no sooner than this after the last note; what is not noted is what a
 /// killed process costs.
 const NOTE_BYTES: u64 = 1024 * 1024;
 const NOTE_INTERVAL: Duration = Duration::from_millis(5);
 /// Writing pauses when this and what is synced together are not synced.
-const AHEAD: u64 = 4 * 1024 * 1024;
+const AHEAD: u64 = 2 * 1024 * 1024;
 /// Fewer bytes are synced after this time.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -100,8 +103,10 @@ struct Shared {
     pool: Pool,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// So many bytes are synced together.
-    sync_bytes: u64,
+    /// Connections in use.
+    connections: AtomicU64,
+    /// Whether a checksum of the whole decides.
+    proven: bool,
     /// Bytes that are written.
     written: AtomicU64,
     /// The digest is not wanted any more.
@@ -109,6 +114,18 @@ struct Shared {
 }
 
 impl Shared {
+    /// So many bytes are synced together.
+    fn sync_bytes(&self) -> u64 {
+        let (each, most) =
+            if self.proven { (SYNC_BYTES, MOST_SYNC) } else { (UNPROVEN_SYNC_BYTES, MOST_UNPROVEN_SYNC) };
+        each.saturating_mul(self.connections.load(Ordering::Relaxed)).clamp(each, most)
+    }
+
+    /// Whether it is worth noting that so many bytes are written.
+    fn is_worth_a_note(&self, unnoted: u64) -> bool {
+        self.proven && unnoted >= NOTE_BYTES
+    }
+
     fn fail(&self, error: Error) {
         let mut progress = lock(&self.progress);
         progress.failed.get_or_insert(error);
@@ -145,7 +162,8 @@ impl Pipeline {
             written: AtomicU64::new(ranges.covered()),
             progress: Mutex::new(Progress { written: ranges.clone(), ..Progress::default() }),
             changed: Condvar::new(),
-            sync_bytes: SYNC_BYTES.saturating_mul(connections as u64).clamp(SYNC_BYTES, MOST_SYNC),
+            connections: AtomicU64::new(1),
+            proven: hasher.is_some(),
             stop: AtomicBool::new(false),
         });
         let path = partial.path().to_owned();
@@ -210,6 +228,11 @@ impl Pipeline {
             // A writer that is gone has failed, and the next buffer tells why.
             let _ = messages.send(Message::Block(Block { offset, bytes }));
         }
+    }
+
+    /// So many connections are in use.
+    pub(super) fn set_connections(&self, count: usize) {
+        self.shared.connections.store(count as u64, Ordering::Relaxed);
     }
 
     /// Goes into the journal with the next ranges.
@@ -333,7 +356,8 @@ fn write(
         };
         let length = block.bytes.len() as u64;
         let mut progress = lock(&shared.progress);
-        while progress.unsynced >= shared.sync_bytes + AHEAD && !progress.has_failed {
+        while progress.unsynced >= shared.sync_bytes() + AHEAD && !progress.has_failed {
+            shared.changed.notify_all();
             progress = shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
         if progress.has_failed {
@@ -348,12 +372,10 @@ fn write(
         let mut progress = lock(&shared.progress);
         progress.written.insert(block.offset..block.offset + length);
         shared.written.store(progress.written.covered(), Ordering::Relaxed);
-        let (before, unnoted) = (progress.unsynced, progress.unnoted);
+        let first = progress.unsynced == 0;
         progress.unsynced += length;
         progress.unnoted += length;
-        let wake = before == 0
-            || (before < shared.sync_bytes && progress.unsynced >= shared.sync_bytes)
-            || (unnoted < NOTE_BYTES && progress.unnoted >= NOTE_BYTES);
+        let wake = first || progress.unsynced >= shared.sync_bytes() || shared.is_worth_a_note(progress.unnoted);
         drop(progress);
         if wake {
             shared.changed.notify_all();
@@ -379,10 +401,10 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
         let mut progress = lock(&shared.progress);
         let due = loop {
             let due = progress.ended
-                || progress.unsynced >= shared.sync_bytes
+                || progress.unsynced >= shared.sync_bytes()
                 || (progress.unsynced > 0 && last.elapsed() >= SYNC_INTERVAL);
             let note_in = NOTE_INTERVAL.saturating_sub(last_note.elapsed());
-            let worth_a_note = progress.unnoted >= NOTE_BYTES;
+            let worth_a_note = shared.is_worth_a_note(progress.unnoted);
             if due || (worth_a_note && note_in.is_zero()) {
                 break due;
             }
@@ -406,7 +428,9 @@ fn sync(mut partial: Partial, shared: &Shared) -> Partial {
                 partial.set_validator(validator.clone());
                 noted = validator;
             }
-            let done = if due { partial.sync(written) } else { partial.note(&written) };
+            // A sync may take long, and nothing is noted meanwhile.
+            let noted = if shared.proven { partial.note(&written) } else { Ok(()) };
+            let done = noted.and_then(|()| if due { partial.sync(written) } else { Ok(()) });
             if let Err(error) = done {
                 shared.fail(error);
                 // The lock goes with the partial, so nothing may write any more.
