@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::exit::{Exit, Stop};
+use crate::model::text;
 
 /// What ends the waiting.
 enum End {
@@ -29,7 +30,10 @@ pub(super) fn run(program: &[OsString]) -> Result<Exit, Stop> {
     let end: Result<End, Stop> = runtime.block_on(async {
         // The program decides what it does about these; this stays to tell how it ended.
         let _held = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        let mut child = Command::new(name).args(arguments).stdin(Stdio::null()).spawn().map_err(cannot)?;
+        let mut child = Command::new(name).args(arguments).stdin(Stdio::null()).spawn().map_err(|error| {
+            let what = format!("{} cannot be started", text::printable(&name.to_string_lossy()));
+            Stop::Error(anyhow::Error::new(error).context(what))
+        })?;
         let (tell, mut told) = mpsc::channel(2);
         let starter = tell.clone();
         std::thread::Builder::new()

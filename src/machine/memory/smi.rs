@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long it may take; a sick GPU hangs it.
@@ -19,7 +20,14 @@ pub(super) fn memory(programs: &[PathBuf]) -> BTreeMap<String, (u64, u64)> {
 }
 
 fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
+    /// One that was asked before has not ended.
+    static HANGS: AtomicBool = AtomicBool::new(false);
+    if HANGS.load(Ordering::Relaxed) {
+        return None;
+    }
     let mut child = Command::new(program)
+        .env_remove("HF_TOKEN")
+        .env_remove("HUGGING_FACE_HUB_TOKEN")
         .args(["--query-gpu=uuid,memory.total,memory.free", "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -41,9 +49,18 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
         }
     };
     if status.is_none() {
-        // One that hangs in the driver does not end by this either, so nobody waits for it.
+        // One that hangs in the driver does not end by this either, so only a thread waits for it, and it is the last one
+        // until then.
         let _ = child.kill();
-        let _ = child.try_wait();
+        HANGS.store(true, Ordering::Relaxed);
+        let waiting = std::thread::Builder::new().name("nvidia-smi".to_owned()).spawn(move || {
+            if child.wait().is_ok() {
+                HANGS.store(false, Ordering::Relaxed);
+            }
+        });
+        if let Err(error) = waiting {
+            tracing::debug!("nobody waits for nvidia-smi: {error}");
+        }
         return None;
     }
     let text = reader.ok()?.join().ok().flatten();
