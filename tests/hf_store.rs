@@ -1073,6 +1073,14 @@ fn the_configuration_beside_safetensors_tells_what_their_header_does_not() {
     assert_eq!((row.format, row.architecture.as_deref()), (Some(Format::Safetensors), Some("qwen2")));
     assert_eq!((row.context_length, row.parameters), (Some(4096), Some(16)));
     assert_eq!((row.complete, row.warnings), (true, Vec::new()));
+    assert_eq!(row.quantization.map(|label| label.to_string()).as_deref(), Some("BF16"));
+    let packed = br#"{"model_type":"qwen2","quantization_config":{"quant_method":"gptq","bits":4}}"#;
+    let cache = Cache::new();
+    cache.file(A, &commit('1'), "model.safetensors", &bytes);
+    cache.file(A, &commit('1'), "config.json", packed);
+    let row = cache.row("org/a");
+    assert_eq!(row.quantization.map(|label| label.to_string()).as_deref(), Some("GPTQ-INT4"));
+    assert_eq!(row.quantizations.len(), 1);
 }
 
 #[test]

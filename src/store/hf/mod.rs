@@ -178,6 +178,11 @@ impl HfStore {
             model.quantization = quantizations.first().filter(|_| quantizations.len() == 1).cloned();
             model.quantizations = quantizations;
         }
+        // The configuration names what packs the weights, else their type is the label; names of these files tell neither.
+        if model.quantizations.is_empty() && metadata.format == Format::Safetensors {
+            model.quantization.clone_from(&metadata.quantization);
+            model.quantizations = metadata.quantization.iter().cloned().collect();
+        }
         Some(metadata)
     }
 }
