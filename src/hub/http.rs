@@ -38,6 +38,9 @@ const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
 /// So often an answer that no hub gives is asked for, with short pauses: a proxy may have stumbled, or the address is wrong.
 const STRANGE_TRIES: u32 = 3;
 const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 8;
+/// So often from the first try on where no connection comes to be: the network may be away, or the address is wrong, and a
+/// person waits for the word.
+const UNCONNECTED_TRIES: u32 = 4;
 /// Until the headers of an answer about a repository are there, the first times: a server that lost a request answers the next one.
 const FIRST_HEADERS: Duration = Duration::from_secs(4);
 const FIRST_WAITS: u32 = 3;
@@ -47,15 +50,17 @@ const FIRST_WAITS: u32 = 3;
 pub(super) struct Failed {
     pub(super) error: Error,
     pub(super) again: bool,
+    /// No connection came to be: nobody listens there, or nobody knows the name.
+    unconnected: bool,
 }
 
 impl Failed {
     pub(super) fn for_good(error: Error) -> Self {
-        Self { error, again: false }
+        Self { error, again: false, unconnected: false }
     }
 
     pub(super) fn for_now(error: Error) -> Self {
-        Self { error, again: true }
+        Self { error, again: true, unconnected: false }
     }
 }
 
@@ -252,7 +257,7 @@ impl Http {
     /// An API call: JSON, tried again a few times when that may help. Gives the answer's address and headers too.
     pub(super) async fn json<T: DeserializeOwned>(&self, url: &Url, asked: &Asked<'_>) -> Result<(T, Url, HeaderMap)> {
         let started = Instant::now();
-        let (mut tries, mut strange, mut waits) = (1, 0, 0);
+        let (mut tries, mut strange, mut waits, mut unconnected) = (1, 0, 0, 0);
         let trying = if asked.repository.is_some() { TRYING_A_REPOSITORY } else { TRYING };
         loop {
             let quick = asked.repository.is_some() && waits < FIRST_WAITS;
@@ -265,6 +270,7 @@ impl Http {
             waits += u32::from(begun.elapsed() >= within);
             let is_strange = matches!(failed.error, Error::BadAnswer { .. });
             strange += u32::from(is_strange);
+            unconnected += u32::from(failed.unconnected);
             let wait = match &failed.error {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
                 Error::BadAnswer { .. } => pause(1),
@@ -274,7 +280,8 @@ impl Http {
                 Some(_) => (TRIES_FOR_A_REPOSITORY, STRANGE_TRIES_FOR_A_REPOSITORY),
                 None => (TRIES, STRANGE_TRIES),
             };
-            let is_last = tries >= most || is_strange && strange >= most_strange;
+            let nobody_there = unconnected == tries && tries >= UNCONNECTED_TRIES;
+            let is_last = tries >= most || is_strange && strange >= most_strange || nobody_there;
             if !failed.again || is_last || started.elapsed() + wait > trying {
                 return Err(failed.error);
             }
@@ -420,7 +427,8 @@ pub(super) fn not_reached(url: &Url, error: &reqwest::Error) -> Failed {
         reason
     };
     let way_out = if error.is_connect() { "; check the network, the proxy, or --endpoint" } else { "" };
-    Failed::for_now(unreachable(url, &format!("{reason}{way_out}")))
+    let unconnected = error.is_connect() && !error.is_timeout();
+    Failed { unconnected, ..Failed::for_now(unreachable(url, &format!("{reason}{way_out}"))) }
 }
 
 /// The last cause of the chain, without Rust's "(os error N)".

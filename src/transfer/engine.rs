@@ -215,6 +215,11 @@ impl Run<'_> {
     ) -> Result<Permit> {
         let (waited, way) = (Instant::now(), self.way(file));
         let paused = self.options.connections.paused(&way);
+        if let Some((wait, who)) = &paused
+            && self.with_budget(budget, |budget| budget.left(now())).is_some_and(|left| *wait > left)
+        {
+            return Err(Error::RateLimited { endpoint: who.to_string(), retry_after: Some(*wait) });
+        }
         if let Some((wait, who)) = paused.as_ref().filter(|(wait, _)| wait.as_secs() > 0) {
             let why = format!("{who} limits requests; it goes on in {} s", wait.as_secs());
             self.tell(TransferEvent::Waiting { file: file.path.clone(), why });
@@ -224,8 +229,8 @@ impl Run<'_> {
             () = stop.cancelled() => return Err(Error::Cancelled),
             permit = self.options.connections.first(&way) => permit,
         };
-        if paused.is_none() && waited.elapsed() > Duration::from_millis(100) {
-            self.with_budget(budget, |budget| budget.restart_clock(now()));
+        if paused.is_none() {
+            self.with_budget(budget, |budget| budget.waited(waited.elapsed(), now()));
         }
         Ok(permit)
     }

@@ -420,9 +420,11 @@ impl<'a, 'r> Segments<'a, 'r> {
         if refused {
             self.run.refused(self.file, error);
         }
-        let worth = self.with_budget(|budget| worth_another_try(error, budget));
+        // Those that fail beside others fail together: only what the last one hears counts as said again.
+        let beside = others && matches!(error, Error::Refused { .. } | Error::BadAnswer { .. });
+        let worth = beside || self.with_budget(|budget| worth_another_try(error, budget));
         tracing::debug!(file = %self.file.path, failures, others, "a connection failed: {error}");
-        if others && (worth || matches!(error, Error::Refused { .. } | Error::BadAnswer { .. })) {
+        if others && worth {
             return if refused || failures >= TRIES {
                 After::Retire
             } else {

@@ -119,9 +119,14 @@ impl Budget {
         }
     }
 
-    /// Starts the clock again without progress: the next file begins, or something that was no failure took time.
+    /// Starts the clock again without progress: all of it is to come again.
     pub(super) fn restart_clock(&mut self, now: Instant) {
         self.since = now;
+    }
+
+    /// So long it waited for what was no failure: that does not count, and what failed before it does.
+    pub(super) fn waited(&mut self, wait: Duration, now: Instant) {
+        self.since = (self.since + wait).min(now);
     }
 
     /// Bytes arrive, if not of this file: from now on the patience holds.

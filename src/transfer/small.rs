@@ -165,9 +165,7 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64)
             () = run.cancel.cancelled() => return Err(Error::Cancelled),
             asking = desk.asking.acquire() => asking,
         };
-        if waited.elapsed() > Duration::from_millis(100) {
-            run.with_budget(&budget, |budget| budget.restart_clock(now()));
-        }
+        run.with_budget(&budget, |budget| budget.waited(waited.elapsed(), now()));
         let permit = (asking, run.connection(file, &budget, run.cancel).await?);
         run.tell(TransferEvent::FileProgress { file: file.path.clone(), bytes: 0, total: file.size, connections: 1 });
         let error = match once(run, file, &budget, fetched).await {
@@ -208,7 +206,14 @@ async fn once(run: &Run<'_>, file: &RemoteFile, budget: &Mutex<Budget>, fetched:
     let left = run.with_budget(budget, |budget| budget.left(now())).unwrap_or(Duration::MAX);
     let limit = run.options.stall.min(left.max(Duration::from_millis(1)));
     if opening.size != file.size {
-        return Err(Error::Changed { file: file.path.as_str().to_owned() });
+        // The bytes of a digest have one length: another one is an accident of this answer.
+        return Err(match file.digest {
+            None => Error::Changed { file: file.path.as_str().to_owned() },
+            Some(_) => {
+                let reason = format!("a file of {} bytes came as one of {}", file.size, opening.size);
+                Error::BadAnswer { url: url(), reason }
+            }
+        });
     }
     if opening.from != 0 || opening.to < file.size {
         let reason = format!("asked for all of it, it sent the bytes from {} to {}", opening.from, opening.to);
