@@ -266,16 +266,21 @@ impl Error {
         move |source| Self::Io { operation, path, source }
     }
 
-    /// The same for a line with little room, in which it is known what is being worked on: the server instead of the whole
-    /// address, what comes first being what tells most.
+    /// The same for a line with little room, in which it is known what is being worked on: the cause first, for the end may be
+    /// cut, and the server instead of the whole address.
     #[must_use]
     pub fn in_short(&self) -> String {
         match self {
-            Self::Unreachable { url, reason } => format!("{}: {reason}", host(url)),
-            Self::BadAnswer { url, reason } => format!("{} did not answer like a model hub: {reason}", host(url)),
-            Self::Refused { url, status, reason } => format!("{} answered {status}: {reason}", host(url)),
-            Self::RateLimited { endpoint, .. } => format!("{} limits requests", host(endpoint)),
-            Self::Locked { path, holder } => format!("{holder} is writing {}", printable(path)),
+            Self::Unreachable { url, reason } => {
+                let (cause, way_out) = reason.split_once("; ").map_or((reason.as_str(), None), |(a, b)| (a, Some(b)));
+                let cause = cause.strip_prefix("it answered ").unwrap_or(cause);
+                let way_out = way_out.map(|way_out| format!("; {way_out}")).unwrap_or_default();
+                format!("{cause}: {}{way_out}", host(url))
+            }
+            Self::BadAnswer { url, reason } => format!("not a model hub's answer ({}): {reason}", host(url)),
+            Self::Refused { url, status, reason } => format!("answer {status} ({}): {reason}", host(url)),
+            Self::RateLimited { endpoint, .. } => format!("requests limited by {}", host(endpoint)),
+            Self::Locked { path, holder } => format!("being written by {holder}: {}", printable(path)),
             other => other.to_string(),
         }
     }
@@ -338,12 +343,16 @@ mod tests {
     }
 
     #[test]
-    fn in_short_the_server_stands_for_its_address() {
+    fn in_short_the_cause_comes_first_and_the_server_stands_for_its_address() {
         let url = "https://cdn.example:8443/a/very/long/path".to_owned();
         let reason = "connection refused".to_owned();
-        assert_eq!(Error::Unreachable { url, reason }.in_short(), "cdn.example:8443: connection refused");
+        let refused = Error::Unreachable { url: url.clone(), reason };
+        assert_eq!(refused.in_short(), "connection refused: cdn.example:8443");
+        let reason = "it answered 503 Service Unavailable; try later".to_owned();
+        let busy = Error::Unreachable { url, reason };
+        assert_eq!(busy.in_short(), "503 Service Unavailable: cdn.example:8443; try later");
         let endpoint = "https://hub.example".to_owned();
-        assert_eq!(Error::RateLimited { endpoint, retry_after: None }.in_short(), "hub.example limits requests");
+        assert_eq!(Error::RateLimited { endpoint, retry_after: None }.in_short(), "requests limited by hub.example");
         assert_eq!(Error::Damaged("it broke".to_owned()).in_short(), "it broke");
     }
 

@@ -123,16 +123,21 @@ pub(super) fn conclude(session: &Session, report: &DeletionReport, signal: Optio
     }
 }
 
-/// The plan for a person: every path, every byte, everything that stays.
+/// The plan for a person: every path but those of bookkeeping, every byte, everything that stays.
 pub(super) fn describe(what: &str, plan: &Plan) -> String {
     let mut out =
         format!("{what}: {} to remove, {} to free\n", count(plan.steps.len(), "path"), Bytes(plan.expected_bytes));
     if plan.models.len() > 1 {
         plan.models.iter().for_each(|model| out.push_str(&format!("  {model}\n")));
     }
-    for step in &plan.steps {
+    let summed = plan.bookkeeping();
+    for step in plan.steps.iter().filter(|step| summed.is_empty() || !step.is_bookkeeping()) {
         let bytes = if step.bytes > 0 { format!("  {}", Bytes(step.bytes)) } else { String::new() };
         out.push_str(&format!("  remove  {}{bytes}\n", text::printable_path(&step.path())));
+    }
+    if !summed.is_empty() {
+        let bytes = Bytes(summed.iter().map(|step| step.bytes).sum());
+        out.push_str(&format!("  remove  {} bookkeeping files (--json names them)  {bytes}\n", summed.len()));
     }
     for ask in &plan.asks {
         out.push_str(&format!(

@@ -1,6 +1,6 @@
 //! Deletion as data: what goes, what stays and why. Made in `store/`, run only by `disk/`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -90,7 +90,29 @@ impl Step {
     pub fn path(&self) -> PathBuf {
         self.root.join(&self.folder).join(&self.name)
     }
+
+    /// Whether it removes one of the small files by which programs keep account of a model: locks, refs, records, marks in
+    /// dot-folders. No file of weight is one, wherever it lies.
+    #[must_use]
+    pub fn is_bookkeeping(&self) -> bool {
+        let dotted = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
+        let account = || {
+            let mut below = self.folder.iter();
+            below.next().is_some_and(|top| top.as_encoded_bytes().windows(2).any(|pair| pair == b"--"))
+                && below.next().is_some_and(|part| part == "refs" || part == "trees")
+        };
+        let ending = || [&b".lock"[..], b".metadata"].iter().any(|end| self.name.as_encoded_bytes().ends_with(end));
+        self.operation.is_file()
+            && self.bytes <= LIGHT
+            && self.stamp.is_none_or(|stamp| stamp.size_bytes <= LIGHT)
+            && (self.folder.iter().any(dotted) || account() || ending())
+    }
 }
+
+/// Most bytes of a file that is told only as one of many.
+const LIGHT: u64 = 1 << 20;
+/// As few as this are told one by one.
+const FEW: usize = 2;
 
 /// A name that a running server deletes, with what it alone needs, so that the server knows of it. Where it does not answer by
 /// then, the steps do the same on the files.
@@ -164,6 +186,15 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The removals of bookkeeping that are told as a sum, for they would hide what is worth reading; none where they are few,
+    /// or nothing else goes.
+    #[must_use]
+    pub fn bookkeeping(&self) -> Vec<&Step> {
+        let steps: Vec<&Step> = self.steps.iter().filter(|step| step.is_bookkeeping()).collect();
+        let files = self.steps.iter().filter(|step| step.operation.is_file()).count();
+        if steps.len() <= FEW || steps.len() == files { Vec::new() } else { steps }
+    }
+
     /// Whether `other` says the same to a person: the same goes, stays, breaks and is forbidden, and the same processes hold it.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -230,5 +261,56 @@ mod paths {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
         Ok(Vec::<String>::deserialize(deserializer)?.iter().map(|path| PathBuf::from(text::unescape(path))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(folder: &str, name: &str, bytes: u64) -> Step {
+        Step {
+            operation: Operation::RemoveFile,
+            root: "/store".into(),
+            folder: folder.into(),
+            parent: Inode { device: 1, inode: 1 },
+            name: name.into(),
+            target: Inode { device: 1, inode: 2 },
+            stamp: None,
+            bytes,
+            locks: Vec::new(),
+            requires: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn bookkeeping_is_small_and_known_by_its_place() {
+        for (folder, name) in [
+            ("m/.cache/huggingface/download", "a.gguf.metadata"),
+            ("m/.cache/llorch-models", "source.json"),
+            (".locks/models--o--n", "e1.lock"),
+            ("models--o--n/refs", "main"),
+            ("models--o--n/trees", "c1.json"),
+        ] {
+            assert!(step(folder, name, 4096).is_bookkeeping(), "{folder}/{name}");
+        }
+        for (folder, name, bytes) in [
+            ("m", "a.gguf", 4096),
+            ("m/refs", "a.gguf", 4096),
+            ("models--o--n/snapshots/c1", "config.json", 0),
+            ("manifests/registry.ollama.ai/library/m", "latest", 4096),
+            ("m/.cache/huggingface/download", "a.gguf.1234.incomplete", 5 << 30),
+        ] {
+            assert!(!step(folder, name, bytes).is_bookkeeping(), "{folder}/{name}");
+        }
+    }
+
+    #[test]
+    fn few_are_told_one_by_one_and_so_is_what_goes_alone() {
+        let marks = |count| vec![step("m/.cache", "x", 4096); count];
+        let plan = |steps| Plan { steps, ..Plan::default() };
+        assert!(plan([marks(2), vec![step("m", "a.gguf", 1)]].concat()).bookkeeping().is_empty());
+        assert_eq!(plan([marks(3), vec![step("m", "a.gguf", 1)]].concat()).bookkeeping().len(), 3);
+        assert!(plan(marks(5)).bookkeeping().is_empty());
     }
 }

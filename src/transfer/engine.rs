@@ -221,7 +221,7 @@ impl Run<'_> {
             return Err(Error::RateLimited { endpoint: who.to_string(), retry_after: Some(*wait) });
         }
         if let Some((wait, who)) = paused.as_ref().filter(|(wait, _)| wait.as_secs() > 0) {
-            let why = format!("{who} limits requests; it goes on in {} s", wait.as_secs());
+            let why = format!("requests limited by {who}; it goes on in {} s", wait.as_secs());
             self.tell(TransferEvent::Waiting { file: file.path.clone(), why });
         }
         let permit = tokio::select! {

@@ -315,7 +315,7 @@ pub fn ten_jobs() -> Vec<JobStatus> {
         "2.10 GiB short in /data/models: 4.00 GiB needed, 1.90 GiB free; idle, and enough to delete: hf:org/old (9.00 GiB)"
             .to_owned(),
     );
-    jobs[7].why = Some("cdn.example: it answered 503 Service Unavailable".to_owned());
+    jobs[7].why = Some("503 Service Unavailable: cdn.example".to_owned());
     (jobs[7].attempt, jobs[7].until) = (Some(3), Timestamp::from_second(WALL + 8).ok());
     (jobs[8].total, jobs[8].bytes) = (None, 0);
     jobs

@@ -1,11 +1,11 @@
-//! A deletion plan: what hurts first, then what stays, then every path that goes.
+//! A deletion plan: what hurts first, then what stays, then every path that goes, bookkeeping last and with its sum.
 
 use ratatui::layout::Position;
 
 use super::canvas::{Canvas, Spans, hints};
 use super::figures::{counted, path};
 use super::footer::hints_of;
-use crate::model::{Bytes, Operation, Plan, text as clean};
+use crate::model::{Bytes, Operation, Plan, Step, text as clean};
 use crate::store::Part;
 use crate::tui::keymap::Pane;
 use crate::tui::state::{Dialog, Layout, PlanDialog, State};
@@ -164,21 +164,31 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
     }
     // Paths below their store, which is named once: cut as a whole they would lose the names that tell them apart.
     let mut root = None;
-    for step in plan.steps.iter().filter(|step| step.operation.is_file()) {
-        if root != Some(&step.root) {
-            root = Some(&step.root);
+    let mut file = |lines: &mut Vec<Spans>, step: &Step, role: Role| {
+        if root.as_ref() != Some(&step.root) {
+            root = Some(step.root.clone());
             let store = text::cut_middle(&path(&step.root, home), width.saturating_sub(3), ellipsis);
             lines.push(vec![(format!("in {store}"), Role::Dim)]);
         }
         let below = clean::printable_path(&step.folder.join(&step.name));
         let name = text::cut_middle(&below, width.saturating_sub(11), ellipsis);
         let size = text::pad_left(&Bytes(step.bytes).to_string(), 9);
-        lines.push(vec![(format!("{size}  "), Role::Dim), (name, Role::Text)]);
-    }
+        lines.push(vec![(format!("{size}  "), Role::Dim), (name, role)]);
+    };
+    let summed = plan.bookkeeping();
+    let one_by_one = |step: &&Step| step.operation.is_file() && (summed.is_empty() || !step.is_bookkeeping());
+    plan.steps.iter().filter(one_by_one).for_each(|step| file(&mut lines, step, Role::Text));
     let folders = plan.steps.iter().filter(|step| step.operation == Operation::RemoveFolder).count();
     if folders > 0 {
         let folders = counted(folders, "folder, empty by then", "folders, empty by then");
         lines.push(vec![(text::cut(&format!("           and {folders}"), width, ellipsis), Role::Dim)]);
+    }
+    if !summed.is_empty() {
+        let bytes = Bytes(summed.iter().map(|step| step.bytes).sum()).to_string();
+        let files = format!("and {}:", counted(summed.len(), "bookkeeping file", "bookkeeping files"));
+        let line = format!("{}  {files}", text::pad_left(&bytes, 9));
+        lines.push(vec![(text::cut(&line, width, ellipsis), Role::Text)]);
+        summed.into_iter().for_each(|step| file(&mut lines, step, Role::Dim));
     }
     lines
 }
