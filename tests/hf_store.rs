@@ -667,7 +667,7 @@ fn a_quantization_of_one_revision_leaves_those_of_others() {
     // Neither the one that is gone nor one of another revision is meant.
     for (label, name) in [("Q4_K_M", "main"), ("Q8_0", "refs/pr/1"), ("Q8_0", "none")] {
         let target = quantization_of("org/c", label, name);
-        assert!(matches!(cache.store().plan_deletion(&[target.clone()]), Err(Error::FileNotFound { .. })));
+        assert!(matches!(cache.store().plan_deletion(std::slice::from_ref(&target)), Err(Error::FileNotFound { .. })));
         assert!(matches!(cache.store().expected(&target), Err(Error::FileNotFound { .. })));
     }
     let checked = check(&cache, &quantization_of("org/c", "q8_0", "3333333"));
