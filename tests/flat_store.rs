@@ -493,7 +493,7 @@ fn tokenizer_template_and_card_beside_the_weights_are_told() {
     bench.put("m/chat_template.json", br#"{"chat_template":"{{ messages }}"}"#);
     bench.put("m/config.json", br#"{"vocab_size":32000}"#);
     // The configuration counts the vocabulary, so the tokenizer's file is not read to its end.
-    bench.put("m/tokenizer.json", br#"{"model":{"type":"Unigram","vocab":[["#);
+    bench.put("m/tokenizer.json", br#"{"model":{"type":"Unigram","vocab":[[}"#);
     let metadata = told();
     assert_eq!((metadata.tokenizer.as_deref(), metadata.shape.vocabulary), (Some("Unigram"), Some(32_000)));
     assert!(metadata.chat_template);
