@@ -196,7 +196,8 @@ async fn what_is_discarded_while_it_runs_has_no_progress_left() {
 async fn a_stall_shows_as_a_stall() {
     let mut bench = Bench::with(Options { stall: Duration::from_secs(600), ..patient() }).await;
     bench.hub.put_noise(REPOSITORY, FILE, 8 * MIB);
-    bench.hub.fault(Fault::on(FILE, What::Stall(5 << 20)).at_bytes());
+    // In the second piece: the first is an eighth of the file.
+    bench.hub.fault(Fault::on(FILE, What::Stall(3 << 20)).at_bytes().always());
     bench.jobs.set_limit(Some(4 << 20));
     let id = bench.download();
     bench.until(id, "it runs", |job| job.rate.is_some_and(|rate| rate > 0)).await;
