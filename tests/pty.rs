@@ -189,8 +189,8 @@ fn pulling_from_the_hub_puts_the_model_into_the_table() {
     terminal.shows("> acme/tiny-GGUF:Q8_0");
     terminal.send("\r");
     let offer = terminal.shows("Q4_K_M");
-    let marked = offer.lines().find(|line| line.contains("Q8_0") && line.contains('*'));
-    assert!(marked.is_some_and(|line| line.contains('>')), "{offer}");
+    let marked = offer.lines().find(|line| line.contains("> d Q8_0"));
+    assert!(marked.is_some(), "{offer}");
     terminal.send("\r");
     terminal.shows("4 models");
     let published = bench.model("tiny-gguf/tiny.Q8_0.gguf");
@@ -213,7 +213,7 @@ fn searching_and_errors_are_told_in_the_dialog() {
     terminal.shows("search: tiny gguf");
     terminal.shows("acme/tiny-GGUF");
     terminal.send("\r");
-    terminal.shows("* is what the reference means");
+    terminal.shows("d is what the reference means");
     // One Escape a dialog.
     for left in ["search:", "list or search", "q quit"] {
         terminal.send("\x1b");
