@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::space::space;
 use crate::error::Error;
 
 /// Wraps the error of an operation that writes `needed` bytes to `path`: [`Error::NoSpace`] for a full disk or a used-up
@@ -19,8 +20,9 @@ pub fn write_error(operation: &'static str, path: impl Into<PathBuf>, needed: u6
                 return quota(folder_of(&path), needed.max(1));
             }
             Some(Errno::NOSPC) => {
-                let available = super::space::space(&path).map_or(0, |space| space.available);
-                if available < needed.max(1) {
+                let space = space(&path).ok();
+                if space.is_none_or(|space| space.available < needed || !space.no_more_files) {
+                    let available = space.map_or(0, |space| space.available);
                     return Error::NoSpace { path: folder_of(&path), needed: needed.max(1), available, advice: None };
                 }
                 other("the file system has no room for another file (its inodes are used up)")
@@ -60,7 +62,10 @@ mod tests {
              is used up, whatever the file system has free"
         );
         assert!(message(Errno::NOSPC, u64::MAX).starts_with("not enough space in /tmp"));
-        assert!(message(Errno::NOSPC, 0).contains("inodes"));
+        assert!(
+            message(Errno::NOSPC, 0).starts_with("not enough space in /tmp: 1 B needed"),
+            "its inodes are not used up"
+        );
     }
 
     #[test]

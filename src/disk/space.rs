@@ -16,6 +16,8 @@ pub struct Space {
     pub free: u64,
     /// Free for this user.
     pub available: u64,
+    /// Whether no other file can be made, however many bytes are free: a table of fixed length is full.
+    pub no_more_files: bool,
 }
 
 /// Asks the file system of `path`, or of its nearest ancestor that exists.
@@ -33,6 +35,8 @@ pub fn space(path: &Path) -> Result<Space> {
                     total: bytes(stat.f_blocks),
                     free: bytes(stat.f_bfree),
                     available: bytes(stat.f_bavail),
+                    // File systems without such a table say that it holds 0.
+                    no_more_files: stat.f_files > 0 && stat.f_favail == 0,
                 });
             }
             Err(error) => failure = error.into(),

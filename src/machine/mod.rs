@@ -24,6 +24,13 @@ pub use servers::{OllamaEnvironment, OllamaServer, ollama_environment, ollama_se
 pub use sockets::{Listener, listener};
 pub use users::{current_user, user_label, user_name};
 
+/// What tells one start of this host from the next, where the kernel says it.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| (16..=64).contains(&id.len()))
+}
+
 /// The host's name as the kernel knows it.
 #[must_use]
 pub fn hostname() -> String {

@@ -174,14 +174,14 @@ impl Meter {
     }
 }
 
-/// The times of one way.
+/// The least delays that were met lately.
 #[derive(Clone, Debug, Default)]
-struct Way {
+struct Least {
     /// The least of each minute, the newest last.
     minutes: VecDeque<(Duration, Duration)>,
 }
 
-impl Way {
+impl Least {
     fn add(&mut self, now: Duration, delay: Duration) {
         match self.minutes.back_mut() {
             Some((began, least)) if now.saturating_sub(*began) < MINUTE => *least = delay.min(*least),
@@ -200,9 +200,9 @@ impl Way {
 /// The controller: a function of samples.
 #[derive(Clone, Debug, Default)]
 struct Controller {
-    requests: Way,
+    requests: Least,
     recent: VecDeque<Duration>,
-    session: Way,
+    session: Least,
     /// When the session was last heard, and with what.
     heard: Option<(Duration, Duration)>,
     limit: Option<f64>,

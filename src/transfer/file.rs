@@ -116,14 +116,7 @@ enum Found {
 
 /// With the lock: looks whether the file came meanwhile, else opens the partial.
 async fn look_again(run: &Run<'_>, file: &RemoteFile, staging: &Staging, lock: FileLock) -> Result<Found> {
-    let identity = Identity {
-        endpoint: run.request.endpoint.clone(),
-        repository: run.request.repository.clone(),
-        commit: run.request.commit.clone(),
-        path: file.path.as_str().to_owned(),
-        size: file.size,
-        digest: file.digest,
-    };
+    let identity = Identity::of(run.request, file);
     let (destination, file, staging) = (Arc::clone(run.destination), file.clone(), staging.clone());
     run.blocking(move || {
         if let Some(path) = destination.present(&file)? {

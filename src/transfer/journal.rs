@@ -28,6 +28,7 @@ use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
 use crate::disk::regular;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::model::{Digest, RemoteFile, Validator};
 
 /// Version of the record.
@@ -88,7 +89,7 @@ struct Record {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Written {
-    /// The start of the host that it was written in, [`boot_id`].
+    /// The start of the host that it was written in, [`machine::boot_id`].
     boot: String,
     /// As [`Record::ranges`].
     ranges: Vec<[u64; 2]>,
@@ -193,7 +194,7 @@ impl Journal {
     /// Reads the journal behind `lock`, or begins a new one: it claims nothing unless what is there belongs to
     /// `identity`.
     pub(super) fn open(lock: FileLock, path: &Path, identity: &Identity) -> Result<(Self, Claims)> {
-        let boot = boot_id();
+        let boot = machine::boot_id();
         let (records, blank) = read(lock.file()).map_err(Error::io("read", path))?;
         let newest = records.iter().flatten().max_by_key(|record| record.sequence);
         let sequence = newest.map_or(0, |record| record.sequence);
@@ -311,12 +312,6 @@ impl Journal {
             .write_all_at(&line, self.slot * SLOT)
             .map_err(|error| write_error("write", &self.path, SLOT, error))
     }
-}
-
-/// What tells one start of this host from the next, where the kernel says it.
-fn boot_id() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| (16..=64).contains(&id.len()))
 }
 
 /// Both slots, and whether the file is empty.

@@ -14,10 +14,9 @@ use super::hash::Hasher;
 use super::journal::{Claims, Identity, Journal};
 use super::ranges::RangeSet;
 use super::watch::Watch;
+use crate::disk;
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
-use crate::disk::quota;
-use crate::disk::space::space;
 use crate::error::{Error, Result};
 use crate::model::{Digest, Validator};
 
@@ -273,21 +272,8 @@ pub(super) fn held(staging: &Staging, size: u64) -> u64 {
         .map_or(0, |found| if found.is_file() { size.min(found.blocks().saturating_mul(512)) } else { 0 })
 }
 
-/// The error of a write: a full disk or quota by its own name, with what `size` bytes lack.
+/// The error of a write to a file that is to have `size` bytes: a full disk is said with what it lacks of them.
 pub(super) fn write_error(operation: &'static str, path: &Path, size: u64, error: io::Error) -> Error {
-    if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-        return Error::io(operation, path)(error);
-    }
     let held = std::fs::symlink_metadata(path).map_or(0, |found| found.blocks().saturating_mul(512));
-    let folder = path.parent().unwrap_or(path);
-    let needed = size.saturating_sub(held).max(1);
-    if error.kind() == io::ErrorKind::QuotaExceeded {
-        return quota(folder.to_owned(), needed);
-    }
-    Error::NoSpace {
-        path: folder.to_owned(),
-        needed,
-        available: space(folder).map_or(0, |space| space.available),
-        advice: None,
-    }
+    disk::write_error(operation, path, size.saturating_sub(held))(error)
 }
