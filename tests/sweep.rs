@@ -438,6 +438,52 @@ fn a_links_payload_in_another_store_is_in_use_and_so_is_what_a_process_holds() {
     assert_eq!((&rest, alive.len()), (&plan_before, 0));
 }
 
+/// Does something before the first step of a plan.
+struct First<F: FnMut() + Send>(F, bool);
+
+impl<F: FnMut() + Send> Hook for First<F> {
+    fn before(&mut self, _index: usize, _step: &Step) -> Decision {
+        if !std::mem::replace(&mut self.1, true) {
+            (self.0)();
+        }
+        Decision::Proceed
+    }
+}
+
+#[test]
+fn a_blob_that_a_name_comes_to_need_while_the_sweep_runs_stays() {
+    let cache = Cache::new();
+    cache.reference(REPO, "main", &commit('a'));
+    cache.file(REPO, &commit('a'), "m", &noise(1_000, 1));
+    let hf = cache.put(format!("{REPO}/blobs/{}", hex('9')), &noise(9_000, 2));
+    let abandoned = cache.put(format!("{REPO}/blobs/{}.incomplete", hex('8')), &noise(3_000, 3));
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap().join("models");
+    let ollama = Ollama(root.clone());
+    ollama.tag("library/one/latest", &ollama.manifest(&Ollama::config("Q4_0"), &[("model", &noise(500, 4))]));
+    let manifest = ollama.manifest(&Ollama::config("Q8_0"), &[("model", &noise(30_000, 5))]);
+    let orphan = root.join(format!("blobs/sha256-{}", sha256(&noise(30_000, 5))));
+
+    let stores: Vec<Arc<dyn Store>> =
+        vec![Arc::new(HfStore::new(cache.hub.clone())), Arc::new(OllamaStore::new(&root))];
+    let inventory = Inventory::new(stores, Vec::new());
+    let sweep = inventory.sweep(&later(), &CancellationToken::new());
+    let plan = sweep.plan(&all(&sweep));
+    assert!([&hf, &abandoned, &orphan].iter().all(|path| plan.steps.iter().any(|step| step.path() == **path)));
+    let mut arrive = First(
+        || {
+            cache.link(format!("{REPO}/snapshots/{}/late", commit('a')), &format!("../../blobs/{}", hex('9')));
+            ollama.tag("library/late/latest", &manifest);
+        },
+        false,
+    );
+    let report = inventory.run_deletion(&plan, &mut arrive, &|_| false, &mut |_, _| (), &CancellationToken::new());
+    assert!(hf.exists() && orphan.exists() && !abandoned.exists(), "{report:?}");
+    for path in [&hf, &orphan] {
+        assert!(report.failed.iter().any(|failure| failure.path == *path), "{report:?}");
+    }
+}
+
 #[test]
 fn ollama() {
     let scratch = tempfile::tempdir().unwrap();

@@ -626,6 +626,39 @@ async fn cancel_after(case: &Case, bytes: u64) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_scribbled_on_is_not_believed_by_the_next_run() {
+    for cancelled in [false, true] {
+        let folder = scratch();
+        let (bytes, _) = one(8 * MIB);
+        let file = remote("w.bin", &bytes, None);
+        let case = Case::new(slow(Memory::new(&[(&file, &bytes)])), folder.path(), vec![file.clone()]);
+        let scribble = async {
+            let partial = case.staging().partial;
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let other = File::options().write(true).open(&partial);
+                if case.source.sent() >= 2 * MIB as u64 && other.is_ok_and(|other| other.write_at(b"other", 7).is_ok())
+                {
+                    break;
+                }
+            }
+            if cancelled {
+                case.cancel.cancel();
+            }
+        };
+        let (first, ()) = tokio::join!(case.run(), scribble);
+        let error = first.unwrap_err();
+        assert!(
+            error.is_cancelled() == cancelled && (cancelled || error.to_string().contains("another program")),
+            "{error}"
+        );
+        let case = Case::new(Memory::new(&[(&file, &bytes)]), folder.path(), vec![file]);
+        case.run().await.unwrap();
+        case.assert_whole(&bytes);
+    }
+}
+
 fn slow(mut memory: Memory) -> Memory {
     memory.pause = Some(Duration::from_millis(1));
     memory.piece = 64 * 1024;

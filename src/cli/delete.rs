@@ -61,7 +61,7 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
             Planned::Plan(plan) => plan,
             Planned::Signal(exit) => return Ok(exit),
         };
-        if again.is_same(&plan) {
+        if plan.covers(&again) {
             break;
         }
         session.output.say("what would go has changed since it was shown; nothing is deleted yet");

@@ -41,12 +41,16 @@ pub(super) struct Tracker {
     quiet_told: usize,
     /// New bytes that nobody has asked for yet.
     fresh: u64,
+    /// Whether any byte came that was not there when its file began.
+    arrived: bool,
 }
 
 #[derive(Debug)]
 struct FileState {
     path: RepoPath,
     bytes: u64,
+    /// What was there when it began.
+    begun: Option<u64>,
     total: u64,
     moves: bool,
     /// Whether it failed or waits: what lasts until its next byte.
@@ -83,6 +87,7 @@ impl Tracker {
             quiet: Duration::ZERO,
             quiet_told: 0,
             fresh: 0,
+            arrived: false,
         }
     }
 
@@ -102,6 +107,7 @@ impl Tracker {
                     .map(|(path, total)| FileState {
                         path,
                         bytes: 0,
+                        begun: None,
                         total,
                         moves: false,
                         held_up: false,
@@ -116,6 +122,9 @@ impl Tracker {
             TransferEvent::FileStarted { file, bytes, total } => {
                 self.go_on(&file, now);
                 self.set(&file, bytes);
+                if let Some(known) = self.known(&file) {
+                    known.begun = Some(bytes);
+                }
                 told.push(JobEventKind::Started {
                     file: Some(file.as_str().to_owned()),
                     bytes: Some(bytes),
@@ -131,6 +140,7 @@ impl Tracker {
                 }
                 self.go_on(&file, now);
                 self.connect(&file, connections);
+                self.arrived |= self.known(&file).and_then(|known| known.begun).is_some_and(|begun| bytes > begun);
                 let new = self.set(&file, bytes);
                 if new > 0 {
                     (self.quiet, self.quiet_told) = (now, 0);
@@ -161,12 +171,15 @@ impl Tracker {
                 self.rest(&file);
                 told.push(JobEventKind::Verifying { file: Some(file.as_str().to_owned()) });
             }
-            TransferEvent::FileFinished { file, path, .. } => {
+            TransferEvent::FileFinished { file, path, fetched } => {
                 self.rest(&file);
                 let total = self.known(&file).map_or(0, |known| known.total);
-                let new = self.set(&file, total);
+                // Another process may have published it: what it fetched is no speed of this one.
+                let new = self.set(&file, total).min(fetched);
                 (self.quiet, self.quiet_told) = (now, 0);
                 self.moved += new;
+                self.fresh += new;
+                self.arrived |= fetched > 0;
                 if let Some(known) = self.known(&file) {
                     known.told = Some(total);
                 }
@@ -233,6 +246,11 @@ impl Tracker {
     /// Whether a file has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.told.is_some()
+    }
+
+    /// Whether any byte has come over the network that brought a file further than it was.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.arrived
     }
 
     /// Bytes that came over the network since the last call.
@@ -479,6 +497,34 @@ mod tests {
         assert!(bytes(&mut tracker, 2_000, 100).is_empty());
         assert_eq!(job(&tracker.stop(at(110))).unwrap().0, 2_000);
         assert!(tracker.stop(at(120)).is_empty());
+    }
+
+    #[test]
+    fn what_another_process_has_fetched_is_no_speed_and_what_came_in_one_go_is() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 0, 100);
+        assert!(!tracker.has_arrived());
+        let finished =
+            |file: &str, fetched| TransferEvent::FileFinished { file: path(file), path: "/m".into(), fetched };
+        tracker.take(finished("b", 0), at(200));
+        assert_eq!((tracker.take_fresh(), tracker.has_arrived()), (0, false));
+        bytes(&mut tracker, 1_000, 1000);
+        assert_eq!(job(&tracker.tick(at(1300))).unwrap(), (6_000, Some(769), Some(12)));
+        assert_eq!((tracker.take_fresh(), tracker.has_arrived()), (1_000, true));
+        tracker.take(finished("a", 10_000), at(1400));
+        assert_eq!(tracker.take_fresh(), 9_000);
+    }
+
+    #[test]
+    fn a_file_that_begins_anew_has_to_come_further_than_it_was() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 6_000);
+        bytes(&mut tracker, 500, 100);
+        bytes(&mut tracker, 6_000, 200);
+        assert!(!tracker.has_arrived());
+        bytes(&mut tracker, 6_001, 300);
+        assert!(tracker.has_arrived());
     }
 
     #[test]

@@ -195,26 +195,19 @@ impl Plan {
         if steps.len() <= FEW || steps.len() == files { Vec::new() } else { steps }
     }
 
-    /// Whether `other` says the same to a person: the same goes, stays, breaks and is forbidden, and the same processes hold it.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        let pids = |plan: &Self| plan.in_use_by.iter().map(|holder| holder.pid).collect::<Vec<_>>();
-        self.models == other.models
-            && self.steps == other.steps
-            && self.asks == other.asks
-            && self.keep == other.keep
-            && self.blocked == other.blocked
-            && self.breaks == other.breaks
-            && self.expected_bytes == other.expected_bytes
-            && pids(self) == pids(other)
-    }
-
     /// Whether who agreed to this plan agreed to `again`, made anew from the same targets: the same goes, stays, breaks and is
     /// forbidden, and no other process holds it.
     #[must_use]
     pub fn covers(&self, again: &Self) -> bool {
         let held = |holder: &Holder| self.in_use_by.iter().any(|known| known.pid == holder.pid);
-        again.in_use_by.iter().all(held) && self.is_same(&Self { in_use_by: self.in_use_by.clone(), ..again.clone() })
+        self.models == again.models
+            && self.steps == again.steps
+            && self.asks == again.asks
+            && self.keep == again.keep
+            && self.blocked == again.blocked
+            && self.breaks == again.breaks
+            && self.expected_bytes == again.expected_bytes
+            && again.in_use_by.iter().all(held)
     }
 }
 

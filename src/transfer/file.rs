@@ -155,6 +155,8 @@ async fn complete(
         let digest = match received {
             Ok(digest) => digest,
             Err(error) => {
+                let expected = file.digest;
+                let kept = run.blocking(move || kept.forget_touched(expected).map(|()| kept)).await?;
                 let empty = kept.ranges().is_empty();
                 run.tell(TransferEvent::FileProgress {
                     file: file.path.clone(),
@@ -218,8 +220,10 @@ async fn complete(
 
 async fn publish(run: &Run<'_>, file: &RemoteFile, staging: &Staging, partial: Partial) -> Result<PathBuf> {
     let (destination, file, staging) = (Arc::clone(run.destination), file.clone(), staging.clone());
+    let mut partial = partial;
     run.blocking(move || {
         if !partial.is_in_place() {
+            partial.forget_touched(file.digest)?;
             let reason = std::io::Error::other("another program replaced it or wrote to it while it was being fetched");
             return Err(Error::io("publish", &staging.partial)(reason));
         }

@@ -143,6 +143,15 @@ impl Partial {
         Ok(true)
     }
 
+    /// Forgets what another program has written to while it was being put together, where no checksum would find that: the
+    /// next run would believe it.
+    pub(super) fn forget_touched(&mut self, digest: Option<Digest>) -> Result<()> {
+        if digest.is_some() || self.watch.is_untouched(&self.file) {
+            return Ok(());
+        }
+        self.reset()
+    }
+
     /// Forgets all bytes, the journal first.
     pub(super) fn reset(&mut self) -> Result<()> {
         self.journal.set_validator(None);

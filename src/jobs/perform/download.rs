@@ -1,8 +1,6 @@
 //! A download: planned, transferred, and tried again for as long as it is worth it.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +21,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// The pauses of a job that waits for the network.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// However long planning took, the bytes get so long.
+const LEAST_FIRST_BYTE: Duration = Duration::from_secs(1);
 /// How long what was found to make room is told.
 const ADVICE_LASTS: Duration = Duration::from_secs(60);
 /// So often in a row, without a byte between, a job is tried again whose files are refused, or answered with something
@@ -194,6 +194,7 @@ impl Performer {
     }
 
     async fn attempt(&self, request: &DownloadRequest, run: &Run, found: &mut Found) -> Result<Done> {
+        let asked = Instant::now();
         let planning = in_time(self.transfer.first_byte, self.provisioner.plan_download(request), || self.endpoint());
         let planning = while_quiet(planning, |quiet| {
             let error = Quiet::Hub(self.endpoint()).words(quiet);
@@ -204,29 +205,18 @@ impl Performer {
             plan = planning => plan?,
         };
         found.plan = Some(plan.clone());
+        let mut options = self.transfer.clone();
+        // One bound for both: the plan's requests and those for the bytes.
+        options.first_byte =
+            options.first_byte.map(|limit| limit.saturating_sub(asked.elapsed()).max(LEAST_FIRST_BYTE));
         let _admitted = self.admit(&plan, &mut found.shortage).await?;
         let begin = Instant::now();
         let tracker = Arc::new(Mutex::new(Tracker::new()));
         let published: Arc<Mutex<Vec<(RepoPath, PathBuf)>>> = Arc::default();
-        let arrived = Arc::new(AtomicBool::new(false));
         let sink: EventSink = {
-            let (begun, arrived) = (Mutex::new(HashMap::new()), Arc::clone(&arrived));
             let (tracker, tell) = (Arc::clone(&tracker), Arc::clone(&run.tell));
             let published = Arc::clone(&published);
             Arc::new(move |event: TransferEvent| {
-                match &event {
-                    TransferEvent::FileStarted { file, bytes, .. } => {
-                        begun.lock().unwrap_or_else(PoisonError::into_inner).insert(file.clone(), *bytes);
-                    }
-                    TransferEvent::FileProgress { file, bytes, .. } => {
-                        let begun = begun.lock().unwrap_or_else(PoisonError::into_inner);
-                        if begun.get(file).is_some_and(|begun| bytes > begun) {
-                            arrived.store(true, Ordering::Relaxed);
-                        }
-                    }
-                    TransferEvent::FileFinished { fetched: 1.., .. } => arrived.store(true, Ordering::Relaxed),
-                    _ => {}
-                }
                 if let TransferEvent::FileFinished { file, path, fetched: 1.. } = &event {
                     let mut published = published.lock().unwrap_or_else(PoisonError::into_inner);
                     published.push((file.clone(), path.clone()));
@@ -236,7 +226,7 @@ impl Performer {
                 tracker.take(event, begin.elapsed()).into_iter().for_each(&*tell);
             })
         };
-        let transfer = self.provisioner.download(&plan, &self.transfer, &sink, &run.cancel);
+        let transfer = self.provisioner.download(&plan, &options, &sink, &run.cancel);
         tokio::pin!(transfer);
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -255,7 +245,7 @@ impl Performer {
                 }
             }
         };
-        found.arrived = arrived.load(Ordering::Relaxed);
+        found.arrived = tracker.lock().unwrap_or_else(PoisonError::into_inner).has_arrived();
         self.note_published(&plan, &published).await;
         let downloaded = downloaded.inspect_err(|_| {
             let mut tracker = tracker.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Done, Performer, Run, blocking};
-use crate::disk::deletion::{self, NoHook};
+use crate::disk::deletion::NoHook;
 use crate::error::{Error, Result};
 use crate::jobs::{JobOutcome, sweep_context};
 use crate::machine::find_holders;
@@ -25,8 +25,8 @@ impl Performer {
             let files = plan.steps.iter().filter(|step| step.operation.is_file());
             let targets: BTreeSet<Inode> = files.map(|step| step.target).collect();
             let held = find_holders(&targets, &[]).by_file;
-            let mut report =
-                deletion::run(&plan, &mut NoHook, &|inode| held.contains_key(&inode), &mut |_, _| (), &cancel);
+            let still_open = |inode| held.contains_key(&inode);
+            let mut report = inventory.run_deletion(&plan, &mut NoHook, &still_open, &mut |_, _| (), &cancel);
             report.failed.extend(alive);
             if let Some(log) = log {
                 log.note_sweep(&items, &mut report);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::layout::Target as Link;
+use super::layout::{self, BlobName, Target as Link};
 use super::read::{Content, Repository};
 use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
@@ -58,7 +58,8 @@ impl Guard for Names<'_> {
     fn keeps(&mut self, step: &Step) -> Option<String> {
         let mut parts = step.folder.iter();
         let (Some(folder), Some(blobs), None) = (parts.next(), parts.next(), parts.next()) else { return None };
-        if step.root != self.root || blobs != "blobs" {
+        let is_payload = matches!(layout::blob_name(&step.name), BlobName::Payload);
+        if step.root != self.root || blobs != "blobs" || !is_payload {
             return None;
         }
         if !self.repositories.contains_key(folder) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::OllamaStore;
+use super::names::digest;
 use super::read::BLOBS;
 use crate::disk::deletion::Guard;
 use crate::model::{Plan, Step, text};
@@ -57,7 +58,8 @@ impl<'a> Names<'a> {
 
 impl Guard for Names<'_> {
     fn keeps(&mut self, step: &Step) -> Option<String> {
-        if step.root != self.store.root || !step.folder.starts_with(BLOBS) {
+        let is_blob = step.name.to_str().is_some_and(|name| digest(name).is_some());
+        if step.root != self.store.root || !step.folder.starts_with(BLOBS) || !is_blob {
             return None;
         }
         if self.needed.is_none() {

@@ -45,7 +45,7 @@ pub(super) fn remake(state: &mut State, agreed: Agreed, now: Now) -> Effects {
 /// A plan was made anew: the same runs, another one is shown.
 pub(super) fn remade(state: &mut State, agreed: Agreed, before: Option<&Plan>, now: Now) -> Effects {
     let same = match (dialog(state).map(|dialog| &dialog.plan), before) {
-        (Some(Some(Ok(plan))), Some(before)) => plan.is_same(before),
+        (Some(Some(Ok(plan))), Some(before)) => before.covers(plan),
         _ => false,
     };
     if !same {
