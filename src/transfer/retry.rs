@@ -43,6 +43,11 @@ impl RetryPolicy {
     }
 }
 
+/// The time by the runtime's clock, which tests can move.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// A number in 0..=1 that differs between processes and calls; enough to spread retries.
 pub(super) fn random() -> f64 {
     let mut hasher = RandomState::new().build_hasher();
