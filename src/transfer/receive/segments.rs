@@ -69,9 +69,6 @@ pub(super) struct State {
     pub(super) held_up: Duration,
     sampled: Instant,
     told: Instant,
-    /// Bytes per second in the last window.
-    rate: u64,
-    last_arrived: u64,
 }
 
 /// The connections of one file.
@@ -126,8 +123,6 @@ impl<'a, 'r> Segments<'a, 'r> {
                 held_up: Duration::ZERO,
                 sampled: begun,
                 told: begun,
-                rate: 0,
-                last_arrived: arrived,
             }),
         }
     }
@@ -208,8 +203,6 @@ impl<'a, 'r> Segments<'a, 'r> {
             let (open, moving) = (state.alive, state.moving);
             let held_up = state.held_up.as_secs_f64() / (took.as_secs_f64() * open.max(1) as f64);
             state.held_up = Duration::ZERO;
-            state.rate = ((state.arrived.saturating_sub(state.last_arrived)) as f64 / took.as_secs_f64()) as u64;
-            state.last_arrived = state.arrived;
             let sample =
                 Sample { now: self.begun.elapsed(), bytes: state.arrived, held_up: held_up.min(1.0), open: moving };
             state.growth.sample(sample);
