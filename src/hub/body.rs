@@ -12,9 +12,10 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, 
 use tokio::time::timeout;
 use url::Url;
 
-use super::http::{self, Answer, Http, Stated};
+use super::http::{self, Answer, Http};
 use super::listing::checked_id;
 use super::refusal::{Asked, refused};
+use super::stated::{Stated, digest_of};
 use super::{Body, address};
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, Validator};
@@ -269,7 +270,7 @@ impl Call<'_> {
         if address::same_origin(&answer.url, self.http.endpoint())
             && let Some(listed @ Digest::GitSha1(_)) = self.file.digest
             && let Some(Ok(etag)) = answer.response.headers().get(ETAG).map(|etag| etag.to_str())
-            && let Some(stated @ Digest::GitSha1(_)) = http::digest_of(etag)
+            && let Some(stated @ Digest::GitSha1(_)) = digest_of(etag)
         {
             if stated != listed {
                 return Err(self.changed());

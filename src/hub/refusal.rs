@@ -10,7 +10,8 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::address;
-use super::http::{Answer, Failed, Http, is_html, read_all, unreachable};
+use super::api::read_all;
+use super::http::{Answer, Failed, Http, is_html, unreachable};
 use crate::error::Error;
 use crate::model::text;
 
