@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use super::Metadata;
 use super::config_shape::{Attention, shape};
 use super::json::{bounded, object};
+pub use super::quantization_config::QuantizationConfig;
 use super::warnings::shortened;
-use crate::model::Quantization;
 use crate::model::memory::Shape;
 
 /// `config.json` is a few KB; some classifiers list thousands of labels in it.
@@ -18,26 +18,6 @@ const LONGEST_CONFIG: u64 = 8 << 20;
 const LONGEST_LIST: usize = 256 << 10;
 /// No model has so many layers, heads or tokens of context.
 const ABSURD: u64 = 1 << 40;
-
-/// How the weights are quantized.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuantizationConfig {
-    /// `quant_method`, in lower case: `gptq`, `awq`, `fp8`, …
-    pub method: String,
-    /// Bits of a weight, if it says so.
-    pub bits: Option<u64>,
-}
-
-impl QuantizationConfig {
-    /// The label for people: `GPTQ-INT4`, `FP8`.
-    #[must_use]
-    pub fn label(&self) -> Quantization {
-        match self.bits {
-            Some(bits) => Quantization::new(&format!("{}-INT{bits}", self.method)),
-            None => Quantization::new(&self.method),
-        }
-    }
-}
 
 /// What `config.json` tells. Unknown values, and those of another type than expected, are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +92,10 @@ impl Config {
                 .iter()
                 .find_map(|raw| string(raw.dtype).or_else(|| string(raw.torch_dtype)))
                 .map(|dtype| dtype.strip_prefix("torch.").map(str::to_owned).unwrap_or(dtype)),
-            quantization: both.iter().find_map(|raw| quantization(raw.quantization_config)),
+            quantization: both
+                .iter()
+                .find_map(|raw| QuantizationConfig::of_json(raw.quantization_config?.get()))
+                .or_else(|| QuantizationConfig::of_mlx(outer.quantization?.get())),
             shape: Shape::default(),
         };
         let attention = Attention {
@@ -150,6 +133,9 @@ impl Config {
         {
             metadata.quantization = Some(quantization.label());
             metadata.quantization_guessed = false;
+        }
+        if let Some(quantization) = &self.quantization {
+            metadata.learn_packing(&quantization.packed());
         }
     }
 }
@@ -214,28 +200,9 @@ struct Raw<'a> {
     #[serde(borrow)]
     quantization_config: Option<&'a RawValue>,
     #[serde(borrow)]
+    quantization: Option<&'a RawValue>,
+    #[serde(borrow)]
     text_config: Option<&'a RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct RawQuantization<'a> {
-    #[serde(borrow)]
-    quant_method: Option<&'a RawValue>,
-    #[serde(borrow)]
-    bits: Option<&'a RawValue>,
-    #[serde(borrow)]
-    load_in_4bit: Option<&'a RawValue>,
-    #[serde(borrow)]
-    load_in_8bit: Option<&'a RawValue>,
-}
-
-fn quantization(raw: Option<&RawValue>) -> Option<QuantizationConfig> {
-    let raw: RawQuantization<'_> = serde_json::from_str(raw?.get()).ok()?;
-    let is = |raw: Option<&RawValue>| raw.is_some_and(|raw| raw.get() == "true");
-    let bits = sensible(raw.bits).filter(|bits| (1..=64).contains(bits));
-    let loaded = if is(raw.load_in_4bit) { Some(4) } else { is(raw.load_in_8bit).then_some(8) };
-    Some(QuantizationConfig { method: string(raw.quant_method)?.to_ascii_lowercase(), bits: bits.or(loaded) })
 }
 
 /// A whole number that a model can have.
@@ -258,7 +225,7 @@ fn string(raw: Option<&RawValue>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Format;
+    use crate::model::{Format, Quantization};
 
     #[test]
     fn a_plain_model_is_described() {
@@ -283,22 +250,6 @@ mod tests {
         .unwrap();
         assert_eq!(config.model_type.as_deref(), Some("gemma3"));
         assert_eq!((config.layers, config.heads, config.heads_kv, config.experts), (Some(34), Some(8), Some(8), None));
-    }
-
-    #[test]
-    fn quantized_weights_name_their_method() {
-        for (text, label) in [
-            (r#"{"quant_method":"gptq","bits":4,"group_size":128}"#, Some("GPTQ-INT4")),
-            (r#"{"quant_method":"AWQ","bits":4}"#, Some("AWQ-INT4")),
-            (r#"{"quant_method":"bitsandbytes","load_in_4bit":true,"load_in_8bit":false}"#, Some("BITSANDBYTES-INT4")),
-            (r#"{"quant_method":"fp8","bits":"many"}"#, Some("FP8")),
-            (r#"{"bits":4}"#, None),
-            ("[4]", None),
-            ("null", None),
-        ] {
-            let config = Config::parse(format!(r#"{{"quantization_config":{text}}}"#).as_bytes()).unwrap();
-            assert_eq!(config.quantization.map(|q| q.label()), label.map(Quantization::new), "{text}");
-        }
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::adapter::Adapter;
 use super::config_json::Config;
 use super::gguf::{self, Depth};
-use super::safetensors;
+use super::safetensors::{self, Packed};
 use super::sniff::LookAlike;
 use crate::model::memory::Shape;
 use crate::model::size::grouped;
@@ -47,8 +48,12 @@ pub struct Metadata {
     pub quantization: Option<Quantization>,
     /// Whether `quantization` is a guess from the tensors, or its writer says that it guessed.
     pub quantization_guessed: bool,
-    /// Parameters of this file: the sum over its tensors. `None` for packed weights, whose elements are no parameters.
+    /// Parameters of this file: the sum over its tensors, without the scales of quantized ones. `None` where weights are
+    /// packed in a way that does not tell their number.
     pub parameters: Option<u64>,
+    /// What is counted of quantized weights in safetensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// Bytes of its tensors.
     pub tensor_bytes: Option<u64>,
     /// Training context in tokens.
@@ -88,6 +93,9 @@ pub struct Metadata {
     pub tensors: Option<u64>,
     /// Whether it is a sidecar (projector, adapter, importance matrix, vocabulary) and no model.
     pub sidecar: bool,
+    /// What an adapter is, where a file beside it tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Adapter>,
     /// What the header says about the file's length.
     pub structure: Structure,
     /// What decides how much memory it takes beside its weights.
@@ -123,6 +131,31 @@ impl Metadata {
             self.quantization.clone_from(&config.quantization);
             self.quantization_guessed = false;
         }
+        if let Some(packed) = &config.packed {
+            self.learn_packing(packed);
+        }
+    }
+
+    /// Counts with what the configuration tells of packed weights.
+    pub(super) fn learn_packing(&mut self, config: &Packed) {
+        if let Some(packed) = &mut self.packed {
+            packed.width = packed.width.or(config.width);
+            packed.strange |= config.strange;
+            self.parameters = packed.parameters(self.tensor_bytes);
+        }
+    }
+
+    /// Fills in what `adapter_config.json` beside an adapter knows.
+    pub(crate) fn complete_adapter(&mut self, config: &Self) {
+        if let Some(told) = &config.adapter {
+            let known = self.adapter.get_or_insert_default();
+            known.method = told.method.clone().or(known.method.take());
+            known.rank = told.rank.or(known.rank);
+            known.alpha = told.alpha.or(known.alpha);
+        }
+        if self.base_model.is_none() {
+            self.base_model.clone_from(&config.base_model);
+        }
     }
 
     /// Fills in what a tokenizer's file or a model card beside the weights knows.
@@ -146,8 +179,9 @@ impl Metadata {
 
     /// What a `config.json` alone knows.
     pub(crate) fn of_config(file: &File) -> Result<Self, String> {
-        let mut metadata = Self::unknown(Format::Safetensors);
+        let mut metadata = Self { packed: Some(Packed::default()), ..Self::unknown(Format::Safetensors) };
         Config::read(file)?.complete(&mut metadata);
+        metadata.packed = metadata.packed.filter(|packed| *packed != Packed::default());
         Ok(metadata)
     }
 
@@ -161,6 +195,7 @@ impl Metadata {
             quantization: None,
             quantization_guessed: false,
             parameters: None,
+            packed: None,
             tensor_bytes: None,
             context_length: None,
             layers: None,
@@ -180,6 +215,7 @@ impl Metadata {
             split_tensors: None,
             tensors: None,
             sidecar: false,
+            adapter: None,
             structure: Structure::Partial,
             shape: Shape::default(),
             parts: 1,
@@ -188,11 +224,32 @@ impl Metadata {
         }
     }
 
+    /// Forgets the sums, since a part cannot be read.
+    pub(crate) fn lose_sums(&mut self) {
+        (self.parameters, self.packed, self.tensor_bytes) = (None, None, None);
+    }
+
+    /// What is counted of its weights; of plain ones each number.
+    fn counted(&self) -> Option<Packed> {
+        let plain = || Some(Packed { known: self.parameters?, ..Packed::default() });
+        self.packed.clone().or_else(plain)
+    }
+
     /// Adds what the header of another part of the same model tells: sums are those of all parts.
     pub fn add_part(&mut self, part: &Self) {
         let sum = |a: Option<u64>, b: Option<u64>| a.zip(b).and_then(|(a, b)| a.checked_add(b));
-        self.parameters = sum(self.parameters, part.parameters);
+        let packed = self.packed.is_some() || part.packed.is_some();
+        let all = self.counted().zip(part.counted()).filter(|_| packed);
         self.tensor_bytes = sum(self.tensor_bytes, part.tensor_bytes);
+        self.packed = all.map(|(mut all, more)| {
+            all.add(&more);
+            all
+        });
+        self.parameters = match &self.packed {
+            Some(packed) => packed.parameters(self.tensor_bytes),
+            None if packed => None,
+            None => sum(self.parameters, part.parameters),
+        };
         self.tensors = sum(self.tensors, part.tensors);
         self.parts = self.parts.saturating_add(part.parts);
         self.shape.add_part(&part.shape);
@@ -206,6 +263,8 @@ impl Metadata {
             facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, text::printable(&value))));
         };
         fact("name", self.name.clone());
+        fact("kind", self.adapter.as_ref().map(ToString::to_string));
+        fact("weights", self.packing().map(str::to_owned));
         fact("bits/weight", self.bits_per_weight().map(|bits| format!("{bits:.2}")));
         fact("layers", self.layers.map(|count| count.to_string()));
         fact(
@@ -238,7 +297,17 @@ impl Metadata {
         facts
     }
 
-    /// Bits that a parameter takes on average.
+    /// What is to be known of the number of parameters of quantized weights.
+    fn packing(&self) -> Option<&'static str> {
+        let packed = self.packed.as_ref()?;
+        Some(match self.parameters {
+            None => "packed: the number of parameters is not known",
+            Some(_) if packed.several => "packed; scales are not counted as parameters",
+            Some(_) => "quantized; scales are not counted as parameters",
+        })
+    }
+
+    /// Bits that a parameter takes on average, scales included.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn bits_per_weight(&self) -> Option<f64> {

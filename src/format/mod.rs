@@ -1,6 +1,7 @@
 //! Bounded readers of model headers. They read the header only, cap what a file may make them allocate, and keep
 //! unknown types as numbers instead of failing.
 
+pub mod adapter;
 pub mod card;
 pub mod config_json;
 mod config_shape;
@@ -8,6 +9,7 @@ pub mod gguf;
 mod json;
 mod metadata;
 mod prefix;
+pub mod quantization_config;
 pub mod safetensors;
 mod scanner;
 mod seen;

@@ -100,7 +100,8 @@ impl ModelProvisioner {
             config.complete(&mut metadata);
         }
         if !header.alone {
-            (metadata.parameters, metadata.tensor_bytes, metadata.tensors) = (None, None, None);
+            metadata.lose_sums();
+            metadata.tensors = None;
         }
         let metadata = Arc::new(metadata);
         let mut known = self.remote_headers().0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::headers::Headers;
 use crate::disk::folder::Status;
 use crate::format::Metadata;
+use crate::format::adapter::AdapterConfig;
 use crate::format::card::Card;
+use crate::format::quantization_config::QuantizationConfig;
 use crate::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
 use crate::model::{Format, text};
 
@@ -24,6 +26,10 @@ pub enum Companion {
     TokenizerConfig,
     /// `README.md`.
     Card,
+    /// `adapter_config.json`.
+    Adapter,
+    /// `hf_quant_config.json` and `quantize_config.json`.
+    Quantization,
 }
 
 impl Companion {
@@ -35,6 +41,8 @@ impl Companion {
             Self::Vocabulary => 3,
             Self::TokenizerConfig => 4,
             Self::Card => 5,
+            Self::Adapter => 6,
+            Self::Quantization => 7,
         }
     }
 
@@ -45,6 +53,8 @@ impl Companion {
             Self::Vocabulary => Tokenizer::of_file(file, Extent::Whole).map(Tokenizer::into_metadata),
             Self::TokenizerConfig => TokenizerConfig::read(file).map(TokenizerConfig::into_metadata),
             Self::Card => Card::read(file).map(Card::into_metadata),
+            Self::Adapter => AdapterConfig::read(file).map(AdapterConfig::into_metadata),
+            Self::Quantization => QuantizationConfig::read(file).map(QuantizationConfig::into_metadata),
         }
     }
 }
@@ -70,6 +80,18 @@ impl Beside<'_> {
             let path = |name: &str| folder.join(name);
             if let Some(config) = read("config.json", Companion::Config, &path("config.json")) {
                 Arc::make_mut(metadata).complete(&config);
+            }
+            if metadata.packed.is_some() && (metadata.quantization_guessed || metadata.parameters.is_none()) {
+                let names = ["hf_quant_config.json", "quantize_config.json"];
+                let told = names.into_iter().find_map(|name| read(name, Companion::Quantization, &path(name)));
+                if let Some(config) = told {
+                    Arc::make_mut(metadata).complete(&config);
+                }
+            }
+            if metadata.sidecar
+                && let Some(config) = read("adapter_config.json", Companion::Adapter, &path("adapter_config.json"))
+            {
+                Arc::make_mut(metadata).complete_adapter(&config);
             }
             // Its vocabulary is most of the file, and the configuration counts it, too.
             let kind = match metadata.shape.vocabulary {

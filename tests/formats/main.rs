@@ -10,6 +10,7 @@ mod inputs;
 mod interop;
 mod limits;
 mod memory;
+mod packed;
 mod properties;
 mod safetensors;
 mod shape;

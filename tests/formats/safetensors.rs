@@ -75,17 +75,16 @@ fn a_new_type_is_a_warning() {
 }
 
 #[test]
-fn packed_weights_have_no_made_up_parameters() {
-    let json = r#"{"m.qweight":{"dtype":"I32","shape":[4,4],"data_offsets":[0,64]},"m.scales":{"dtype":"F16","shape":[4],"data_offsets":[64,72]}}"#;
-    let told = read_metadata(&file(&with_header(json, 72)), "model.safetensors").unwrap();
-    assert_eq!((told.parameters, told.tensor_bytes, told.quantization), (None, Some(72), None));
-    assert!(told.warnings[0].contains("packed"), "{:?}", told.warnings);
-}
-
-#[test]
 fn adapters_are_sidecars() {
     let json = r#"{"q.lora_A.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"q.lora_B.weight":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
-    assert!(read_metadata(&file(&with_header(json, 8)), "adapter_model.safetensors").unwrap().sidecar);
+    let told = read_metadata(&file(&with_header(json, 8)), "adapter_model.safetensors").unwrap();
+    assert!(told.sidecar);
+    assert_eq!((told.parameters, told.facts()[0].1.as_str()), (Some(2), "LoRA adapter"));
+    // Layers that were trained whole may lie beside the factors.
+    let json = r#"{"q.lora_A.weight":{"dtype":"F32","shape":[8,1],"data_offsets":[0,32]},"embed.weight":{"dtype":"F32","shape":[1],"data_offsets":[32,36]}}"#;
+    let told = read_metadata(&file(&with_header(json, 36)), "adapter_model.safetensors").unwrap();
+    assert_eq!((told.sidecar, told.facts()[0].1.as_str()), (true, "LoRA adapter, rank 8"));
+    assert!(!read_metadata(&file(&with_header(json, 36)), "model.safetensors").unwrap().sidecar);
 }
 
 #[test]

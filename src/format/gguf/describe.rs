@@ -1,6 +1,7 @@
 //! From a header to what people want to know about the model.
 
 use super::{FileType, Header, TensorType, Value};
+use crate::format::adapter::Adapter;
 use crate::format::warnings::{Warnings, shortened, shown};
 use crate::format::{Metadata, Structure};
 use crate::model::{FileName, Format, Quantization};
@@ -36,6 +37,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         quantization,
         quantization_guessed,
         parameters: tally.map(|tally| tally.parameters),
+        packed: None,
         tensor_bytes: tally.filter(|tally| tally.is_exact()).map(|tally| tally.bytes),
         context_length,
         layers,
@@ -56,6 +58,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         split_tensors: header.get("split.tensors.count").and_then(Value::as_u64),
         tensors: complete.then_some(header.tensor_count),
         sidecar: is_sidecar(header, file_name),
+        adapter: reading.adapter(),
         structure: header.layout.map_or(structure, |layout| layout.structure),
         partly_read: header.stopped,
         shape: super::shape::shape(header),
@@ -159,6 +162,20 @@ impl Reading<'_> {
             self.warnings.add(format!("{count} parts are more than any model has"));
         }
         (number, Some(count))
+    }
+
+    /// What an adapter says of itself.
+    fn adapter(&self) -> Option<Adapter> {
+        let tensors = self.header.tally.adapter_tensors;
+        let is_one = self.text("general.type").as_deref() == Some("adapter")
+            || (tensors > 0 && tensors == self.header.tensor_count);
+        let method = self.text("adapter.type").map(|method| method.to_ascii_uppercase());
+        let alpha = match self.header.get("adapter.lora.alpha") {
+            Some(Value::F32(alpha)) => Some(f64::from(*alpha)),
+            Some(Value::F64(alpha)) => Some(*alpha),
+            other => other.and_then(Value::as_u64).and_then(|alpha| u32::try_from(alpha).ok()).map(f64::from),
+        };
+        is_one.then(|| Adapter::new(method.or_else(|| (tensors > 0).then(|| "LORA".to_owned())), None, alpha))
     }
 
     fn licence(&self) -> Option<String> {

@@ -100,8 +100,15 @@ impl TensorInfo {
         Dtype::deserialize(name).ok()
     }
 
-    /// How many numbers it holds.
-    fn elements(&self) -> Option<u64> {
+    /// Bytes of its data.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.end.saturating_sub(self.begin)
+    }
+
+    /// How many numbers it holds; `None` beyond 2^64.
+    #[must_use]
+    pub fn elements(&self) -> Option<u64> {
         self.shape.iter().try_fold(1u64, |product, n| product.checked_mul(*n))
     }
 }
@@ -218,20 +225,21 @@ impl Header {
         &self.warnings
     }
 
-    /// Whether a good part of the data is several weights to a number, as GPTQ, AWQ, bitsandbytes and MXFP4 store them:
-    /// then elements are no parameters.
-    #[must_use]
-    pub fn is_packed(&self) -> bool {
-        let packed = self.tensors.iter().filter(|tensor| matches!(tensor.dtype.as_ref(), "I32" | "U32" | "U8"));
-        let bytes: u64 = packed.map(|tensor| tensor.end - tensor.begin).sum();
-        bytes > self.data_bytes / 10
-    }
-
     /// Whether every tensor belongs to a low-rank adapter.
     #[must_use]
     pub fn is_adapter(&self) -> bool {
         let part = |tensor: &TensorInfo| tensor.name.contains("lora_") || tensor.name.contains(".lora.");
         !self.tensors.is_empty() && self.tensors.iter().all(part)
+    }
+
+    /// The rank of a low-rank adapter: the rows of its first factors, if all have as many.
+    pub(super) fn adapter_rank(&self) -> Option<u64> {
+        let first = |tensor: &&TensorInfo| {
+            ["lora_A", "lora_down", "lora.down"].iter().any(|word| tensor.name.contains(word)) && tensor.shape.len() > 1
+        };
+        let mut ranks = self.tensors.iter().filter(first).filter_map(|tensor| tensor.shape.first().copied());
+        let rank = ranks.next()?;
+        ranks.all(|other| other == rank).then_some(rank)
     }
 
     /// The type that most bytes have.

@@ -7,12 +7,15 @@
 
 mod header;
 mod index;
+mod packed;
 
 use std::io::{Read, Seek};
 
 pub use header::{Error, Header, TensorInfo};
 pub use index::Index;
+pub use packed::Packed;
 
+use super::adapter::Adapter;
 use super::warnings::Warnings;
 use super::{Metadata, Structure};
 use crate::model::{Format, Quantization};
@@ -58,19 +61,36 @@ pub(super) fn metadata(
     for line in header.warnings() {
         warnings.add(line.as_str());
     }
-    let packed = header.is_packed();
-    if packed {
-        warnings.add("packed weights: the number of parameters is not in the header");
-    }
-    let guessed = if named.is_none() && !packed { header.most_frequent().map(Quantization::new) } else { None };
+    let found = packed::look(&header);
+    let is_sure = found.as_ref().is_some_and(|found| found.is_sure);
+    let (packed, layout) = found.map_or((None, None), |found| (Some(found.packed), found.label));
+    let tensor_bytes = Some(header.data_bytes());
+    // A tensor's type is no label where it holds several weights.
+    let several = packed.as_ref().is_some_and(|packed| packed.several || packed.parameters(tensor_bytes).is_none());
+    let guess = || layout.as_deref().or_else(|| header.most_frequent().filter(|_| !several)).map(Quantization::new);
+    let guessed = if named.is_none() { guess() } else { None };
+    let rank = header.adapter_rank();
+    let method = (rank.is_some() || header.is_adapter()).then(|| "LORA".to_owned());
+    let is_one = header.is_adapter() || is_adapter_name(file_name);
+    let adapter = is_one.then(|| Adapter::new(method, rank, None));
     Ok(Metadata {
-        parameters: (!packed).then(|| header.elements()),
-        tensor_bytes: Some(header.data_bytes()),
+        parameters: match &packed {
+            Some(packed) => packed.parameters(tensor_bytes),
+            None => Some(header.elements()),
+        },
+        packed,
+        tensor_bytes,
         tensors: Some(header.tensors().len() as u64),
-        sidecar: header.is_adapter(),
-        quantization_guessed: guessed.is_some(),
+        sidecar: adapter.is_some(),
+        adapter,
+        quantization_guessed: guessed.is_some() && !is_sure,
         ..empty(named.or(guessed), header.structure(), false, warnings)
     })
+}
+
+/// Whether a file is named as PEFT names adapters, which may hold whole layers as well.
+pub(crate) fn is_adapter_name(name: &str) -> bool {
+    name.starts_with("adapter_model.") || name.starts_with("adapter_model-")
 }
 
 fn empty(quantization: Option<Quantization>, structure: Structure, partly_read: bool, warnings: Warnings) -> Metadata {

@@ -259,7 +259,7 @@ impl ModelFolder {
             match &part {
                 Ok(part) => whole.add_part(part),
                 // Its own warning is given where the parts are checked; the sums are not known without it.
-                Err(_) => (whole.parameters, whole.tensor_bytes) = (None, None),
+                Err(_) => whole.lose_sums(),
             }
         }
         let find = |path: &Path| {

@@ -99,19 +99,19 @@ impl ModelFolder {
             let (missing, count) = (ranges(&set.missing), set.key.shard_count());
             warnings.add(&format!("{}: shards {missing} of {count} are missing", shown(&set.key.name())));
         }
-        let mut parameters = Some(0_u64);
+        let mut countable = true;
         for entry in set.members.iter().map(|&member| &self.tree.entries[member]) {
             if !entry.is_file() {
                 if entry.link.is_none() {
                     *complete = false;
                     warnings.add(&format!("{} is no regular file", shown(&entry.path)));
                 }
-                parameters = None;
+                countable = false;
                 continue;
             }
             if entry.status.size_bytes == 0 {
                 *complete = false;
-                parameters = None;
+                countable = false;
                 warnings.add(&format!("{} is empty", shown(&entry.path)));
                 continue;
             }
@@ -131,20 +131,20 @@ impl ModelFolder {
                         Structure::Whole | Structure::Partial => {}
                     }
                     told.readable += usize::from(!matches!(metadata.structure, Structure::Truncated { .. }));
-                    parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
                     for warning in &metadata.warnings {
                         warnings.add(&format!("{}: {warning}", shown(&entry.path)));
                     }
                 }
                 Err(reason) => {
                     *complete = false;
-                    parameters = None;
+                    countable = false;
                     warnings.add(&format!("{}: {reason}", shown(&entry.path)));
                 }
             }
         }
         told.first = self.describe(set, root, headers, &mut |line| warnings.add(&line));
-        told.parameters = parameters.filter(|&sum| sum > 0);
+        let parameters = told.first.as_ref().and_then(|metadata| metadata.parameters);
+        told.parameters = parameters.filter(|&sum| countable && sum > 0);
         told
     }
 

@@ -129,8 +129,8 @@ impl HfStore {
     /// Adds to `model` what the headers of its weights tell. Gives that of the first.
     fn read_headers(&self, repository: &Repository, model: &mut Model, loads: &mut Vec<Load>) -> Option<Arc<Metadata>> {
         let mut sets = Sets::default();
-        let mut first: Option<Arc<Metadata>> = None;
-        let mut parameters = Some(0_u64);
+        let mut first: Option<(details::WeightsFile<'_>, Arc<Metadata>)> = None;
+        let mut countable = true;
         let mut quantizations = Vec::new();
         let mut warnings = Warnings::default();
         for file in details::weights(repository) {
@@ -148,30 +148,34 @@ impl HfStore {
                         }
                         Structure::Whole | Structure::Partial => {}
                     }
-                    if file.first_set {
-                        parameters = parameters.zip(metadata.parameters).and_then(|(sum, more)| sum.checked_add(more));
-                    }
                     quantizations.extend(metadata.quantization.clone());
                     sets.add(&file, metadata);
                     match &mut first {
-                        None => first = Some(self.described(&file, metadata, &mut warnings)),
-                        Some(first) if file.first_set => Arc::make_mut(first).add_part(metadata),
+                        None => first = Some((file, Arc::clone(metadata))),
+                        Some((_, first)) if file.first_set => Arc::make_mut(first).add_part(metadata),
                         Some(_) => {}
                     }
                 }
                 Err(why) => {
                     model.complete = false;
-                    parameters = parameters.filter(|_| !file.first_set);
+                    countable &= !file.first_set;
                     warnings.add(&format!("{}: {why}", name()));
                 }
             }
         }
+        let metadata = first.map(|(file, mut header)| {
+            if !countable {
+                Arc::make_mut(&mut header).lose_sums();
+            }
+            // What lies beside the weights is of all of their parts.
+            self.described(&file, &header, &mut warnings)
+        });
         model.warnings.extend(warnings.finish());
         loads.extend(sets.loads());
-        let metadata = first?;
+        let metadata = metadata?;
         model.architecture.clone_from(&metadata.architecture);
         model.context_length = metadata.context_length;
-        model.parameters = parameters.filter(|&sum| sum > 0);
+        model.parameters = metadata.parameters.filter(|&sum| sum > 0);
         if model.quantizations.is_empty() && metadata.format == Format::Gguf {
             quantizations.sort();
             quantizations.dedup();
