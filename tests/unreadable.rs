@@ -96,3 +96,35 @@ fn blobs_of_the_cache_that_may_not_be_searched_are_not_missing() {
     assert_eq!(plan["expected_bytes"].as_u64().unwrap_or(0) / 100_000, 0, "{plan}");
     mode(&repository.join("blobs"), 0o755);
 }
+
+#[test]
+fn what_could_not_be_looked_into_is_not_verified() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let repository = bench.scratch.path().join("home/.cache/huggingface/hub/models--org--a");
+    let flat = bench.scratch.path().join("models/m");
+    for folder in [&repository.join("blobs"), &repository.join("snapshots").join("1".repeat(40)), &flat.join("deep")] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    std::fs::write(repository.join("blobs").join(format!("{}.incomplete", "7".repeat(64))), b"begun").unwrap();
+    std::fs::write(flat.join("m.gguf"), gguf(8, "m")).unwrap();
+    give(&bench);
+    let closed = [repository.join("snapshots"), flat.join("deep")];
+    closed.iter().for_each(|folder| mode(folder, 0));
+    let Some(verified) = as_nobody(&bench, "verify --all --json") else { return };
+    let mut command = bench.command("verify --all");
+    let said = command.uid(NOBODY).gid(NOBODY).output().unwrap();
+    closed.iter().for_each(|folder| mode(folder, 0o755));
+    for (id, path) in [("org/a", "snapshots"), ("m", "deep")] {
+        let models = verified["models"].as_array().unwrap();
+        let model = models.iter().find(|model| model["id"] == id).unwrap_or_else(|| panic!("{id}: {verified}"));
+        let file = model["files"].as_array().unwrap().iter().find(|file| file["path"] == path).unwrap();
+        assert_eq!((&model["ok"], &file["status"]), (&false.into(), &"unreadable".into()), "{model}");
+        assert!(file["actual"].as_str().unwrap().contains("denied"), "{file}");
+    }
+    // Neither a fetch opens a folder, nor has a payload without a name one to be asked for by.
+    let said = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.contains("download org/a") && said.contains("llorch-models sweep"), "{said}");
+}

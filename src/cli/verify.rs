@@ -16,7 +16,7 @@ use super::session::{Found, Session};
 use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::filter::SortKey;
-use crate::model::{FileCheck, FileStatus, StoreKind, Verification, text};
+use crate::model::{Digest, FileCheck, FileStatus, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Event};
 
@@ -152,13 +152,19 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     let bad = models.iter().filter(|model| !model.ok).count();
     if bad > 0 {
         session.output.say(&format!("llorch-models: {} of {} damaged", bad, count(models.len(), "model")));
-        let damaged = models.into_iter().filter(|model| !model.ok).collect();
+        let damaged: Vec<Verification> = models.into_iter().filter(|model| !model.ok).collect();
+        let begun = damaged.iter().any(|model| model.files.iter().any(|file| is_unnamed(model.model.store, file)));
         let (ways_out, _) = ways_out(session, damaged).await?;
         for way_out in ways_out.iter().take(NAMED_WAYS_OUT) {
             session.output.say(&format!("to fetch what is damaged again: llorch-models {way_out}"));
         }
         if let Some(more @ 1..) = ways_out.len().checked_sub(NAMED_WAYS_OUT) {
             session.output.say(&format!("and {more} more in the same way"));
+        }
+        if begun {
+            session
+                .output
+                .say("what was begun goes on with the download that began it; to remove it: llorch-models sweep");
         }
         return Ok(Exit::Failed);
     }
@@ -177,20 +183,29 @@ async fn ways_out(session: &mut Session, damaged: Vec<Verification>) -> Result<(
                     _ => return None,
                 };
                 let reference = inventory.details(&verification.model).ok()?.model.reference?;
-                Some(format!("download {}{to}{}", text::printable(&reference), files_again(&verification.files)?))
+                Some(format!("download {}{to}{}", text::printable(&reference), files_again(verification)?))
             });
             known.collect()
         })
         .await
 }
 
+/// Whether it is a payload that no listing names: it cannot be asked for by a name.
+fn is_unnamed(store: StoreKind, file: &FileCheck) -> bool {
+    let is_payload = |path: &str| path.strip_prefix("blobs/").and_then(Digest::parse).is_some();
+    store == StoreKind::Hf && !file.status.is_ok() && is_payload(&file.path)
+}
+
 /// The options that name the files which are not right, and `--force` where other bytes lie under their names; `None` where
-/// they are too many to name.
-fn files_again(files: &[FileCheck]) -> Option<String> {
-    let damaged: Vec<&FileCheck> = files.iter().filter(|file| !file.status.is_ok()).collect();
+/// there is none that fetching would mend, or they are too many to name.
+fn files_again(model: &Verification) -> Option<String> {
+    let mends = |file: &&FileCheck| {
+        !file.status.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(model.model.store, file)
+    };
+    let damaged: Vec<&FileCheck> = model.files.iter().filter(mends).collect();
     let mut paths: Vec<&str> = damaged.iter().map(|file| file.path.as_str()).collect();
     paths.dedup();
-    if paths.len() > MOST_FILES_AGAIN {
+    if paths.is_empty() || paths.len() > MOST_FILES_AGAIN {
         return None;
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=@:,".contains(c);
@@ -211,6 +226,7 @@ fn looks_whole(files: usize) -> String {
 fn lines(model: &Verification) -> String {
     let unchecked = model.files.iter().filter(|file| file.status == FileStatus::NoChecksum).count();
     let note = match unchecked {
+        _ if model.files.is_empty() => " (it has no file to check)".to_owned(),
         0 => String::new(),
         n => format!(" ({}, no checksum known)", looks_whole(n)),
     };

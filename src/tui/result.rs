@@ -101,6 +101,7 @@ fn verified(models: &[Verification]) -> (Level, String) {
             };
             let unknown_line = says(unknown, "looks", "look") + " whole, no checksum known";
             let line = match (right, unknown) {
+                (0, 0) => "there is no file to check".to_owned(),
                 (right, 0) => says(right, "is right", "are right"),
                 (0, _) => unknown_line,
                 (right, _) => format!("{}; {unknown_line}", says(right, "is right", "are right")),
@@ -129,6 +130,7 @@ mod tests {
     #[test]
     fn a_file_of_which_nothing_was_compared_is_not_called_right() {
         use FileStatus::{NoChecksum, Ok};
+        assert_eq!(said(&[]), "there is no file to check");
         assert_eq!(said(&[Ok]), "1 file is right");
         assert_eq!(said(&[NoChecksum]), "1 file looks whole, no checksum known");
         assert_eq!(said(&[Ok, Ok, NoChecksum]), "2 files are right; 1 file looks whole, no checksum known");

@@ -361,6 +361,9 @@ impl<L: Layout> Store for FileStore<L> {
         }
         missing.retain(|path| !here.contains(&unit.folder.below.join(path)));
         expected.extend(missing.iter().map(|path| self.expect(unit, path)));
+        if target.part == Part::Whole {
+            expected.extend(unit.folder.unread());
+        }
         Ok(expected)
     }
 }

@@ -16,6 +16,7 @@ use crate::store::Part;
 use crate::store::beside::Beside;
 use crate::store::headers::{Header, Headers};
 use crate::store::tree::{Entry, Tree};
+use crate::store::verify::Expected;
 
 /// What an entry is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +195,17 @@ impl ModelFolder {
     /// Where an entry lies, relative to the root.
     pub(in crate::store) fn location(&self, entry: &Entry) -> PathBuf {
         self.below.join(&entry.path)
+    }
+
+    /// Its folders that could not be read: what is there is not known. Without the hidden ones, which hold no content.
+    pub(in crate::store) fn unread(&self) -> impl Iterator<Item = Expected> {
+        let hidden = |path: &Path| path.iter().any(|part| part.as_encoded_bytes().starts_with(b"."));
+        self.tree.unread.iter().filter(move |unread| !hidden(&unread.path)).map(|unread| Expected {
+            path: text::escape(unread.path.as_os_str()),
+            location: self.below.join(&unread.path),
+            unread: Some(unread.because.clone()),
+            ..Expected::default()
+        })
     }
 
     /// Its content: files and links in their place, by path.

@@ -159,6 +159,7 @@ impl FlatStore {
             let recorded = folder.record.get().map_or(&[][..], |record| &record.files);
             let paths = recorded.iter().map(|file| PathBuf::from(file.path.as_str()));
             missing.extend(paths.filter(|path| folder.is_live(path)));
+            expected.extend(folder.unread());
         }
         for path in missing.into_iter().filter(|path| !here.contains(&folder.below.join(path))) {
             let recorded = path.to_str().and_then(|path| folder.record.get()?.file(path));

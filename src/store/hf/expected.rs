@@ -12,6 +12,7 @@ use super::layout::{self, Target as Link};
 use super::read::{Blob, Content, Entry, Repository};
 use crate::disk::folder::Folder;
 use crate::model::{Digest, RemoteFile, RepoPath, text};
+use crate::store::tree::reason;
 use crate::store::verify::{Expected, Promise, Source};
 
 /// Longest listing that is read.
@@ -74,17 +75,34 @@ pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&O
     files
 }
 
-/// The payloads of which only a part is here: no revision names them yet.
-pub(super) fn unfinished(repository: &Repository) -> impl Iterator<Item = Expected> {
+/// The payloads of which only a part is here: no revision names them yet, but the listing of a commit may.
+pub(super) fn unfinished(hub: &Folder, repository: &Repository) -> impl Iterator<Item = Expected> {
     let etags: BTreeSet<&[u8]> = repository.unfinished().map(|(_, etag)| etag).collect();
-    etags.into_iter().map(|etag| {
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    if !etags.is_empty() {
+        for listing in repository.revisions.iter().filter_map(|revision| listing(hub, repository, &revision.commit)) {
+            let named = listing.files.into_iter();
+            names.extend(named.filter_map(|(path, listed)| Some((listed.lfs_sha256.or(listed.blob_id)?, path))));
+        }
+    }
+    etags.into_iter().map(move |etag| {
         let inside = Path::new("blobs").join(OsStr::from_bytes(etag));
+        let name = std::str::from_utf8(etag).ok().and_then(|etag| names.get(etag));
         Expected {
-            path: text::escape(inside.as_os_str()),
+            path: name.map_or_else(|| text::escape(inside.as_os_str()), |name| text::escape(name.as_ref())),
             location: Path::new(&repository.folder).join(inside),
             note: Some("its download is not finished".to_owned()),
             ..Expected::default()
         }
+    })
+}
+
+/// The places that could not be read: what a revision has there is not known.
+pub(super) fn unread(repository: &Repository) -> impl Iterator<Item = Expected> {
+    repository.unreadable.iter().map(|(inside, error)| {
+        let location = Path::new(&repository.folder).join(inside);
+        let path = text::escape(if inside.as_os_str().is_empty() { &location } else { inside }.as_os_str());
+        Expected { path, location, unread: Some(reason(*error)), ..Expected::default() }
     })
 }
 

@@ -356,7 +356,8 @@ impl HfStore {
         };
         let mut expected = expected::expected(hub, repository, &chosen);
         if target.part == Part::Whole {
-            expected.extend(expected::unfinished(repository));
+            expected.extend(expected::unfinished(hub, repository));
+            expected.extend(expected::unread(repository));
         }
         match &target.part {
             Part::Quantization(label) if expected.is_empty() => {

@@ -28,6 +28,10 @@ pub(super) fn check(root: &Path, expected: &Expected, options: &Options, reading
         return Err(Error::Cancelled);
     }
     let mut checked = Checked { check: FileCheck::new(expected.path.clone(), FileStatus::Unreadable), split: None };
+    if let Some(why) = &expected.unread {
+        checked.check.actual = Some(text::printable(why));
+        return Ok(checked);
+    }
     match safe::open_below(root, &expected.location) {
         Ok(file) => match Fingerprint::of(&file) {
             Ok(fingerprint) => opened(&file, fingerprint, expected, options, reading, &mut checked)?,

@@ -92,6 +92,8 @@ pub struct Expected {
     pub note: Option<String>,
     /// The commits whose file it is, where the model keeps several and it is not the file of all.
     pub revisions: Vec<String>,
+    /// Why the place could not be looked into. It is a folder then, whose files are not known.
+    pub unread: Option<String>,
 }
 
 impl Expected {
