@@ -175,7 +175,9 @@ fn without_links_every_file_is_in_the_snapshot() {
     let row = cache.row("org/a");
     assert_eq!((row.file_count, row.size_bytes), (2, gguf(1).len() as u64 + 2));
     assert_eq!((row.disk_bytes, row.reclaimable_bytes), (du(&cache.hub), du(&cache.hub)));
-    assert_eq!(row.quantization_label(), "Q8_0");
+    // The header is shown, the name selects.
+    assert_eq!((row.quantization_label().as_str(), row.selects[0].as_str()), ("Q4_K_M", "Q8_0"));
+    says(&row.warnings, "a-Q8_0: named Q8_0, but Q4_K_M by its header");
     assert!(row.complete);
     says(&row.warnings, "in blobs that no revision names");
     cache.delete(&[whole("org/a")]);
@@ -411,7 +413,7 @@ fn damage_is_told_and_nothing_hides() {
     let details = cache.store().details("org/b").unwrap();
     assert_eq!(details.revisions[0].refs, ["main", "refs/pr/1"]);
     assert!(!rows["shards"].complete);
-    says(&rows["shards"].warnings, "m-00002-of-00003, m-00003-of-00003");
+    says(&rows["shards"].warnings, "m: shards 2-3 of 3 are missing");
     assert!(rows["plain"].complete);
     says(&rows["plain"].warnings, "1 file leads nowhere");
     assert_eq!(rows["file"].disk_bytes, blocks(&cache.hub.join("models--file")));
@@ -1055,9 +1057,13 @@ fn shards_count_together_and_every_header_is_looked_at() {
     cache.reference(A, "main", &commit('1'));
     let row = cache.row("org/a");
     assert_eq!(row.parameters, Some(3 * 256 * 64));
-    assert_eq!(row.quantization_label(), "Q4_K_M,Q8_0");
-    assert!(!row.complete);
-    assert_eq!(row.warnings, ["z-Q8_0.gguf is cut short"]);
+    assert_eq!(row.quantization_label(), "Q4_K_M");
+    assert_eq!(row.selects, [Quantization::new("Q4_K_M"), Quantization::new("Q8_0")]);
+    assert_eq!((row.complete, row.damage), (false, Some(FileStatus::Truncated)));
+    assert_eq!(
+        row.warnings,
+        ["z-Q8_0.gguf is cut short, 64 bytes are missing", "z-Q8_0: named Q8_0, but Q4_K_M by its header"]
+    );
 }
 
 #[test]

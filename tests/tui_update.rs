@@ -883,7 +883,9 @@ fn parts_are_marked_and_deleted_in_the_detail() {
     let mut details = Details::new(model("alpha", 4, 10), Vec::new());
     let figures = Figures { size_bytes: GIB, disk_bytes: GIB, reclaimable_bytes: GIB / 2 };
     let labels = ["Q4_K_M", "Q8_0", "F16"];
-    details.parts = labels.map(|label| QuantizationPart { quantization: label.to_owned(), figures }).to_vec();
+    details.parts = labels
+        .map(|label| QuantizationPart { quantization: label.to_owned(), header: None, bits_per_weight: None, figures })
+        .to_vec();
     script.send(Msg::Details(generation, Ok(Box::new(details))));
     let staged = |effects: Vec<Effect>| -> Vec<PlanTarget> {
         effects

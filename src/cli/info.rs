@@ -9,11 +9,12 @@ use super::list::count;
 use super::output::Output;
 use super::output::table::{Align, Table};
 use super::session::{self, Session, of_page};
+use crate::format::Metadata;
 use crate::model::selector::Selector;
 use crate::model::size::{grouped, parameters};
 use crate::model::{Bytes, Format, text};
-use crate::store::Details;
 use crate::store::fit::{self, FitReport};
+use crate::store::{Details, Part};
 
 /// `info --json`: the row, its files, and what is known beside them.
 #[derive(Serialize)]
@@ -27,6 +28,7 @@ struct Shown<'a> {
 pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let (inventory, store_path) = (session.inventory.clone(), session.store_path.clone());
     let provisioner = session.provisioner.clone();
+    let cancel = session.cancel.clone();
     let mut conditions = session.settings.fit;
     conditions.context = arguments.context.or(conditions.context);
     conditions.cache_type = arguments.cache_type.unwrap_or(conditions.cache_type);
@@ -34,7 +36,8 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
         .blocking(move || {
             let target = inventory
                 .find_to_read(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
-            let details = inventory.details(&target.model)?;
+            let mut details = inventory.details_of(&target)?;
+            details.model.duplicate = inventory.has_copies(&target.model, &cancel);
             let memory = session::memory_probe().read();
             let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);
             Ok::<_, crate::Error>((details, report))
@@ -55,6 +58,17 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
 /// The warning of a folder that no record says anything of.
 const NO_ORIGIN: &str = "origin unknown";
 
+/// A part as it was asked for.
+fn part_name(part: &Part) -> String {
+    match part {
+        Part::Whole => String::new(),
+        Part::Quantization(label) => label.clone(),
+        Part::Revision(revision) => format!("revision {revision}"),
+        Part::QuantizationOf { quantization, revision } => format!("{quantization} in revision {revision}"),
+        Part::Files(paths) => paths.join(", "),
+    }
+}
+
 /// A time without fractions of a second, which no decision needs.
 fn second(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -69,29 +83,33 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
         }
     };
     fact("model", Some(model.identity.to_string()));
+    fact("part", details.part.as_ref().map(|part| text::printable(&part_name(part))));
     // Without a record the catalog may still tell the repository, by the name of the file.
     let guessed = model.reference.is_some() && model.warnings.iter().any(|warning| warning == NO_ORIGIN);
     let by_name = if guessed { " (by the names of its files)" } else { "" };
     fact("reference", model.reference.as_deref().map(|reference| text::printable(reference) + by_name));
     fact("path", Some(text::printable_path(&model.path)));
     fact("format", model.format.map(Format::name).map(str::to_owned));
-    fact("quantization", Some(model.quantization_label()));
+    fact(
+        "quantization",
+        Some(model.quantization_line(details.metadata.as_deref().and_then(Metadata::bits_per_weight))),
+    );
     fact("architecture", model.architecture.as_deref().map(text::printable));
     fact("parameters", model.parameters.map(parameters));
     fact("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
-    fact("files", Some(model.file_count.to_string()));
-    fact("size", Some(Bytes(model.size_bytes).to_string()));
-    fact("on disk", Some(Bytes(model.disk_bytes).to_string()));
-    fact("reclaimable", Some(Bytes(model.reclaimable_bytes).to_string()));
+    fact("files", model.measured.then(|| model.file_count.to_string()));
+    fact("size", Some(model.size(model.size_bytes)));
+    fact("on disk", Some(model.size(model.disk_bytes)));
+    fact("reclaimable", Some(model.size(model.reclaimable_bytes)));
     fact("owner", model.owner.clone());
     fact("mount", model.mount.as_deref().map(text::printable_path));
     fact("modified", model.modified.map(second));
     fact("used", model.accessed.map(second));
     fact("", details.evidence.access_times.map(|times| times.trust().to_owned()));
-    fact("complete", Some(if model.complete { "yes" } else { "no" }.to_owned()));
+    fact("state", Some(model.state().unwrap_or("complete").to_owned()));
     for part in &details.parts {
         let (on_disk, frees) = (Bytes(part.figures.disk_bytes), Bytes(part.figures.reclaimable_bytes));
-        fact("part", Some(format!("{}, {on_disk} on disk, frees {frees} alone", text::printable(&part.quantization))));
+        fact("part", Some(format!("{}, {on_disk} on disk, frees {frees} alone", part.label())));
     }
     for revision in &details.revisions {
         let refs = if revision.refs.is_empty() { String::new() } else { format!(" ({})", revision.refs.join(", ")) };
@@ -107,7 +125,9 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     }
     fact("protected", model.protected.then(|| "by the configuration: no plan takes it".to_owned()));
     if let Some(metadata) = &details.metadata {
-        for (name, value) in metadata.facts() {
+        // With one quantization they stand beside it.
+        let told = |name: &str| name == "bits/weight" && model.quantization.is_some();
+        for (name, value) in metadata.facts().into_iter().filter(|(name, _)| !told(name)) {
             fact(name, Some(value));
         }
     }

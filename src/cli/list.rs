@@ -13,7 +13,7 @@ use super::session::Session;
 use crate::model::filter::{Filter, last_use};
 use crate::model::size::parameters;
 use crate::model::{Bytes, Model, ModelId, StoreSummary, text};
-use crate::provisioner::{Duplicate, Totals, duplicates, mark_duplicates};
+use crate::provisioner::{Duplicate, Totals};
 
 /// `list --json`.
 #[derive(Serialize)]
@@ -40,8 +40,7 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
     if let Some(exit) = signal {
         return Ok(exit);
     }
-    let mut duplicates = duplicates(&scan.rows);
-    mark_duplicates(&duplicates, &mut scan.rows);
+    let mut duplicates = std::mem::take(&mut scan.duplicates);
     if !arguments.store.is_empty() {
         scan.rows.retain(|row| arguments.store.contains(&row.model.identity.store));
         scan.stores.retain(|store| arguments.store.contains(&store.store));
@@ -116,7 +115,7 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
             model.mount.as_deref().filter(|_| mounted).map(text::printable_path).unwrap_or_default(),
             model.quantization_label(),
             model.parameters.map(parameters).unwrap_or_default(),
-            Bytes(model.disk_bytes).to_string(),
+            model.size(model.disk_bytes),
             last_use(model).map(|then| ago(now, then)).unwrap_or_default(),
             notes(model).join(", "),
         ]);
@@ -131,9 +130,7 @@ fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
 
 fn notes(model: &Model) -> Vec<String> {
     let mut notes = Vec::new();
-    if !model.complete {
-        notes.push("incomplete".to_owned());
-    }
+    notes.extend(model.state().map(str::to_owned));
     match model.in_use_by.as_deref() {
         Some([holder]) => notes.push(format!("in use by {}", holder.pid)),
         Some([_, ..]) => notes.push("in use".to_owned()),

@@ -8,6 +8,7 @@ use super::session::Session;
 use crate::error::Error;
 use crate::model::filter::SortKey;
 use crate::model::{StoreSummary, text};
+use crate::provisioner::{Duplicate, duplicates, mark_duplicates};
 use crate::store::{Row, Store};
 
 /// What was found.
@@ -15,6 +16,8 @@ pub(super) struct Scan {
     /// Sorted by name.
     pub(super) rows: Vec<Row>,
     pub(super) stores: Vec<StoreSummary>,
+    /// Files that are in several places of this host.
+    pub(super) duplicates: Vec<Duplicate>,
     /// Processes that could not be looked into; `None` until somebody looks.
     pub(super) unreadable_processes: Option<usize>,
 }
@@ -34,6 +37,9 @@ impl Scan {
 pub(super) async fn run(session: &mut Session) -> Result<(Scan, Option<Exit>), Stop> {
     let (inventory, cancel) = (session.inventory.clone(), session.cancel.clone());
     let ((mut rows, mut stores), signal) = session.blocking(move || inventory.scan_all(&cancel)).await?;
+    // Copies count wherever they are.
+    let duplicates = duplicates(&rows);
+    mark_duplicates(&duplicates, &mut rows);
     if let Some(root) = &session.store_path {
         rows.retain(|row| row.model.identity.store_path == *root);
         stores.retain(|store| store.path == *root);
@@ -44,7 +50,7 @@ pub(super) async fn run(session: &mut Session) -> Result<(Scan, Option<Exit>), S
     }
     look_at_models_dir(session, &mut stores)?;
     rows.sort_by(|a, b| SortKey::Name.compare(&a.model, &b.model));
-    Ok((Scan { rows, stores, unreadable_processes: None }, signal))
+    Ok((Scan { rows, stores, duplicates, unreadable_processes: None }, signal))
 }
 
 /// A models folder that somebody named has to be a folder; one that is not there is empty, which is worth a word.

@@ -44,7 +44,7 @@ pub struct Metadata {
     pub architecture: Option<String>,
     /// `general.name`, made printable.
     pub name: Option<String>,
-    /// Quantization: from `general.file_type`, else from the name, else the most frequent tensor type.
+    /// Quantization: from `general.file_type`, else the most frequent tensor type; never from a name.
     pub quantization: Option<Quantization>,
     /// Whether `quantization` is a guess from the tensors, or its writer says that it guessed.
     pub quantization_guessed: bool,
@@ -83,6 +83,9 @@ pub struct Metadata {
     pub base_model: Option<String>,
     /// Who quantized it.
     pub quantized_by: Option<String>,
+    /// Settings to run it with, made printable, where a file beside the weights has some.
+    #[serde(default)]
+    pub settings: Vec<String>,
     /// `split.count`.
     pub split_count: Option<u64>,
     /// `split.no`, from 0.
@@ -169,6 +172,7 @@ impl Metadata {
         fill(&mut self.licence, &other.licence);
         fill(&mut self.base_model, &other.base_model);
         self.chat_template |= other.chat_template;
+        self.settings.extend(other.settings.iter().take(16).cloned());
         self.shape.vocabulary = self.shape.vocabulary.or(other.shape.vocabulary);
         for token in &other.special_tokens {
             if self.special_tokens.len() < 8 && !self.special_tokens.contains(token) {
@@ -210,6 +214,7 @@ impl Metadata {
             licence: None,
             base_model: None,
             quantized_by: None,
+            settings: Vec::new(),
             split_count: None,
             split_no: None,
             split_tensors: None,
@@ -253,6 +258,23 @@ impl Metadata {
         self.tensors = sum(self.tensors, part.tensors);
         self.parts = self.parts.saturating_add(part.parts);
         self.shape.add_part(&part.shape);
+        // The first part may hold no tensors from which to guess.
+        if self.quantization.is_none() {
+            self.quantization.clone_from(&part.quantization);
+            self.quantization_guessed = part.quantization_guessed;
+        }
+        self.structure = match (self.structure, part.structure) {
+            (Structure::Truncated { missing: a }, Structure::Truncated { missing: b }) => {
+                Structure::Truncated { missing: sum(a, b) }
+            }
+            (cut @ Structure::Truncated { .. }, _) | (_, cut @ Structure::Truncated { .. }) => cut,
+            (Structure::Extra { bytes: a }, Structure::Extra { bytes: b }) => {
+                Structure::Extra { bytes: a.saturating_add(b) }
+            }
+            (extra @ Structure::Extra { .. }, _) | (_, extra @ Structure::Extra { .. }) => extra,
+            (Structure::Partial, _) | (_, Structure::Partial) => Structure::Partial,
+            (Structure::Whole, Structure::Whole) => Structure::Whole,
+        };
     }
 
     /// What is known beside architecture, parameters and context, as lines for people: what it is, and its value, made printable.
@@ -293,6 +315,7 @@ impl Metadata {
         fact("licence", self.licence.clone());
         fact("base model", self.base_model.clone());
         fact("quantized by", self.quantized_by.clone());
+        fact("settings", Some(self.settings.join(", ")));
         fact("parts", self.split_count.filter(|parts| *parts > 1).map(|parts| format!("{} of {parts}", self.parts)));
         facts
     }
@@ -316,7 +339,7 @@ impl Metadata {
     }
 }
 
-/// Reads the header of an open regular file, whose name helps where the header is silent. The magic decides the format,
+/// Reads the header of an open regular file, whose name tells drafts and parts of a set. The magic decides the format,
 /// not the name. Where the file is cut inside its header, what comes before the cut is given. The position of `file` is
 /// neither used nor moved.
 ///
@@ -332,7 +355,7 @@ pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
 /// The tensors come after the vocabulary. So `parameters`, `tensor_bytes` and `tensors` are unknown, `structure` is
 /// [`Structure::Partial`], `chat_template` may be false too early, and `quantization` is not guessed from the tensors,
 /// unless the whole header is that small: then `partly_read` is false and nothing is missing.
-/// A safetensors file with a larger header tells only its format and what its name says.
+/// A safetensors file with a larger header tells only its format.
 ///
 /// # Errors
 /// As [`read_metadata`].

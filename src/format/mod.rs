@@ -7,6 +7,7 @@ pub mod config_json;
 mod config_shape;
 pub mod gguf;
 mod json;
+pub(crate) mod layers;
 mod metadata;
 mod prefix;
 pub mod quantization_config;

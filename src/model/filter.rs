@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Bytes, Model, StoreKind, text};
+use super::{Bytes, Model, Quantization, StoreKind, text};
 
 /// A filter as people type it: words, and conditions such as `size>10G`, `age>30d`, `store:hf`, `quant:q4`, `owner:alice`,
 /// `mount:/data`, `kind:dataset`, `idle`, `damaged`, `duplicate`, `protected`. Every one must hold.
@@ -171,18 +171,16 @@ impl Term {
                 found(&model.identity.id)
                     || model.reference.as_deref().is_some_and(found)
                     || model.architecture.as_deref().is_some_and(found)
-                    || model.quantizations.iter().any(|quantization| found(quantization.as_str()))
+                    || labels(model).any(|label| found(label.as_str()))
                     || model.path.file_name().is_some_and(|name| found(&text::escape(name)))
             }
-            Self::Size(compare, bytes) => compare.holds(&model.disk_bytes, bytes),
+            Self::Size(compare, bytes) => model.measured && compare.holds(&model.disk_bytes, bytes),
             Self::Age(compare, limit) => last_use(model).is_some_and(|used| {
                 let age = Duration::try_from(now.duration_since(used)).unwrap_or_default();
                 compare.holds(&age, limit)
             }),
             Self::Store(kind) => model.identity.store == *kind,
-            Self::Quantization(part) => {
-                model.quantizations.iter().any(|quantization| quantization.as_str().to_lowercase().contains(part))
-            }
+            Self::Quantization(part) => labels(model).any(|label| label.as_str().to_lowercase().contains(part)),
             Self::Owner(name) => model.owner.as_deref() == Some(name),
             Self::Mount(path) => {
                 // A folder stands for the part of its file system that lies below it.
@@ -207,6 +205,11 @@ impl Term {
             Self::Protected => model.protected,
         }
     }
+}
+
+/// Every label by which people may look for a row: those that are shown, and those that select.
+fn labels(model: &Model) -> impl Iterator<Item = &Quantization> {
+    model.quantizations.iter().chain(&model.selects)
 }
 
 /// The conditions with an example of each.
@@ -405,6 +408,8 @@ mod tests {
             format: None,
             quantization: None,
             quantizations: vec![Quantization::new("Q4_K_M"), Quantization::new("F16")],
+            guessed: Vec::new(),
+            selects: Vec::new(),
             architecture: Some("llama".to_owned()),
             parameters: None,
             context_length: None,
@@ -412,9 +417,11 @@ mod tests {
             size_bytes: 20 << 30,
             disk_bytes: 20 << 30,
             reclaimable_bytes: 20 << 30,
+            measured: true,
             modified: Some("2026-01-01T00:00:00Z".parse().unwrap()),
             accessed: None,
             complete: true,
+            damage: None,
             in_use_by: None,
             verified: None,
             warnings: Vec::new(),

@@ -6,6 +6,7 @@ mod file;
 mod file_name;
 pub mod filter;
 mod identity;
+mod label;
 pub mod memory;
 mod plan;
 mod quantization;
@@ -24,7 +25,10 @@ pub use digest::{Algorithm, Digest};
 pub use file::{ModelFile, RemoteFile, Role, Validator};
 pub use file_name::{FileName, Shard};
 pub use identity::{ModelId, ModelKind, StoreKind};
+pub use label::Label;
 pub use plan::{Ask, Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Stamp, Step};
+#[cfg(test)]
+pub(crate) use quantization::IN_HEADERS;
 pub use quantization::Quantization;
 pub use reference::Reference;
 pub use repo_path::RepoPath;

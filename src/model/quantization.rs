@@ -11,6 +11,15 @@ pub struct Quantization(String);
 /// Labels without a digit pattern of their own.
 const WORDS: [&str; 10] = ["F32", "F16", "BF16", "F64", "FP32", "FP16", "MXFP4", "NVFP4", "TQ1_0", "TQ2_0"];
 
+/// What a header may call the whole file; a name may say more.
+#[rustfmt::skip]
+pub(crate) const IN_HEADERS: [&str; 39] = [
+    "F32", "F16", "BF16", "Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q2_K_S", "Q3_K", "Q3_K_S",
+    "Q3_K_M", "Q3_K_L", "Q4_K", "Q4_K_S", "Q4_K_M", "Q5_K", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ1_S", "IQ1_M", "IQ2_XXS",
+    "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0",
+    "MXFP4_MOE", "NVFP4",
+];
+
 impl Quantization {
     /// A label as a header or a person gives it: upper case, `FP16` and `FP32` as `F16` and `F32`.
     #[must_use]
@@ -59,6 +68,20 @@ impl Quantization {
     pub fn is(&self, wanted: &str) -> bool {
         let wanted = Self::new(wanted);
         self.0 == wanted.0 || self.0.strip_prefix("UD-") == Some(wanted.as_str())
+    }
+
+    /// Whether this label, told by a name, is one that weights labelled `header` may have: the same, or a publisher's finer one
+    /// of as many bits, for which headers have no word. A label that was guessed from the tensors tells no more than their type.
+    pub(super) fn refines(&self, header: &Self, guessed: bool) -> bool {
+        let plain = |label: &Self| label.0.strip_prefix("UD-").unwrap_or(&label.0).to_owned();
+        let (named, told) = (plain(self), plain(header));
+        // `Q4_K` is what llama.cpp also calls `Q4_K_M`, and `MXFP4` stands for `MXFP4_MOE`.
+        if named == told || told.strip_suffix("_M") == Some(&named) || told.strip_suffix("_MOE") == Some(&named) {
+            return true;
+        }
+        let finer = guessed || self.0.starts_with("UD-") || !IN_HEADERS.contains(&named.as_str());
+        let family = |label: &str| label.split('_').next().map(str::to_owned);
+        finer && family(&named) == family(&told)
     }
 
     /// Which of `available` a download without `:QUANT` takes: `Q4_K_M`, else `Q8_0`, else the first.

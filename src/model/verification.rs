@@ -31,6 +31,21 @@ impl FileStatus {
         matches!(self, Self::Ok | Self::NoChecksum)
     }
 
+    /// The worse of two: wrong bytes are worse than bytes that are not there, and what cannot be read may be sound.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |status: Self| match status {
+            Self::Corrupt => 0,
+            Self::Truncated => 1,
+            Self::Missing => 2,
+            Self::Unreadable => 3,
+            Self::Extra => 4,
+            Self::NoChecksum => 5,
+            Self::Ok => 6,
+        };
+        if rank(self) <= rank(other) { self } else { other }
+    }
+
     /// The name in JSON and on screens.
     #[must_use]
     pub fn name(self) -> &'static str {

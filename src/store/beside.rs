@@ -9,6 +9,7 @@ use crate::disk::folder::Status;
 use crate::format::Metadata;
 use crate::format::adapter::AdapterConfig;
 use crate::format::card::Card;
+use crate::format::layers;
 use crate::format::quantization_config::QuantizationConfig;
 use crate::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
 use crate::model::{Format, text};
@@ -30,6 +31,10 @@ pub enum Companion {
     Adapter,
     /// `hf_quant_config.json` and `quantize_config.json`.
     Quantization,
+    /// The text of a licence.
+    Licence,
+    /// The settings that Ollama runs a model with.
+    Settings,
 }
 
 impl Companion {
@@ -43,6 +48,8 @@ impl Companion {
             Self::Card => 5,
             Self::Adapter => 6,
             Self::Quantization => 7,
+            Self::Licence => 8,
+            Self::Settings => 9,
         }
     }
 
@@ -55,6 +62,8 @@ impl Companion {
             Self::Card => Card::read(file).map(Card::into_metadata),
             Self::Adapter => AdapterConfig::read(file).map(AdapterConfig::into_metadata),
             Self::Quantization => QuantizationConfig::read(file).map(QuantizationConfig::into_metadata),
+            Self::Licence => layers::licence(file),
+            Self::Settings => layers::settings(file),
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::format::{Metadata, Structure};
 use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Weights, fit, need};
 use crate::model::size::grouped;
-use crate::model::{Bytes, Model, ModelKind, text};
+use crate::model::{Bytes, FileStatus, Model, ModelKind, text};
 use crate::store::loads::{Load, Loads};
 
 /// Quantizations that are listed for people.
@@ -146,7 +146,8 @@ pub fn fit_of_choice(bytes: u64, metadata: &Metadata, host: &HostMemory, conditi
 fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
     let all_parts = metadata.split_count.is_none_or(|parts| parts <= metadata.parts);
     // A file that is cut short still says how long it should be; a part that is missing says nothing.
-    let tells_all = model.complete || matches!(metadata.structure, Structure::Truncated { missing: Some(_) });
+    let wrong = model.damage == Some(FileStatus::Corrupt);
+    let tells_all = model.complete || wrong || matches!(metadata.structure, Structure::Truncated { missing: Some(_) });
     if !all_parts || !tells_all {
         return Err("not all of its weights are here".to_owned());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::format::{Metadata, Structure};
 use crate::model::selection::precision_rank;
-use crate::model::{FileName, Quantization};
+use crate::model::{FileName, Label, Quantization};
 
 /// What a program would load of a row, beside what the header of its first weights tells.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,8 +19,10 @@ pub struct Loads {
 /// One quantization of a row that has several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
-    /// Its label.
+    /// What selects it.
     pub quantization: Quantization,
+    /// What it is called.
+    pub label: Label,
     /// What the headers of its set tell together.
     pub metadata: Arc<Metadata>,
     /// Whether all of its weights are here.
@@ -29,9 +31,9 @@ pub struct Load {
 
 impl Load {
     /// A set whose headers were read. `parts` says whether none of its files is missing.
-    pub(super) fn new(quantization: Quantization, metadata: Arc<Metadata>, parts: bool) -> Self {
+    pub(super) fn new(quantization: Quantization, label: Label, metadata: Arc<Metadata>, parts: bool) -> Self {
         let whole = parts && !matches!(metadata.structure, Structure::Truncated { .. });
-        Self { quantization, metadata, whole }
+        Self { quantization, label, metadata, whole }
     }
 }
 

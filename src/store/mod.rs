@@ -21,6 +21,7 @@ mod surroundings;
 pub mod sweep;
 pub mod tree;
 pub mod verify;
+mod weights;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,8 @@ pub struct Details {
     /// What a program would load of it beside those.
     #[serde(skip)]
     pub loads: Loads,
+    /// The part of the row that was asked for, where it was one: files, headers and figures are those of it.
+    pub part: Option<Part>,
     /// Its quantizations with what each takes, where it has several.
     pub parts: Vec<QuantizationPart>,
     /// Files that other rows of its store use, too.
@@ -119,6 +122,7 @@ impl Details {
             evidence: Evidence::default(),
             metadata: None,
             loads: Loads::default(),
+            part: None,
             parts: Vec::new(),
             shared: Vec::new(),
         }
@@ -224,6 +228,15 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`crate::Error::ModelNotFound`] when there is none of that id.
     fn details(&self, id: &str) -> Result<Details>;
 
+    /// [`Self::details`] of a part of a row: its files, and what their headers tell. The figures are those of the whole row.
+    ///
+    /// # Errors
+    /// [`crate::Error::ModelNotFound`] when there is none of that id, or no such part.
+    fn details_of(&self, target: &Target) -> Result<Details> {
+        // A store whose rows have no parts has nothing else to say.
+        self.details(&target.id)
+    }
+
     /// What deleting `targets` would do, as one plan: what they share counts once. Nothing is changed.
     ///
     /// # Errors
@@ -242,7 +255,7 @@ pub trait Store: fmt::Debug + Send + Sync {
             let target = Target { id: id.to_owned(), part: part.clone() };
             let files = self.expected(&target).ok()?;
             let plan = self.plan_deletion(&[target]).ok()?;
-            Some(Figures::of(self.root(), &files, plan.expected_bytes))
+            Some(Figures::of(self.root(), &files, &plan))
         };
         parts.iter().map(figures).collect()
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::verify::Expected;
+use crate::model::{Plan, Quantization, text};
 
 /// What a part takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,29 +22,37 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Of the files that make up a part, and of what the plan to delete it expects.
-    pub(super) fn of(root: &Path, files: &[Expected], reclaimable_bytes: u64) -> Self {
+    /// Of the files that make up a part, and of the plan to delete it: what is kept of them beside them goes with them, and
+    /// counts on disk as it does for the row.
+    pub(super) fn of(root: &Path, files: &[Expected], plan: &Plan) -> Self {
         let mut distinct = BTreeMap::new();
-        for file in files {
+        let mut add = |path: &Path, is_content: bool| {
             // What is not there takes nothing.
-            let Ok(status) = fs::symlink_metadata(root.join(&file.location)) else { continue };
+            let Ok(status) = fs::symlink_metadata(path) else { return };
             if status.is_file() {
-                distinct.insert((status.dev(), status.ino()), (status.len(), status.blocks() * 512));
+                let size = if is_content { status.len() } else { 0 };
+                distinct.entry((status.dev(), status.ino())).or_insert((size, status.blocks() * 512));
             }
-        }
+        };
+        files.iter().for_each(|file| add(&root.join(&file.location), true));
+        plan.steps.iter().for_each(|step| add(&step.path(), false));
         Self {
             size_bytes: distinct.values().map(|(size, _)| size).sum(),
             disk_bytes: distinct.values().map(|(_, disk)| disk).sum(),
-            reclaimable_bytes,
+            reclaimable_bytes: plan.expected_bytes,
         }
     }
 }
 
 /// One quantization of a row that has several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QuantizationPart {
-    /// Its label.
+    /// What selects it: the label that its name tells.
     pub quantization: String,
+    /// What it is by its header, where one was read.
+    pub header: Option<Quantization>,
+    /// Bits that a parameter of it takes on average.
+    pub bits_per_weight: Option<f64>,
     /// What it takes.
     #[serde(flatten)]
     pub figures: Figures,
@@ -58,4 +67,16 @@ pub struct SharedFile {
     pub disk_bytes: u64,
     /// Ids of the others.
     pub used_by: Vec<String>,
+}
+
+impl QuantizationPart {
+    /// What it is called: by its name, and where its header says something else, by that too.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let mut more: Vec<String> = Vec::new();
+        more.extend(self.header.as_ref().filter(|label| label.as_str() != self.quantization).map(ToString::to_string));
+        more.extend(self.bits_per_weight.map(|bits| format!("{bits:.2} bits/weight")));
+        let more = if more.is_empty() { String::new() } else { format!(" ({})", more.join(", ")) };
+        format!("{}{more}", text::printable(&self.quantization))
+    }
 }

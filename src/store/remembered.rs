@@ -19,7 +19,7 @@ use super::verify::Expected;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, regular};
 use crate::error::{Error, Result};
-use crate::model::{Digest, Inode, Model, ModelId, text};
+use crate::model::{Digest, FileStatus, Inode, Model, ModelId, text};
 
 /// Most files that are remembered; the oldest results go first.
 const MAX_FILES: usize = 32_768;
@@ -280,7 +280,7 @@ impl Remembered {
             model.verified = Some(known.when);
             return;
         }
-        model.complete = false;
+        model.note_damage(FileStatus::Corrupt);
         let when = known.when.strftime("%Y-%m-%d %H:%M UTC");
         for path in known.corrupt.iter().take(8) {
             model.warnings.push(format!("{} is corrupt: verified on {when}", text::printable(path)));

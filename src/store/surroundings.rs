@@ -39,8 +39,12 @@ pub(super) struct Warnings {
 
 impl Warnings {
     pub(super) fn add(&mut self, line: &str) {
+        let line = text::printable(line);
+        if self.lines.contains(&line) {
+            return;
+        }
         if self.lines.len() < MAX_WARNINGS {
-            self.lines.push(text::printable(line));
+            self.lines.push(line);
         } else {
             self.more += 1;
         }

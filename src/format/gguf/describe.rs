@@ -27,7 +27,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
     let context_length = reading.number("context_length");
     let embedding_length = reading.number("embedding_length");
     let (experts, experts_used) = (reading.number("expert_count"), reading.number("expert_used_count"));
-    let (quantization, quantization_guessed) = reading.quantization(file_name);
+    let (quantization, quantization_guessed) = reading.quantization();
     let (split_no, split_count) = reading.split(file_name);
     let tally = complete.then_some(&header.tally);
     Metadata {
@@ -53,6 +53,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         licence: reading.licence(),
         base_model: reading.base_model(),
         quantized_by: reading.text("general.quantized_by"),
+        settings: Vec::new(),
         split_count,
         split_no,
         split_tensors: header.get("split.tensors.count").and_then(Value::as_u64),
@@ -110,7 +111,7 @@ impl Reading<'_> {
     }
 
     /// The label, and whether it is a guess.
-    fn quantization(&mut self, file_name: &str) -> (Option<Quantization>, bool) {
+    fn quantization(&mut self) -> (Option<Quantization>, bool) {
         let tally = &self.header.tally;
         if let Some(value) = self.header.get("general.file_type") {
             let file_type = value.as_u64().map(FileType);
@@ -121,9 +122,6 @@ impl Reading<'_> {
                 return (Some(Quantization::new(label)), file_type.is_guess());
             }
             self.warnings.add("general.file_type is no label that is known here");
-        }
-        if let Some(label) = Quantization::of_file_name(file_name) {
-            return (Some(label), false);
         }
         let complete = self.header.layout.is_some();
         let kind = complete.then(|| tally.most_frequent().and_then(TensorType::name)).flatten();
@@ -150,7 +148,8 @@ impl Reading<'_> {
             Some((part, _)) if number.is_some_and(|number| number + 1 != part) => {
                 Some(format!("its name says part {part}, its header says another"))
             }
-            None if count > 1 => {
+            // A blob whose name is a digest is told by the model that it belongs to.
+            None if count > 1 && name.is_gguf() => {
                 Some(format!("it is one of {count} parts, but is not named so; llama.cpp cannot load it"))
             }
             _ => None,

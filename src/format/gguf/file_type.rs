@@ -84,6 +84,13 @@ mod tests {
     }
 
     #[test]
+    fn names_are_compared_with_every_label() {
+        for known in KNOWN {
+            assert!(crate::model::IN_HEADERS.contains(&known.label), "{}", known.label);
+        }
+    }
+
+    #[test]
     fn a_guess_keeps_its_label() {
         assert_eq!(FileType(1024 | 15).label(), Some("Q4_K_M"));
         assert!(FileType(1024 | 15).is_guess());

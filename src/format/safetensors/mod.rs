@@ -39,7 +39,6 @@ pub(super) fn metadata(
     start_only: bool,
 ) -> Result<Metadata, String> {
     let mut warnings = Warnings::default();
-    let named = Quantization::of_file_name(file_name);
     let header = if start_only && header::header_length(&mut reader).map_err(|e| e.to_string())? > SUMMARY_HEADER {
         None
     } else {
@@ -48,16 +47,16 @@ pub(super) fn metadata(
             Ok(header) => Some(header),
             Err(error @ Error::Truncated { .. }) => {
                 warnings.add(error.to_string());
-                return Ok(empty(named, Structure::Truncated { missing: None }, false, warnings));
+                return Ok(empty(None, Structure::Truncated { missing: None }, false, warnings));
             }
             Err(error @ Error::TooLong { .. }) => {
                 warnings.add(error.to_string());
-                return Ok(empty(named, Structure::Partial, false, warnings));
+                return Ok(empty(None, Structure::Partial, false, warnings));
             }
             Err(error) => return Err(error.to_string()),
         }
     };
-    let Some(header) = header else { return Ok(empty(named, Structure::Partial, true, warnings)) };
+    let Some(header) = header else { return Ok(empty(None, Structure::Partial, true, warnings)) };
     for line in header.warnings() {
         warnings.add(line.as_str());
     }
@@ -67,8 +66,7 @@ pub(super) fn metadata(
     let tensor_bytes = Some(header.data_bytes());
     // A tensor's type is no label where it holds several weights.
     let several = packed.as_ref().is_some_and(|packed| packed.several || packed.parameters(tensor_bytes).is_none());
-    let guess = || layout.as_deref().or_else(|| header.most_frequent().filter(|_| !several)).map(Quantization::new);
-    let guessed = if named.is_none() { guess() } else { None };
+    let guessed = layout.as_deref().or_else(|| header.most_frequent().filter(|_| !several)).map(Quantization::new);
     let rank = header.adapter_rank();
     let method = (rank.is_some() || header.is_adapter()).then(|| "LORA".to_owned());
     let is_one = header.is_adapter() || is_adapter_name(file_name);
@@ -84,7 +82,7 @@ pub(super) fn metadata(
         sidecar: adapter.is_some(),
         adapter,
         quantization_guessed: guessed.is_some() && !is_sure,
-        ..empty(named.or(guessed), header.structure(), false, warnings)
+        ..empty(guessed, header.structure(), false, warnings)
     })
 }
 

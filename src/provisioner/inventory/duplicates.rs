@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::disk::fast_map::{Fast, FastMap};
 use crate::model::{Digest, Inode, ModelId, StoreKind, text};
 use crate::store::Row;
@@ -192,6 +194,15 @@ fn duplicate(gathered: Vec<Gathered<'_>>) -> Duplicate {
     copies.sort_by(|a, b| a.path.cmp(&b.path));
     let reclaimable_bytes = copies.iter().map(|copy| copy.reclaimable_bytes).max().unwrap_or(0);
     Duplicate { digest, size_bytes, reclaimable_bytes, copies }
+}
+
+impl super::Inventory {
+    /// Whether one of the files of a row is in another place of this host, too: what [`mark_duplicates`] notes in every row.
+    #[must_use]
+    pub fn has_copies(&self, model: &ModelId, cancel: &CancellationToken) -> bool {
+        let (rows, _) = self.scan_all(cancel);
+        duplicates(&rows).iter().flat_map(|group| &group.copies).any(|copy| copy.models.contains(model))
+    }
 }
 
 /// Notes in every row whether one of its files is in another place, too.

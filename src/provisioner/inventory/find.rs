@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Inventory, PlanTarget, shown};
 use crate::error::{Error, Result};
 use crate::model::selector::{Choice, Selector, arguments};
-use crate::model::{ModelId, Reference, text};
+use crate::model::{Model, ModelId, Quantization, Reference, text};
 use crate::store::{Part, Store, Target};
 
 impl Inventory {
@@ -123,9 +123,9 @@ impl Inventory {
         let rows = self.asked(selector, store_path).into_iter().filter_map(|store| {
             let found = if selector.store().is_none() { store.find(&whole).ok().flatten() } else { None };
             let id = found.map_or_else(|| asked.name().to_owned(), |target| target.id);
-            let labels = store.details(&id).ok()?.model.quantization_label();
+            let labels = selecting(&store.details(&id).ok()?.model);
             let name = self.arguments(&PlanTarget::whole(model_id(store.as_ref(), id)));
-            (!labels.is_empty()).then(|| format!("{name} has: {}", labels.replace(',', ", ")))
+            (!labels.is_empty()).then(|| format!("{name} has: {labels}"))
         });
         let rows: Vec<String> = rows.collect();
         (!rows.is_empty()).then(|| rows.join("; "))
@@ -134,7 +134,7 @@ impl Inventory {
     /// A row of the name that was asked for, of which that name means nothing: its files are those of other names.
     fn row_of_others(&self, selector: &Selector, store_path: Option<&Path>) -> Option<String> {
         let target = self.rows_named(selector.rest(), selector, store_path).into_iter().next()?;
-        let labels = self.contents(&target.model).ok()?.model.quantization_label().replace(',', ", ");
+        let labels = selecting(&self.contents(&target.model).ok()?.model);
         let (name, id) = (self.arguments(&target), text::printable(&target.model.id));
         let holds = if labels.is_empty() { "other files".to_owned() } else { labels };
         Some(format!("the folder {id} holds {holds}, which that name does not mean: `{name}` is the whole folder"))
@@ -154,6 +154,11 @@ impl Inventory {
         };
         arguments(&target.model, &choice, several)
     }
+}
+
+/// What can follow the `:`.
+fn selecting(model: &Model) -> String {
+    model.selects.iter().map(Quantization::as_str).collect::<Vec<_>>().join(", ")
 }
 
 fn model_id(store: &dyn Store, id: String) -> ModelId {
@@ -176,7 +181,7 @@ fn by_id(store: &dyn Store, selector: &Selector) -> Result<Option<(String, Part)
                 // A quantization that it has not would only be missed later, without a word of what it has.
                 if matches!(part, Part::Quantization(_) | Part::QuantizationOf { .. }) {
                     let target = Target { id: id.clone(), part: part.clone() };
-                    let known = !details.model.quantizations.is_empty();
+                    let known = !details.model.selects.is_empty();
                     if known && matches!(store.expected(&target), Err(Error::ModelNotFound { .. })) {
                         continue;
                     }

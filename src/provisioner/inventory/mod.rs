@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::model::{Model, ModelId, StoreKind, StoreSummary, text};
 use crate::store::ollama::Server;
 use crate::store::remembered::Remembered;
-use crate::store::{Details, Part, Row, Store};
+use crate::store::{Details, Part, Row, Store, Target};
 
 use detect::Host;
 pub use detect::stores;
@@ -165,12 +165,26 @@ impl Inventory {
     /// # Errors
     /// [`Error::ModelNotFound`].
     pub fn details(&self, model: &ModelId) -> Result<Details> {
-        let store = self.store(model)?;
-        let mut details = store.details(&model.id)?;
-        parts::add(store.as_ref(), &mut details);
+        self.details_of(&PlanTarget::whole(model.clone()))
+    }
+
+    /// [`Self::details`] of a part of a row: its files, figures and headers.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`]; [`Error::FileNotFound`] when the row has no such part.
+    pub fn details_of(&self, target: &PlanTarget) -> Result<Details> {
+        let store = self.store(&target.model)?;
+        let in_store = Target { id: target.model.id.clone(), part: target.part.clone() };
+        let mut details = store.details_of(&in_store)?;
+        match &target.part {
+            Part::Whole => parts::add(store.as_ref(), &mut details),
+            part => parts::narrow(store.as_ref(), part, &mut details),
+        }
         self.add_evidence(&mut details);
-        self.memory.refresh();
-        self.memory.annotate(&mut details.model);
+        if target.part == Part::Whole {
+            self.memory.refresh();
+            self.memory.annotate(&mut details.model);
+        }
         details.model.protected = self.is_protected(&details.model);
         Ok(details)
     }

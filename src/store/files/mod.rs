@@ -282,17 +282,25 @@ impl<L: Layout> Store for FileStore<L> {
     }
 
     fn details(&self, id: &str) -> Result<Details> {
-        let listing = self.listing(id)?;
-        let found = self.found(&listing, id)?;
-        let row = self.row(found, &mut Surroundings::default());
-        let files = match &found.what {
-            What::Unit(unit) => self.files(unit),
-            _ => Vec::new(),
+        self.details_of(&Target { id: id.to_owned(), part: Part::Whole })
+    }
+
+    fn details_of(&self, target: &Target) -> Result<Details> {
+        let listing = self.listing(&target.id)?;
+        let found = self.found(&listing, &target.id)?;
+        let mut around = Surroundings::default();
+        let unit = match &found.what {
+            What::Unit(unit) => unit,
+            _ if target.part == Part::Whole => return Ok(Details::new(self.row(found, &mut around).model, Vec::new())),
+            _ => return Err(self.not_found(&target.id)),
         };
-        let shared = match &found.what {
-            What::Unit(unit) => self.shared(unit),
-            _ => Vec::new(),
+        let part = match &target.part {
+            Part::Whole => None,
+            part => Some(self.part(&target.id, unit, part)?),
         };
+        let row = self.unit_row(&target.id, unit, &mut around, part.as_ref());
+        let files = self.files(unit, part.as_ref());
+        let shared = self.shared(unit);
         Ok(Details { shared, ..Details::new(row.model, files).with_headers(row.metadata, row.loads) })
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{FileStore, Found, Layout, Unit, What};
 use crate::disk::usage::Usage;
 use crate::model::{Model, ModelFile, ModelKind, Role, text};
-use crate::store::flat::folder::Class;
+use crate::store::flat::folder::{Class, Wanted, takes};
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
@@ -15,7 +15,7 @@ impl<L: Layout> FileStore<L> {
     /// The row.
     pub(super) fn row(&self, found: &Found, around: &mut Surroundings) -> Row {
         match &found.what {
-            What::Unit(unit) => self.unit_row(&found.id, unit, around),
+            What::Unit(unit) => self.unit_row(&found.id, unit, around, None),
             What::Link(entry) => {
                 let to = entry.link.as_deref().map(text::printable_path).unwrap_or_default();
                 self.bare_row(&found.id, entry, format!("a link to {to}, not followed"), around)
@@ -27,43 +27,30 @@ impl<L: Layout> FileStore<L> {
     /// A row of which nothing is known but that it is there.
     fn bare_row(&self, id: &str, entry: &Entry, warning: String, around: &mut Surroundings) -> Row {
         let path = self.root.join(&entry.path);
-        let model = Model {
-            identity: self.identity(id),
-            kind: ModelKind::Other,
-            reference: None,
+        let mut model = Model {
             owner: Some(around.owner(entry.status.uid)),
             mount: around.mount(&path, &entry.status),
-            path,
-            format: None,
-            quantization: None,
-            quantizations: Vec::new(),
-            architecture: None,
-            parameters: None,
-            context_length: None,
-            file_count: 0,
-            size_bytes: 0,
-            disk_bytes: 0,
-            reclaimable_bytes: 0,
             modified: entry.status.modified,
-            accessed: None,
-            // Nothing is known to be missing from a link; a closed folder may lack anything.
-            complete: entry.link.is_some(),
-            in_use_by: None,
-            verified: None,
             warnings: vec![warning],
-            protected: false,
-            duplicate: false,
+            ..Model::new(self.identity(id), path)
         };
+        // Nothing is known to be missing from a link; a closed folder may lack anything.
+        if entry.link.is_none() {
+            model.note_unread();
+        }
         Row::new(model, Usage::default())
     }
 
-    fn unit_row(&self, id: &str, unit: &Unit, around: &mut Surroundings) -> Row {
+    /// The row, or what the `wanted` entries of it tell.
+    pub(super) fn unit_row(&self, id: &str, unit: &Unit, around: &mut Surroundings, wanted: Wanted<'_>) -> Row {
         let folder = &unit.folder;
         let mut usage = Usage::default();
         let mut content = Usage::default();
         let mut large = Vec::new();
         let (mut file_count, mut modified, mut accessed) = (0, None, None);
-        for (entry, class) in folder.tree.entries.iter().zip(&folder.classes).filter(|(entry, _)| entry.is_file()) {
+        let entries = folder.tree.entries.iter().zip(&folder.classes).enumerate();
+        let entries = entries.filter(|(index, (entry, _))| entry.is_file() && takes(wanted, *index));
+        for (_, (entry, class)) in entries {
             let status = &entry.status;
             // Another row that uses it holds it as a second link would.
             let others = unit.shared.get(&folder.location(entry)).map_or(0, Vec::len) as u64;
@@ -84,20 +71,6 @@ impl<L: Layout> FileStore<L> {
         }
         let mut warnings = Warnings::default();
         unit.notes.iter().for_each(|note| warnings.add(note));
-        let weights = folder.weights(&self.root, &self.headers, &mut warnings);
-        folder.warn_of_links(&self.root, &mut warnings);
-        for unread in &folder.tree.unread {
-            let place = match unread.path.as_os_str().is_empty() {
-                true => "the folder".to_owned(),
-                false => text::printable_path(&unread.path),
-            };
-            warnings.add(&format!("{place} cannot be read: {}", unread.because));
-        }
-        let begun = folder.sets.iter().any(|set| !set.staging.is_empty());
-        let kind = if weights.format.is_some() || begun { ModelKind::Model } else { ModelKind::Other };
-        if kind == ModelKind::Other {
-            warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
-        }
         let first = folder.tree.entries.iter().find(|entry| !entry.is_folder());
         let (place, status) = match (&unit.top, first) {
             (Some(top), _) => (top.path.clone(), top.status),
@@ -105,37 +78,29 @@ impl<L: Layout> FileStore<L> {
             (None, None) => (folder.below.clone(), folder.tree.top),
         };
         let path = self.root.join(place);
-        let header = weights.first;
-        let model = Model {
-            identity: self.identity(id),
-            kind,
+        let mut model = Model {
+            kind: ModelKind::Model,
             reference: unit.reference.clone(),
             owner: Some(around.owner(status.uid)),
             mount: around.mount(&path, &status),
-            path,
-            format: weights.format,
-            quantization: match weights.quantizations.as_slice() {
-                [one] => Some(one.clone()),
-                _ => None,
-            },
-            quantizations: weights.quantizations,
-            architecture: header.as_ref().and_then(|metadata| metadata.architecture.clone()),
-            parameters: weights.parameters,
-            context_length: header.as_ref().and_then(|metadata| metadata.context_length),
             file_count,
             size_bytes: content.size_bytes(),
             disk_bytes: usage.disk_bytes(),
             reclaimable_bytes: usage.reclaimable_bytes(),
             modified: modified.or(status.modified),
             accessed,
-            complete: weights.complete && folder.tree.unread.is_empty(),
-            in_use_by: None,
-            verified: None,
-            warnings: warnings.finish(),
-            protected: false,
-            duplicate: false,
+            ..Model::new(self.identity(id), path)
         };
-        Row::new(model, usage).with_large(large).with_metadata(header).with_loads(weights.loads)
+        let (metadata, loads) = folder.tell(&self.root, &self.headers, wanted, &mut model, &mut warnings);
+        folder.warn_of_links(&self.root, &mut warnings);
+        folder.warn_of_unread(&mut model, &mut warnings);
+        let begun = folder.sets.iter().any(|set| !set.staging.is_empty());
+        if model.format.is_none() && !begun {
+            model.kind = ModelKind::Other;
+            warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
+        }
+        model.warnings = warnings.finish();
+        Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
     }
 
     /// What other rows use, too.
@@ -150,8 +115,8 @@ impl<L: Layout> FileStore<L> {
             .collect()
     }
 
-    /// Its regular files, weights first, then by path.
-    pub(super) fn files(&self, unit: &Unit) -> Vec<ModelFile> {
+    /// Its regular files, or those of a part, weights first, then by path.
+    pub(super) fn files(&self, unit: &Unit, wanted: Wanted<'_>) -> Vec<ModelFile> {
         let file = |entry: &Entry, role: Role| {
             let location = unit.folder.location(entry);
             ModelFile {
@@ -163,7 +128,7 @@ impl<L: Layout> FileStore<L> {
                 sha256: unit.known.get::<Path>(&location).and_then(|(_, digest)| *digest),
             }
         };
-        let content = unit.folder.content().filter(|(_, entry, _)| entry.is_file());
+        let content = unit.folder.content().filter(|(index, entry, _)| entry.is_file() && takes(wanted, *index));
         let mut files: Vec<ModelFile> = content.map(|(_, entry, role)| file(entry, role)).collect();
         // Stable: paths stay in their order.
         files.sort_by_key(|file| !matches!(file.role, Role::Weights | Role::Shard));

@@ -3,20 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
-use crate::format::Metadata;
-use crate::model::{FileName, Inode, Quantization, Role, text};
+use crate::model::{FileName, FileStatus, Inode, Quantization, Role, text};
 use crate::store::Part;
 use crate::store::beside::Beside;
-use crate::store::headers::{Header, Headers};
+use crate::store::headers::Headers;
+use crate::store::surroundings::Warnings;
 use crate::store::tree::{Entry, Tree};
 use crate::store::verify::Expected;
+use crate::store::weights::{self, Joined};
 
 /// What an entry is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,16 +131,17 @@ impl WeightSet {
             && self.key.stem.rsplit(['-', '.']).next().is_some_and(|tag| tag.eq_ignore_ascii_case(wanted))
     }
 
-    /// The quantization: the header's, else the name's, else what the header's tensors let guess.
-    pub(in crate::store) fn quantization(&self, metadata: Option<&Metadata>) -> Option<Quantization> {
-        let told = metadata.and_then(|metadata| metadata.quantization.clone());
-        let guessed = metadata.is_some_and(|metadata| metadata.quantization_guessed);
-        if guessed { self.label.clone().or(told) } else { told.or_else(|| self.label.clone()) }
-    }
-
     pub(in crate::store) fn is_gguf(&self) -> bool {
         self.key.extension == "gguf"
     }
+}
+
+/// The entries of a part; `None` for the whole row.
+pub(in crate::store) type Wanted<'a> = Option<&'a BTreeSet<usize>>;
+
+/// Whether a part has an entry.
+pub(in crate::store) fn takes(wanted: Wanted<'_>, index: usize) -> bool {
+    wanted.is_none_or(|part| part.contains(&index))
 }
 
 /// A model's folder.
@@ -248,48 +249,43 @@ impl ModelFolder {
             .collect()
     }
 
-    /// The header of the first file of a set that is there.
-    pub(in crate::store) fn header(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Header> {
-        let entry = set.members.iter().map(|&index| &self.tree.entries[index]).find(|entry| entry.is_file())?;
-        Some(headers.get(root, &self.location(entry), &entry.status))
-    }
-
-    /// What is known of a set from the headers of its files and from the files beside it;
-    /// what is wrong with that goes to `warn`.
-    pub(in crate::store) fn describe(
+    /// What is known of a set from the headers of its files and from the files beside it; what is wrong goes to `warnings`.
+    pub(in crate::store) fn join(
         &self,
         set: &WeightSet,
         root: &Path,
         headers: &Headers,
-        warn: &mut dyn FnMut(String),
-    ) -> Option<Arc<Metadata>> {
-        let mut metadata = self.header(set, root, headers)?.ok()?;
-        let others = set.members.iter().map(|&index| &self.tree.entries[index]).filter(|entry| entry.is_file());
-        for entry in others.skip(1) {
-            let part = headers.get(root, &self.location(entry), &entry.status);
-            let whole = Arc::make_mut(&mut metadata);
-            match &part {
-                Ok(part) => whole.add_part(part),
-                // Its own warning is given where the parts are checked; the sums are not known without it.
-                Err(_) => whole.lose_sums(),
+        warnings: &mut Warnings,
+    ) -> Joined {
+        let mut joined = Joined::default();
+        for entry in set.members.iter().map(|&member| &self.tree.entries[member]) {
+            let name = || text::printable_path(&entry.path);
+            if !entry.is_file() {
+                // Where a link leads is told with the others.
+                let damage =
+                    entry.link.is_none().then(|| (FileStatus::Unreadable, format!("{} is no regular file", name())));
+                joined.add_unread(damage, warnings);
+            } else if entry.status.size_bytes == 0 {
+                joined.add_unread(Some((FileStatus::Truncated, format!("{} is empty", name()))), warnings);
+            } else {
+                joined.add(&headers.get(root, &self.location(entry), &entry.status), &name, warnings);
             }
         }
-        let find = |path: &Path| {
-            let entry = self.find(path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file())?;
-            Some((self.location(entry), entry.status))
-        };
-        Beside { root, headers, find: &find }.complete(&mut metadata, set.key.folder(), warn);
-        Some(metadata)
+        if let Some(metadata) = &mut joined.metadata {
+            let find = |path: &Path| {
+                let entry = self.find(path).map(|index| &self.tree.entries[index]).filter(|entry| entry.is_file())?;
+                Some((self.location(entry), entry.status))
+            };
+            let beside = Beside { root, headers, find: &find };
+            beside.complete(metadata, set.key.folder(), &mut |line| warnings.add(&line));
+        }
+        joined
     }
 
-    /// The quantization of a set: the header's, else the name's.
-    pub(in crate::store) fn quantization(
-        &self,
-        set: &WeightSet,
-        root: &Path,
-        headers: &Headers,
-    ) -> Option<Quantization> {
-        set.quantization(self.describe(set, root, headers, &mut |_| {}).as_deref())
+    /// What a set is called by its header, else by its name.
+    fn shown(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Option<Quantization> {
+        let told = self.join(set, root, headers, &mut Warnings::default()).metadata;
+        told.and_then(|metadata| metadata.quantization.clone()).or_else(|| set.label.clone())
     }
 
     /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so
@@ -307,7 +303,7 @@ impl ModelFolder {
                 return found;
             }
         }
-        let labels: Vec<_> = self.sets.iter().map(|set| (set, self.quantization(set, root, headers))).collect();
+        let labels: Vec<_> = self.sets.iter().map(|set| (set, self.shown(set, root, headers))).collect();
         let by_header: [&dyn Fn(&Quantization) -> bool; 2] = [&|label| *label == exact, &|label| label.is(wanted)];
         for matches in by_header {
             let found: Vec<_> =
@@ -458,20 +454,9 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
 
 /// Entries are in byte order, so members come in the order of their numbers.
 fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<(u32, u32)> {
-    let mut next = 1;
-    let mut missing = Vec::new();
-    for &member in &set.members {
-        let name = text::escape(entries[member].name());
-        let Some(shard) = FileName::parse(&name).shard().cloned() else { return Vec::new() };
-        if shard.number > next {
-            missing.push((next, shard.number - 1));
-        }
-        next = next.max(shard.number + 1);
-    }
-    if next <= set.key.count {
-        missing.push((next, set.key.count));
-    }
-    missing
+    let number = |member: &usize| Some(FileName::parse(&text::escape(entries[*member].name())).shard()?.number);
+    let numbers: Option<Vec<u32>> = set.members.iter().map(number).collect();
+    numbers.map_or_else(Vec::new, |numbers| weights::missing(numbers, set.key.count))
 }
 
 /// The quantization that a file's name, else the name of its folder, tells.
@@ -482,15 +467,4 @@ fn label_of(path: &Path) -> Option<Quantization> {
         // The ending keeps a dot in the folder's name from being read as the start of an extension.
         Quantization::of_file_name(&format!("{}.gguf", text::escape(folder)))
     })
-}
-
-/// Ranges as people write them: `2, 4-6`.
-pub(in crate::store) fn ranges(ranges: &[(u32, u32)]) -> String {
-    let texts: Vec<String> = ranges
-        .iter()
-        .take(8)
-        .map(|&(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
-        .collect();
-    let more = if ranges.len() > 8 { ", …" } else { "" };
-    format!("{}{more}", texts.join(", "))
 }

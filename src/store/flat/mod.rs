@@ -354,13 +354,26 @@ impl Store for FlatStore {
     }
 
     fn details(&self, id: &str) -> Result<Details> {
-        let base = self.base(id)?;
-        let found = self.found(&base, id)?;
-        let row = self.row(&found, &mut Surroundings::default());
-        let files = match &found {
-            Found::Model(folder) => self.model_files(folder, |_| true),
-            _ => Vec::new(),
+        self.details_of(&Target { id: id.to_owned(), part: Part::Whole })
+    }
+
+    fn details_of(&self, target: &Target) -> Result<Details> {
+        let base = self.base(&target.id)?;
+        let found = self.found(&base, &target.id)?;
+        let mut around = Surroundings::default();
+        let folder = match &found {
+            Found::Model(folder) => folder,
+            _ if target.part == Part::Whole => {
+                return Ok(Details::new(self.row(&found, &mut around).model, Vec::new()));
+            }
+            _ => return Err(self.not_found(&target.id)),
         };
+        let part = match &target.part {
+            Part::Whole => None,
+            part => Some(self.part(folder, &target.id, part)?),
+        };
+        let row = self.model_row(folder, &mut around, part.as_ref());
+        let files = self.model_files(folder, |index| part.as_ref().is_none_or(|part| part.contains(&index)));
         Ok(Details::new(row.model, files).with_headers(row.metadata, row.loads))
     }
 

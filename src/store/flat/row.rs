@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::FlatStore;
-use super::folder::{Class, ModelFolder, RecordState};
+use super::folder::{Class, ModelFolder, RecordState, Wanted, takes};
 use super::record::RecordedFile;
 use super::rows::Found;
 use super::sidecar;
 use crate::disk::usage::Usage;
-use crate::model::{Digest, Model, ModelFile, ModelId, ModelKind, Role, StoreKind, text};
+use crate::model::{Digest, FileStatus, Model, ModelFile, ModelId, ModelKind, Role, StoreKind, text};
 use crate::store::Row;
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
@@ -25,7 +25,7 @@ impl FlatStore {
 
     pub(super) fn row(&self, found: &Found, around: &mut Surroundings) -> Row {
         match found {
-            Found::Model(folder) => self.model_row(folder, around),
+            Found::Model(folder) => self.model_row(folder, around, None),
             Found::Link(entry) => {
                 let target = entry.link.as_deref().map(shown).unwrap_or_default();
                 self.bare_row(entry, format!("a link to {target}, not followed"), around)
@@ -37,44 +37,31 @@ impl FlatStore {
     /// A row of which nothing is known but that it is there.
     fn bare_row(&self, entry: &Entry, warning: String, around: &mut Surroundings) -> Row {
         let path = self.root.join(&entry.path);
-        let model = Model {
-            identity: self.identity(&text::escape(entry.path.as_os_str())),
-            kind: ModelKind::Other,
-            reference: None,
+        let mut model = Model {
             owner: Some(around.owner(entry.status.uid)),
             mount: around.mount(&path, &entry.status),
-            path,
-            format: None,
-            quantization: None,
-            quantizations: Vec::new(),
-            architecture: None,
-            parameters: None,
-            context_length: None,
-            file_count: 0,
-            size_bytes: 0,
-            disk_bytes: 0,
-            reclaimable_bytes: 0,
             modified: entry.status.modified,
-            accessed: None,
-            // Nothing is known to be missing from a link; a closed folder may lack anything.
-            complete: entry.link.is_some(),
-            in_use_by: None,
-            verified: None,
             warnings: vec![warning],
-            protected: false,
-            duplicate: false,
+            ..Model::new(self.identity(&text::escape(entry.path.as_os_str())), path)
         };
+        // Nothing is known to be missing from a link; a closed folder may lack anything.
+        if entry.link.is_none() {
+            model.note_unread();
+        }
         Row::new(model, Usage::default())
     }
 
-    fn model_row(&self, folder: &ModelFolder, around: &mut Surroundings) -> Row {
+    /// The row, or what the `wanted` entries of it tell.
+    pub(super) fn model_row(&self, folder: &ModelFolder, around: &mut Surroundings, wanted: Wanted<'_>) -> Row {
         let mut usage = Usage::default();
         let mut content = Usage::default();
         let mut large = Vec::new();
         let mut file_count = 0;
         let mut modified = None;
         let mut accessed = None;
-        for (entry, class) in folder.tree.entries.iter().zip(&folder.classes).filter(|(entry, _)| entry.is_file()) {
+        let entries = folder.tree.entries.iter().zip(&folder.classes).enumerate();
+        let entries = entries.filter(|(index, (entry, _))| entry.is_file() && takes(wanted, *index));
+        for (_, (entry, class)) in entries {
             let status = &entry.status;
             usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
             let Class::Content(role) = class else { continue };
@@ -99,56 +86,38 @@ impl FlatStore {
         let path = self.root.join(&folder.id);
         let mut warnings = Warnings::default();
         let reference = self.origin(folder, &mut warnings);
-        let weights = folder.weights(&self.root, &self.headers, &mut warnings);
-        let whole_record = self.compare_record(folder, &mut warnings);
-        folder.warn_of_links(&self.root, &mut warnings);
-        for unread in &folder.tree.unread {
-            let place = if unread.path.as_os_str().is_empty() { "the folder".to_owned() } else { shown(&unread.path) };
-            warnings.add(&format!("{place} cannot be read: {}", unread.because));
-        }
-        let claimed = folder.record.get().is_some();
-        let kind = if weights.format.is_some() || claimed { ModelKind::Model } else { ModelKind::Other };
-        if kind == ModelKind::Other {
-            warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
-        }
-        let weights_gone = weights.format.is_none()
-            && folder.record.get().is_some_and(|record| {
-                file_count == 0 || record.files.iter().any(|file| is_weights(file.path.file_name()))
-            });
-        if weights_gone {
-            warnings.add("the weights that its record names are gone");
-        }
-        let first = weights.first.as_ref();
-        let model = Model {
-            identity: self.identity(&folder.id_text()),
-            kind,
+        let mut model = Model {
+            kind: ModelKind::Model,
             reference,
             owner: Some(around.owner(top.uid)),
             mount: around.mount(&path, &top),
-            path,
-            format: weights.format,
-            quantization: match weights.quantizations.as_slice() {
-                [one] => Some(one.clone()),
-                _ => None,
-            },
-            quantizations: weights.quantizations,
-            architecture: first.and_then(|metadata| metadata.architecture.clone()),
-            parameters: weights.parameters,
-            context_length: first.and_then(|metadata| metadata.context_length),
             file_count,
             size_bytes: content.size_bytes(),
             disk_bytes: usage.disk_bytes(),
             reclaimable_bytes: usage.reclaimable_bytes(),
             modified: modified.or(top.modified),
             accessed,
-            complete: weights.complete && whole_record && !weights_gone && folder.tree.unread.is_empty(),
-            in_use_by: None,
-            verified: None,
-            warnings: warnings.finish(),
-            protected: false,
-            duplicate: false,
+            ..Model::new(self.identity(&folder.id_text()), path)
         };
-        Row::new(model, usage).with_large(large).with_metadata(weights.first).with_loads(weights.loads)
+        let (metadata, loads) = folder.tell(&self.root, &self.headers, wanted, &mut model, &mut warnings);
+        self.compare_record(folder, wanted, &mut model, &mut warnings);
+        folder.warn_of_links(&self.root, &mut warnings);
+        folder.warn_of_unread(&mut model, &mut warnings);
+        let claimed = folder.record.get().is_some();
+        if model.format.is_none() && !claimed {
+            model.kind = ModelKind::Other;
+            warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
+        }
+        let weights_gone = model.format.is_none()
+            && folder.record.get().is_some_and(|record| {
+                file_count == 0 || record.files.iter().any(|file| is_weights(file.path.file_name()))
+            });
+        if weights_gone {
+            model.note_damage(FileStatus::Missing);
+            warnings.add("the weights that its record names are gone");
+        }
+        model.warnings = warnings.finish();
+        Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
     }
 
     /// The repository that the folder was filled from, as far as a record or the catalog tells.
@@ -162,30 +131,35 @@ impl FlatStore {
         here.first().map(|alias| alias.repository.clone())
     }
 
-    /// Compares what is here with the record; whether no weights are missing or shorter than recorded.
-    fn compare_record(&self, folder: &ModelFolder, warnings: &mut Warnings) -> bool {
-        let mut complete = true;
+    /// Compares what is here with the record.
+    fn compare_record(&self, folder: &ModelFolder, wanted: Wanted<'_>, model: &mut Model, warnings: &mut Warnings) {
         for file in folder.record.get().iter().flat_map(|record| &record.files) {
             let path = Path::new(file.path.as_str());
             let is_weights = is_weights(file.path.file_name());
-            match folder.find(path).map(|index| &folder.tree.entries[index]) {
-                None if folder.is_live(path) => {
-                    complete &= !is_weights;
+            let index = folder.find(path);
+            match index.map(|index| &folder.tree.entries[index]) {
+                // What is gone is no part's: missing shards are told with their set.
+                None if wanted.is_none() && folder.is_live(path) => {
+                    if is_weights {
+                        model.note_damage(FileStatus::Missing);
+                    }
                     warnings.add(&format!("{} is missing", file.path));
                 }
                 Some(entry)
                     if entry.is_file()
+                        && index.is_some_and(|index| takes(wanted, index))
                         && entry.status.size_bytes != file.size
                         && self.known(folder, entry).0.is_some() =>
                 {
-                    complete &= !is_weights || entry.status.size_bytes > file.size;
+                    if is_weights && entry.status.size_bytes < file.size {
+                        model.note_damage(FileStatus::Truncated);
+                    }
                     let has = entry.status.size_bytes;
                     warnings.add(&format!("{} has {has} bytes, its record says {}", file.path, file.size));
                 }
                 _ => {}
             }
         }
-        complete
     }
 
     /// The length and the digest that a file should have. A sidecar that is newer than the file outranks the record: then the

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::layout::{self, Target};
 use super::read::{Blob, Content, Entry, Ref, Repository, Revision as ReadRevision};
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
-use crate::model::{Digest, FileName, Inode, ModelFile, Role, text};
+use crate::model::{Digest, Inode, ModelFile, Role, text};
 use crate::store::loads::Projector;
 use crate::store::{Revision, SharedFile};
 
@@ -63,11 +62,12 @@ pub(super) fn bytes_of<'a>(repository: &'a Repository, entry: &'a Entry) -> Opti
 
 /// The files as the detail pane and `info` show them: weights first, then by path. A path whose content differs between
 /// revisions is there once for each, with the commit behind it.
-pub(super) fn files(repository: &Repository) -> Vec<ModelFile> {
+pub(super) fn files(repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<ModelFile> {
     let distinct = distinct_files(repository);
     let mut seen = BTreeSet::new();
     let mut files: Vec<ModelFile> = distinct
         .iter()
+        .filter(|file| file.revisions.iter().any(|commit| chosen(commit, &file.path)))
         .map(|file| {
             let path = text::escape(file.path.as_os_str());
             let first = seen.insert(path.clone());
@@ -168,14 +168,13 @@ pub(super) struct WeightsFile<'a> {
     entry: &'a Entry,
     blob: Option<&'a OsString>,
     pub(super) status: Status,
-    /// Whether it belongs to the set that a loader would be given first.
-    pub(super) first_set: bool,
 }
 
-impl WeightsFile<'_> {
-    /// The revision that it was found in.
-    pub(super) fn commit(&self) -> &OsStr {
-        &self.revision.commit
+impl<'a> WeightsFile<'a> {
+    /// The file at an entry of `revision`; `None` where its bytes are not here.
+    pub(super) fn of(repository: &'a Repository, revision: &'a ReadRevision, entry: &'a Entry) -> Option<Self> {
+        let (blob, status) = bytes_of(repository, entry)?;
+        Some(Self { repository, revision, entry, blob, status: *status })
     }
 
     /// Path in the revision.
@@ -213,7 +212,7 @@ pub(super) fn projector(repository: &Repository) -> Projector {
 }
 
 /// The revisions, that of `main` first, then those that have a name.
-fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
+pub(super) fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
     let mut revisions: Vec<_> = repository.revisions.iter().collect();
     revisions.sort_by_cached_key(|revision| {
         let named = |r: &&Ref| r.commit.as_deref().is_some_and(|c| OsStr::new(c) == revision.commit);
@@ -222,49 +221,6 @@ fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
         (!refs.any(|r| r.name.as_os_str() == "main"), none)
     });
     revisions
-}
-
-/// Every weights file once, those of the first set in the revision that `main` names before all others.
-pub(super) fn weights(repository: &Repository) -> Vec<WeightsFile<'_>> {
-    let revisions = by_name(repository);
-    let mut seen = BTreeSet::new();
-    let mut files = Vec::new();
-    let mut first: Option<(&OsStr, &Path, FileName<'_>)> = None;
-    for revision in revisions {
-        let mut entries: Vec<(&Entry, FileName<'_>)> = revision
-            .entries
-            .iter()
-            .filter_map(|entry| {
-                let name = FileName::parse(entry.path.file_name()?.to_str()?);
-                name.is_weights().then_some((entry, name))
-            })
-            .collect();
-        // Bytes order names as paths do, and faster; a folder makes the difference.
-        let flat = entries.iter().all(|(entry, _)| !entry.path.as_os_str().as_bytes().contains(&b'/'));
-        if flat {
-            entries.sort_unstable_by(|(a, _), (b, _)| a.path.as_os_str().cmp(b.path.as_os_str()));
-        } else {
-            entries.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
-        }
-        for (entry, name) in entries {
-            let Some((blob, status)) = bytes_of(repository, entry) else { continue };
-            let folder = || entry.path.parent().unwrap_or(Path::new(""));
-            let set = |name: &FileName<'_>| name.shard().map(|shard| (shard.stem.clone(), shard.count));
-            let first_set = match &first {
-                None => true,
-                Some((commit, known, of)) => {
-                    *commit == revision.commit && name.shard().is_some() && *known == folder() && set(of) == set(&name)
-                }
-            };
-            if first.is_none() {
-                first = Some((&revision.commit, folder(), name));
-            }
-            if seen.insert(status.inode) {
-                files.push(WeightsFile { repository, revision, entry, blob, status: *status, first_set });
-            }
-        }
-    }
-    files
 }
 
 fn location(repository: &Repository, commit: &OsStr, entry: &Entry, blob: Option<&OsString>) -> PathBuf {

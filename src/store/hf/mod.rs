@@ -30,22 +30,18 @@ use tokio_util::sync::CancellationToken;
 use super::beside::Beside;
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
-use super::loads::{Load, Loads};
 use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
 use super::verify::Expected;
+use super::weights::{Joined, Set, Weights};
 use super::{Details, Figures, Part, Row, Store, StoreLink, Target};
 use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
-use crate::format::{Metadata, Structure};
-use crate::model::{
-    Format, Model, ModelKind, Plan, Quantization, Reference, RepoPath, StoreKind, StoreSummary, Sweep, text,
-};
+use crate::model::{ModelKind, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
-use sets::Sets;
 pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 
 /// A hub cache: the folder that holds `models--org--name`.
@@ -104,90 +100,40 @@ impl HfStore {
         Ok((hub, repository))
     }
 
-    /// The header of a weights file with what the files beside it add.
-    fn described(
-        &self,
-        file: &details::WeightsFile<'_>,
-        header: &Arc<Metadata>,
-        warnings: &mut Warnings,
-    ) -> Arc<Metadata> {
-        let mut metadata = Arc::clone(header);
-        let find = |path: &Path| file.beside(path);
-        let folder = file.path().parent().unwrap_or(Path::new(""));
-        let beside = Beside { root: &self.root, headers: &self.headers, find: &find };
-        beside.complete(&mut metadata, folder, &mut |line| warnings.add(&line));
-        metadata
-    }
-
-    /// Adds to `row` what the headers of its weights tell.
-    fn add_headers(&self, repository: &Repository, row: &mut Row) {
-        let mut loads = Vec::new();
-        row.metadata = self.read_headers(repository, &mut row.model, &mut loads);
-        row.loads = Loads::new(details::projector(repository), loads);
-    }
-
-    /// Adds to `model` what the headers of its weights tell. Gives that of the first.
-    fn read_headers(&self, repository: &Repository, model: &mut Model, loads: &mut Vec<Load>) -> Option<Arc<Metadata>> {
-        let mut sets = Sets::default();
-        let mut first: Option<(details::WeightsFile<'_>, Arc<Metadata>)> = None;
-        let mut countable = true;
-        let mut quantizations = Vec::new();
+    /// Adds to `row` what the headers of its weights tell, of those that are `chosen`.
+    fn add_headers(&self, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool, row: &mut Row) {
         let mut warnings = Warnings::default();
-        for file in details::weights(repository) {
-            let own_name = || text::escape(file.path().file_name().unwrap_or_default());
-            let name = || text::printable_path(file.path());
-            match &self.headers.get_named(&self.root, &file.status, || file.location(), own_name) {
-                Ok(metadata) => {
-                    match metadata.structure {
-                        Structure::Truncated { .. } => {
-                            model.complete = false;
-                            warnings.add(&format!("{} is cut short", name()));
-                        }
-                        Structure::Extra { bytes } => {
-                            warnings.add(&format!("{} is {bytes} bytes longer than its header says", name()));
-                        }
-                        Structure::Whole | Structure::Partial => {}
-                    }
-                    quantizations.extend(metadata.quantization.clone());
-                    sets.add(&file, metadata);
-                    match &mut first {
-                        None => first = Some((file, Arc::clone(metadata))),
-                        Some((_, first)) if file.first_set => Arc::make_mut(first).add_part(metadata),
-                        Some(_) => {}
-                    }
-                }
-                Err(why) => {
-                    model.complete = false;
-                    countable &= !file.first_set;
-                    warnings.add(&format!("{}: {why}", name()));
-                }
+        let mut weights = Weights::default();
+        for set in sets::of(repository, chosen) {
+            let mut joined = Joined::default();
+            for file in &set.files {
+                let own_name = || text::escape(file.path().file_name().unwrap_or_default());
+                let name = || text::printable_path(file.path());
+                let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
+                joined.add(&header, &name, &mut warnings);
             }
-        }
-        let metadata = first.map(|(file, mut header)| {
-            if !countable {
-                Arc::make_mut(&mut header).lose_sums();
+            (0..set.foreign).for_each(|_| joined.add_unread(None, &mut warnings));
+            if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {
+                let find = |path: &Path| first.beside(path);
+                let beside = Beside { root: &self.root, headers: &self.headers, find: &find };
+                let folder = set.path.parent().unwrap_or(Path::new(""));
+                beside.complete(metadata, folder, &mut |line| warnings.add(&line));
             }
-            // What lies beside the weights is of all of their parts.
-            self.described(&file, &header, &mut warnings)
-        });
-        model.warnings.extend(warnings.finish());
-        loads.extend(sets.loads());
-        let metadata = metadata?;
-        model.architecture.clone_from(&metadata.architecture);
-        model.context_length = metadata.context_length;
-        model.parameters = metadata.parameters.filter(|&sum| sum > 0);
-        if model.quantizations.is_empty() && metadata.format == Format::Gguf {
-            quantizations.sort();
-            quantizations.dedup();
-            model.quantization = quantizations.first().filter(|_| quantizations.len() == 1).cloned();
-            model.quantizations = quantizations;
+            let set = Set {
+                name: &|| text::printable_path(&set.name()),
+                named: set.named.clone(),
+                format: Some(set.format),
+                count: set.count,
+                missing: &set.missing,
+                current: set.current,
+            };
+            weights.add(&set, joined, &mut warnings);
         }
-        // The configuration names what packs the weights, else their type is the label; names of these files tell neither.
-        if model.quantizations.is_empty() && metadata.format == Format::Safetensors {
-            model.quantization.clone_from(&metadata.quantization);
-            model.quantizations = metadata.quantization.iter().cloned().collect();
+        if !weights.is_empty() || row.model.format.is_some() {
+            let (metadata, loads) = weights.tell(&mut row.model, details::projector(repository));
+            (row.metadata, row.loads) = (metadata, loads);
         }
-        Some(metadata)
+        row.model.warnings.extend(warnings.finish());
     }
 }
 
@@ -218,7 +164,7 @@ impl Store for HfStore {
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
-        let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, row);
+        let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, &|_, _| true, row);
         let summary = scan::scan(&self.root, &self.links, &add, sink, cancel);
         self.headers.keep();
         if !cancel.is_cancelled() {
@@ -246,7 +192,12 @@ impl Store for HfStore {
     }
 
     fn details(&self, id: &str) -> Result<Details> {
-        let (hub, repository) = self.repository(id)?;
+        self.details_of(&Target { id: id.to_owned(), part: Part::Whole })
+    }
+
+    fn details_of(&self, target: &Target) -> Result<Details> {
+        let (hub, repository) = self.repository(&target.id)?;
+        let chosen = chosen(&repository, &target.part)?;
         let all = match repository.shares().then(|| scan::read_all(&hub, &self.root)) {
             Some(all) => all.map_err(|error| Error::io("read", &self.root)(error.into()))?,
             None => Vec::new(),
@@ -256,11 +207,11 @@ impl Store for HfStore {
         let users_of = |hash: &OsStr| scan::users_of(&users, certain, hash);
         let mut row = row::row(&repository, &self.root, &users_of);
         scan::surround(&mut row, &repository, &mut Surroundings::default());
-        self.add_headers(&repository, &mut row);
+        self.add_headers(&repository, &chosen, &mut row);
         Ok(Details {
             revisions: details::revisions(&repository, &users_of),
             shared: details::shared(&repository, &all),
-            ..Details::new(row.model, details::files(&repository)).with_headers(row.metadata, row.loads)
+            ..Details::new(row.model, details::files(&repository, &chosen)).with_headers(row.metadata, row.loads)
         })
     }
 
@@ -281,7 +232,7 @@ impl Store for HfStore {
             let target = Target { id: id.to_owned(), part: part.clone() };
             let files = self.expected_of(&hub, repository, &target).ok()?;
             let plan = plan::of(&self.root, &hub, &repositories, &[target]).ok()?;
-            Some(Figures::of(&self.root, &files, plan.expected_bytes))
+            Some(Figures::of(&self.root, &files, &plan))
         };
         parts.iter().map(figures).collect()
     }
@@ -332,28 +283,8 @@ impl Store for HfStore {
 
 impl HfStore {
     fn expected_of(&self, hub: &Folder, repository: &Repository, target: &Target) -> Result<Vec<Expected>> {
-        let of = |path: &Path| {
-            path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
-        };
         let missing = |what: String| Error::FileNotFound { repository: target.id.clone(), what, available: Vec::new() };
-        let revision = match &target.part {
-            Part::Revision(wanted) | Part::QuantizationOf { revision: wanted, .. } => Some(
-                repository
-                    .revision(wanted)
-                    .ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))?,
-            ),
-            _ => None,
-        };
-        let chosen = |commit: &OsStr, path: &Path| match &target.part {
-            Part::Whole => true,
-            Part::Quantization(wanted) => of(path).is_some_and(|q| q.is(wanted)),
-            Part::Revision(_) => revision.is_some_and(|revision| revision.commit == commit),
-            Part::QuantizationOf { quantization, .. } => {
-                revision.is_some_and(|revision| revision.commit == commit)
-                    && of(path).is_some_and(|q| q.is(quantization))
-            }
-            Part::Files(paths) => paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)),
-        };
+        let chosen = chosen(repository, &target.part)?;
         let mut expected = expected::expected(hub, repository, &chosen);
         if target.part == Part::Whole {
             expected.extend(expected::unfinished(hub, repository));
@@ -374,4 +305,35 @@ impl HfStore {
             _ => Ok(expected),
         }
     }
+}
+
+/// Whether a part has the file at a path of a revision.
+type Chosen<'a> = Box<dyn Fn(&OsStr, &Path) -> bool + 'a>;
+
+fn chosen<'a>(repository: &'a Repository, part: &'a Part) -> Result<Chosen<'a>> {
+    let revision = |wanted: &str| {
+        repository.revision(wanted).ok_or_else(|| Error::FileNotFound {
+            repository: repository.id.clone(),
+            what: format!("revision '{}' here", text::printable(wanted)),
+            available: Vec::new(),
+        })
+    };
+    Ok(match part {
+        Part::Whole => Box::new(|_, _| true),
+        Part::Quantization(wanted) => {
+            let is = sets::is_named(repository, wanted);
+            Box::new(move |_, path| is(path))
+        }
+        Part::Revision(wanted) => {
+            let commit = &revision(wanted)?.commit;
+            Box::new(move |of, _| of == commit)
+        }
+        Part::QuantizationOf { quantization, revision: wanted } => {
+            let (commit, is) = (&revision(wanted)?.commit, sets::is_named(repository, quantization));
+            Box::new(move |of, path| of == commit && is(path))
+        }
+        Part::Files(paths) => {
+            Box::new(move |_, path| paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)))
+        }
+    })
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use super::layout::{self, BlobName, Target as Link};
 use super::links::Links;
 use super::read::{Blob, Content, Outward, Repository, Revision};
+use super::sets;
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
 use crate::error::{Error, Result};
-use crate::model::{Blocked, Broken, FileName, Kept, ModelId, Plan, Quantization, RepoPath, Step, StoreKind, text};
+use crate::model::{Blocked, Broken, Kept, ModelId, Plan, Step, StoreKind, text};
 use crate::store::flat::staging::StagingName;
 use crate::store::planning::{PlanBuilder, lexical, way_of_link};
 use crate::store::tree::{Entry, Tree, reason};
@@ -139,11 +140,6 @@ fn broken(root: &Path, repositories: impl Iterator<Item = Outward>, plan: &Plan)
 /// Translates a part of a row into entries and revisions.
 fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Result<()> {
     let missing = |what: String| Error::FileNotFound { repository: repository.id.clone(), what, available: Vec::new() };
-    let of = |path: &Path| {
-        path.to_str().and_then(|path| RepoPath::parse(path).ok()).and_then(|path| Quantization::of_path(&path))
-    };
-    let is_weights =
-        |path: &Path| path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights());
     let one = |wanted: &str| {
         repository.revision(wanted).ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))
     };
@@ -168,10 +164,8 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Re
             if repository.revisions.len() == 1 {
                 return select(repository, &Part::Quantization(quantization.clone()), selection);
             }
-            let is = |revision: &Revision, path: &Path| {
-                revision.commit == *commit && is_weights(path) && of(path).is_some_and(|q| q.is(quantization))
-            };
-            if !add(&is) {
+            let is_named = sets::is_named(repository, quantization);
+            if !add(&|revision, path| revision.commit == *commit && is_named(path)) {
                 return Err(missing(format!(
                     "quantization {} in revision '{}' here",
                     text::printable(quantization),
@@ -180,15 +174,13 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Re
             }
         }
         Part::Quantization(wanted) => {
-            if !add(&|_, path| is_weights(path) && of(path).is_some_and(|q| q.is(wanted))) {
+            let is_named = sets::is_named(repository, wanted);
+            if !add(&|_, path| is_named(path)) {
                 return Err(missing(format!("quantization {} here", text::printable(wanted))));
             }
             // Projectors and the like serve every quantization: with the last one, everything goes.
             let rest = repository.revisions.iter().any(|revision| {
-                revision
-                    .entries
-                    .iter()
-                    .any(|entry| is_weights(&entry.path) && !of(&entry.path).is_some_and(|q| q.is(wanted)))
+                revision.entries.iter().any(|entry| sets::is_weights(&entry.path) && !is_named(&entry.path))
             });
             selection.whole |= !rest;
         }

@@ -6,11 +6,10 @@ use std::path::Path;
 
 use super::layout::{self, BlobName, Target};
 use super::read::{Blob, Content, Entry, Repository};
+use super::sets;
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
-use crate::model::{
-    Bytes, FileName, Format, Model, ModelId, ModelKind, Quantization, RepoPath, Shard, StoreKind, text,
-};
+use crate::model::{Bytes, FileName, FileStatus, Format, Model, ModelId, ModelKind, StoreKind, text};
 use crate::store::Row;
 use crate::store::surroundings::Warnings;
 
@@ -60,33 +59,31 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
     for status in repository.refs.iter().map(|r| &r.status).chain(repository.others.iter().map(|(_, status)| status)) {
         add(&mut usage, status, status.links);
     }
-    let weights = Weights::of(repository);
-    let model = Model {
-        identity: ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: repository.id.clone() },
+    let lacks = Lacks::of(repository);
+    let unfinished: Vec<String> =
+        repository.unfinished().map(|(name, _)| text::printable_path(Path::new(name))).collect();
+    let identity = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: repository.id.clone() };
+    let mut model = Model {
         kind: repository.kind,
         reference: (repository.kind == ModelKind::Model).then(|| repository.id.clone()),
-        path: repository.path.clone(),
-        owner: None,
-        mount: None,
-        format: weights.format,
-        quantization: (weights.quantizations.len() == 1).then(|| weights.quantizations[0].clone()),
-        quantizations: weights.quantizations,
-        architecture: None,
-        parameters: None,
-        context_length: None,
+        format: repository.revisions.iter().any(|revision| !revision.entries.is_empty()).then_some(Format::Other),
         file_count: content.iter().count() as u64,
         size_bytes: content.size_bytes(),
         disk_bytes: usage.disk_bytes(),
         reclaimable_bytes: usage.reclaimable_bytes(),
         modified,
         accessed,
-        complete: weights.missing.is_empty() && weights.unfinished.is_empty() && repository.unreadable.is_empty(),
-        in_use_by: None,
-        verified: None,
-        warnings: warnings(repository, &named, &weights.missing, &weights.unfinished),
-        protected: false,
-        duplicate: false,
+        complete: unfinished.is_empty(),
+        warnings: warnings(repository, &named, &lacks, &unfinished),
+        ..Model::new(identity, repository.path.clone())
     };
+    if !repository.unreadable.is_empty() {
+        model.note_damage(FileStatus::Unreadable);
+        // Behind a folder that may not be read everything may be.
+        model.measured = usage.iter().next().is_some();
+    } else if !lacks.missing.is_empty() {
+        model.note_damage(FileStatus::Missing);
+    }
     Row::new(model, usage).with_large(super::large::of(repository))
 }
 
@@ -94,68 +91,38 @@ fn add(usage: &mut Usage, status: &Status, links: u64) {
     usage.add(status.inode, status.size_bytes, status.disk_bytes, links);
 }
 
-/// What the names in the revisions say of the weights.
-struct Weights {
-    format: Option<Format>,
-    quantizations: Vec<Quantization>,
-    /// Weights that a revision names and that are not there, and shards that no revision has.
+/// Weights that revisions name.
+struct Lacks {
+    /// Files that are not there.
     missing: Vec<String>,
-    /// Downloads that never ended and whose file is not there either.
-    unfinished: Vec<String>,
+    /// Whether shards are not there whose set is: that is told with the set.
+    shards: bool,
 }
 
-impl Weights {
+impl Lacks {
     fn of(repository: &Repository) -> Self {
-        let mut quantizations = BTreeSet::new();
         let mut missing = BTreeSet::new();
-        let (mut gguf, mut safetensors) = (false, false);
+        let mut shards = false;
         for revision in &repository.revisions {
-            let mut shards: Vec<(&Path, Shard)> = Vec::new();
-            for entry in &revision.entries {
-                let Some(name) = entry.path.file_name().and_then(OsStr::to_str) else { continue };
-                let parsed = FileName::parse(name);
-                if !parsed.is_weights() {
-                    continue;
-                }
-                gguf |= parsed.is_gguf();
-                safetensors |= parsed.is_safetensors();
-                if parsed.is_gguf() {
-                    let path = entry.path.to_str().and_then(|path| RepoPath::parse(path).ok());
-                    quantizations.extend(path.and_then(|path| Quantization::of_path(&path)));
-                }
-                if is_missing(repository, entry) && !is_foreign(repository, entry) {
-                    missing.insert(text::printable_path(&entry.path));
-                } else if let Some(shard) = parsed.into_shard() {
-                    shards.push((entry.path.parent().unwrap_or(Path::new("")), shard));
+            for entry in revision.entries.iter().filter(|entry| sets::is_weights(&entry.path)) {
+                if is_missing(repository, entry) && !sets::is_foreign(repository, entry) {
+                    missing.insert(entry.path.as_path());
                 }
             }
-            let alike = |(a_folder, a): &(&Path, Shard), (b_folder, b): &(&Path, Shard)| {
-                (a_folder.as_os_str(), &a.stem, a.count).cmp(&(b_folder.as_os_str(), &b.stem, b.count))
-            };
-            shards.sort_unstable_by(|a, b| alike(a, b).then(a.1.number.cmp(&b.1.number)));
-            for set in shards.chunk_by(|a, b| alike(a, b).is_eq()) {
-                let Some((folder, Shard { stem, count, .. })) = set.first() else { continue };
-                let here = |number: &u32| set.binary_search_by_key(number, |(_, shard)| shard.number).is_ok();
-                // A few names tell it; a header may claim tens of thousands.
-                let gone: Vec<u32> = (1..=*count).filter(|number| !here(number)).take(8).collect();
-                missing.extend(
-                    gone.iter()
-                        .map(|number| text::printable_path(&folder.join(format!("{stem}-{number:05}-of-{count:05}")))),
-                );
+        }
+        if !missing.is_empty() {
+            for set in sets::of(repository, &|_, _| true).iter().filter(|set| set.is_here() && set.count > 1) {
+                let shard = |path: &Path| {
+                    let name = path.file_name().and_then(OsStr::to_str).map(FileName::parse)?;
+                    Some((path.parent()?.to_owned(), name.shard()?.stem.clone(), name.shard()?.count))
+                };
+                let key = shard(set.path);
+                let before = missing.len();
+                missing.retain(|path| shard(path) != key);
+                shards |= missing.len() < before;
             }
         }
-        let unfinished = repository.unfinished().map(|(name, _)| text::printable_path(Path::new(name))).collect();
-        let format = match (gguf, safetensors) {
-            (true, _) => Some(Format::Gguf),
-            (false, true) => Some(Format::Safetensors),
-            (false, false) => repository.revisions.iter().any(|r| !r.entries.is_empty()).then_some(Format::Other),
-        };
-        Self {
-            format,
-            quantizations: quantizations.into_iter().collect(),
-            missing: missing.into_iter().collect(),
-            unfinished,
-        }
+        Self { missing: missing.into_iter().map(text::printable_path).collect(), shards }
     }
 }
 
@@ -181,15 +148,6 @@ impl<'a> Named<'a> {
     }
 }
 
-/// Whether an entry leads, at once or by its blob, to something that is none of this repository's.
-fn is_foreign(repository: &Repository, entry: &Entry) -> bool {
-    match &entry.content {
-        Content::Link(Target::Blob(name)) => matches!(repository.blobs.get(name), Some(Blob::Foreign)),
-        Content::Link(_) => true,
-        Content::File(_) | Content::Other => false,
-    }
-}
-
 /// Whether an entry has no bytes behind it.
 pub(super) fn is_missing(repository: &Repository, entry: &Entry) -> bool {
     match &entry.content {
@@ -199,7 +157,8 @@ pub(super) fn is_missing(repository: &Repository, entry: &Entry) -> bool {
     }
 }
 
-fn warnings(repository: &Repository, named: &Named<'_>, missing: &[String], unfinished: &[String]) -> Vec<String> {
+fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinished: &[String]) -> Vec<String> {
+    let missing = &lacks.missing;
     let mut warnings = Warnings::default();
     repository.damage.iter().for_each(|line| warnings.add(line));
     for (path, error) in &repository.unreadable {
@@ -229,7 +188,7 @@ fn warnings(repository: &Repository, named: &Named<'_>, missing: &[String], unfi
     let bytes = |blob: &Blob| matches!(blob, Blob::Foreign) || blob.payload().is_some();
     let empty = repository.blobs.values().zip(&named.here).filter(|(blob, named)| **named && !bytes(blob)).count();
     let dangling = named.nowhere.len() + empty;
-    if dangling > 0 && missing.is_empty() {
+    if dangling > 0 && missing.is_empty() && !lacks.shards {
         let (count, lead) = if dangling == 1 { ("1 file", "leads") } else { (&*format!("{dangling} files"), "lead") };
         warnings.add(&format!("{count} {lead} nowhere"));
     }

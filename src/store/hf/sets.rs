@@ -1,58 +1,157 @@
-//! The sets of weights of one revision, with what their headers tell together.
+//! The sets of weights of a repository, over all of its revisions.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use super::details::WeightsFile;
-use crate::format::Metadata;
+use super::details::{self, WeightsFile};
+use super::layout::Target;
+use super::read::{Blob, Content, Entry, Repository, Revision};
 use crate::model::{FileName, Format, Quantization, RepoPath};
-use crate::store::loads::Load;
+use crate::store::weights;
 
-/// The sets of the revision whose files come first.
-#[derive(Debug, Default)]
-pub(super) struct Sets {
-    commit: Option<OsString>,
-    sets: BTreeMap<PathBuf, Set>,
+/// One file or shards of one revision.
+pub(super) struct WeightSet<'a> {
+    /// Path of its first file in the revision.
+    pub(super) path: &'a Path,
+    /// The quantization that its name, or its folder's, tells.
+    pub(super) named: Option<Quantization>,
+    pub(super) format: Format,
+    /// How many files its name says it has; 1 for no shard.
+    pub(super) count: u32,
+    /// Those of its files whose bytes are here, in the order of their numbers.
+    pub(super) files: Vec<WeightsFile<'a>>,
+    /// Numbers that nothing is here of, as ranges with both ends; none where nothing at all is here.
+    pub(super) missing: Vec<(u32, u32)>,
+    /// Files that lead elsewhere, of which nothing is read.
+    pub(super) foreign: usize,
+    /// Whether it is of the revision that comes first.
+    pub(super) current: bool,
+    numbers: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Set {
-    quantization: Quantization,
-    metadata: Arc<Metadata>,
-    parts: u32,
-    count: u32,
+/// What makes shards one set: folder, stem, count, whether they are GGUF.
+type Key<'a> = (&'a OsStr, String, u32, bool);
+
+/// The sets, those of the revision that `main` names before all others, by path. Of other revisions only those with a file that no
+/// earlier one has. `chosen` says which entries count.
+pub(super) fn of<'a>(repository: &'a Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<WeightSet<'a>> {
+    let mut all: Vec<WeightSet<'a>> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for revision in details::by_name(repository) {
+        let mut sets = of_revision(repository, revision, chosen);
+        sets.retain(|set| set.files.is_empty() || set.files.iter().any(|file| !seen.contains(&file.status.inode)));
+        seen.extend(sets.iter().flat_map(|set| &set.files).map(|file| file.status.inode));
+        let first = !all.iter().any(|set| !set.files.is_empty());
+        sets.iter_mut().for_each(|set| set.current = first);
+        all.extend(sets);
+    }
+    all
 }
 
-impl Sets {
-    /// Adds a file whose header was read.
-    pub(super) fn add(&mut self, file: &WeightsFile<'_>, metadata: &Arc<Metadata>) {
-        let commit = self.commit.get_or_insert_with(|| file.commit().to_owned());
-        if metadata.format != Format::Gguf || metadata.sidecar || commit != file.commit() {
-            return;
-        }
-        let path = file.path();
-        let shard = path.file_name().and_then(OsStr::to_str).and_then(|name| FileName::parse(name).into_shard());
-        let (key, count) = match shard {
-            Some(shard) => (path.with_file_name(format!("{}-of-{}", shard.stem, shard.count)), shard.count),
-            None => (path.to_owned(), 1),
+fn of_revision<'a>(
+    repository: &'a Repository,
+    revision: &'a Revision,
+    chosen: &dyn Fn(&OsStr, &Path) -> bool,
+) -> Vec<WeightSet<'a>> {
+    let mut entries: Vec<(&Entry, FileName<'_>)> = revision
+        .entries
+        .iter()
+        .filter_map(|entry| {
+            let name = FileName::parse(entry.path.file_name()?.to_str()?);
+            (name.is_weights() && chosen(&revision.commit, &entry.path)).then_some((entry, name))
+        })
+        .collect();
+    // Bytes order names as paths do, and faster; a folder makes the difference.
+    if entries.iter().all(|(entry, _)| !entry.path.as_os_str().as_bytes().contains(&b'/')) {
+        entries.sort_unstable_by(|(a, _), (b, _)| a.path.as_os_str().cmp(b.path.as_os_str()));
+    } else {
+        entries.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+    }
+    let mut sets: Vec<WeightSet<'a>> = Vec::with_capacity(entries.len());
+    let mut sharded: BTreeMap<Key<'a>, usize> = BTreeMap::new();
+    for (entry, name) in entries {
+        let new = |sets: &mut Vec<WeightSet<'a>>, count| {
+            sets.push(WeightSet::new(&entry.path, name.is_gguf(), count));
+            sets.len() - 1
         };
-        if let Some(set) = self.sets.get_mut(&key) {
-            Arc::make_mut(&mut set.metadata).add_part(metadata);
-            set.parts += 1;
-            return;
+        let at = match name.shard() {
+            None => new(&mut sets, 1),
+            Some(shard) => {
+                let folder = entry.path.parent().map_or(OsStr::new(""), Path::as_os_str);
+                let key = (folder, shard.stem.clone(), shard.count, name.is_gguf());
+                *sharded.entry(key).or_insert_with(|| new(&mut sets, shard.count))
+            }
+        };
+        let set = &mut sets[at];
+        let number = name.shard().map_or(1, |shard| shard.number);
+        if let Some(file) = WeightsFile::of(repository, revision, entry) {
+            set.files.push(file);
+            set.numbers.push(number);
+        } else if is_foreign(repository, entry) {
+            set.foreign += 1;
+            set.numbers.push(number);
         }
-        let Some(quantization) = label(path).or_else(|| metadata.quantization.clone()) else { return };
-        self.sets.insert(key, Set { quantization, metadata: Arc::clone(metadata), parts: 1, count });
+    }
+    for set in sets.iter_mut().filter(|set| !set.numbers.is_empty()) {
+        set.missing = weights::missing(set.numbers.iter().copied(), set.count);
+    }
+    sets
+}
+
+impl<'a> WeightSet<'a> {
+    fn new(path: &'a Path, gguf: bool, count: u32) -> Self {
+        Self {
+            path,
+            // Names of safetensors are those of the parts of a model.
+            named: if gguf { named(path) } else { None },
+            format: if gguf { Format::Gguf } else { Format::Safetensors },
+            count,
+            files: Vec::new(),
+            missing: Vec::new(),
+            foreign: 0,
+            current: false,
+            numbers: Vec::new(),
+        }
     }
 
-    /// The sets as what a program would load.
-    pub(super) fn loads(self) -> impl Iterator<Item = Load> {
-        self.sets.into_values().map(|set| Load::new(set.quantization, set.metadata, set.parts == set.count))
+    /// Its path without number and extension, as people write it.
+    pub(super) fn name(&self) -> PathBuf {
+        let file = self.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        self.path.with_file_name(FileName::parse(file).stem())
+    }
+
+    /// Whether anything of it is here.
+    pub(super) fn is_here(&self) -> bool {
+        !self.numbers.is_empty()
     }
 }
 
-fn label(path: &Path) -> Option<Quantization> {
+/// The quantization that a file's name, or its folder's, tells: what selects it.
+pub(super) fn named(path: &Path) -> Option<Quantization> {
     Quantization::of_path(&RepoPath::parse(path.to_str()?).ok()?)
+}
+
+/// Whether a path is one of the weights that `wanted` names in this repository: an exact label before a looser one, so that no more
+/// is meant than what was said.
+pub(super) fn is_named<'a>(repository: &Repository, wanted: &'a str) -> impl Fn(&Path) -> bool + 'a {
+    let label = |path: &Path| named(path).filter(|_| is_weights(path));
+    let exact = Quantization::new(wanted);
+    let paths = repository.revisions.iter().flat_map(|revision| &revision.entries).map(|entry| &entry.path);
+    let by_label = paths.filter_map(|path| label(path)).any(|label| label == exact);
+    move |path| label(path).is_some_and(|label| if by_label { label == exact } else { label.is(wanted) })
+}
+
+pub(super) fn is_weights(path: &Path) -> bool {
+    path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights())
+}
+
+/// Whether an entry leads, at once or by its blob, to something that is none of this repository's.
+pub(super) fn is_foreign(repository: &Repository, entry: &Entry) -> bool {
+    match &entry.content {
+        Content::Link(Target::Blob(name)) => matches!(repository.blobs.get(name), Some(Blob::Foreign)),
+        Content::Link(_) => true,
+        Content::File(_) | Content::Other => false,
+    }
 }

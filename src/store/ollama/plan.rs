@@ -225,7 +225,7 @@ impl OllamaStore {
             Part::Quantization(wanted) => {
                 let users = super::row::Users::of(contents);
                 let row = self.row(contents, at, &users, &mut Default::default());
-                let is = row.model.quantization.is_some_and(|quantization| quantization.is(wanted));
+                let is = row.model.selects.iter().chain(&row.model.quantization).any(|label| label.is(wanted));
                 is.then_some(()).ok_or_else(|| self.not_found(&format!("{}:{wanted}", tag.id)))
             }
             Part::Revision(revision) | Part::QuantizationOf { revision, .. } => {

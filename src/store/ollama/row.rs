@@ -8,12 +8,17 @@ use super::names::Name;
 use super::read::{Contents, Tag, TagKind};
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
-use crate::format::{Metadata, Structure};
-use crate::model::{Digest, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text};
+use crate::format::Metadata;
+use crate::model::{
+    Digest, FileStatus, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text,
+};
+use crate::store::beside::Companion;
+use crate::store::headers::Header;
 use crate::store::large::{LARGE, LargeFile};
-use crate::store::loads::Loads;
+use crate::store::loads::{Loads, Projector};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
+use crate::store::weights::{Joined, Set, Weights};
 use crate::store::{Row, SharedFile};
 
 /// What needs each blob, asked once for all rows.
@@ -104,23 +109,10 @@ impl OllamaStore {
         let usage = names.usage();
         let mut warnings = Warnings::default();
         tag.damage.iter().for_each(|line| warnings.add(line));
-        let (mut complete, metadata) = self.weights(contents, tag, &mut warnings);
-        complete &= check_blobs(contents, tag, &mut warnings) && tag.unknown.is_none();
-        if let Some(host) = tag.config.remote_host.as_deref().filter(|host| !host.is_empty()) {
-            warnings.add(&format!("its weights are not here but at {host}"));
-        }
-        let label = tag.config.file_type.as_deref().map(str::trim).filter(|label| is_label(label));
-        let header = metadata.as_deref();
-        let quantization = header
-            .filter(|metadata| !metadata.quantization_guessed)
-            .and_then(|metadata| metadata.quantization.clone())
-            .or_else(|| label.map(Quantization::new))
-            .or_else(|| header.and_then(|metadata| metadata.quantization.clone()));
         let family = tag.config.model_family.as_deref().filter(|family| !family.is_empty()).map(text::printable);
         let first = tag.entries.first().map(|entry| &entry.entry);
         let path = first.map_or_else(|| self.root.clone(), |entry| self.root.join(&entry.path));
-        let model = Model {
-            identity: self.identity(&tag.id),
+        let mut model = Model {
             kind: ModelKind::Model,
             reference: match &tag.kind {
                 TagKind::Model(name) => repository(name),
@@ -128,68 +120,105 @@ impl OllamaStore {
             },
             owner: first.map(|entry| around.owner(entry.status.uid)),
             mount: first.and_then(|entry| around.mount(&path, &entry.status)),
-            path,
-            format: header.map(|metadata| metadata.format).or(match tag.config.model_format.as_deref() {
+            format: match tag.config.model_format.as_deref() {
                 Some("gguf") => Some(Format::Gguf),
                 Some("safetensors") => Some(Format::Safetensors),
                 _ => None,
-            }),
-            quantizations: quantization.iter().cloned().collect(),
-            quantization,
-            architecture: header.and_then(|metadata| metadata.architecture.clone()).or(family),
-            // Of weights in several blobs only the first header was read.
-            parameters: header.filter(|_| tag.weights.len() == 1).and_then(|metadata| metadata.parameters),
-            context_length: header.and_then(|metadata| metadata.context_length),
+            },
+            architecture: family,
             file_count: content.iter().count() as u64,
             size_bytes: content.size_bytes(),
             disk_bytes: usage.disk_bytes(),
             reclaimable_bytes: usage.reclaimable_bytes(),
             modified,
             accessed,
-            complete,
-            in_use_by: None,
-            verified: None,
-            warnings: warnings.finish(),
-            protected: false,
-            duplicate: false,
+            ..Model::new(self.identity(&tag.id), path)
         };
+        let (metadata, loads) = self.weights(contents, tag, &mut model, &mut warnings);
+        check_blobs(contents, tag, &mut model, &mut warnings);
+        if tag.unknown.is_some() {
+            model.note_damage(if tag.unreadable { FileStatus::Unreadable } else { FileStatus::Corrupt });
+        }
+        if let Some(host) = tag.config.remote_host.as_deref().filter(|host| !host.is_empty()) {
+            warnings.add(&format!("its weights are not here but at {host}"));
+        }
+        model.warnings = warnings.finish();
         // Ollama loads all that its manifest names beside the weights.
         let beside = tag.content.iter().filter(|(_, layer)| role(&layer.kind) == Role::Mmproj);
         let bytes = beside.filter_map(|(hex, _)| Some(contents.blob_file(hex)?.status.size_bytes));
-        let loads = Loads { extra_bytes: bytes.fold(0, u64::saturating_add), ..Loads::default() };
+        let loads = Loads { extra_bytes: bytes.fold(0, u64::saturating_add), ..loads };
         Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
     }
 
-    /// Whether the weights are there and whole, as far as the header of the first tells.
-    fn weights(&self, contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> (bool, Option<Arc<Metadata>>) {
+    /// What the headers of its weights tell, and the other blobs that its manifest names.
+    fn weights(
+        &self,
+        contents: &Contents,
+        tag: &Tag,
+        model: &mut Model,
+        warnings: &mut Warnings,
+    ) -> (Option<Arc<Metadata>>, Loads) {
         let remote = tag.config.remote_host.as_deref().is_some_and(|host| !host.is_empty());
-        let Some(first) = tag.weights.first() else {
-            if !remote && tag.unknown.is_none() {
-                warnings.add(if tag.runnable { "its manifest names no weights" } else { "no manifest of it is here" });
+        if tag.weights.is_empty() && !remote && tag.unknown.is_none() {
+            warnings.add(if tag.runnable { "its manifest names no weights" } else { "no manifest of it is here" });
+            model.complete = false;
+        }
+        let mut joined = Joined::default();
+        for (hex, header) in self.headers_of(contents, tag) {
+            let name = || kind_of(tag, hex);
+            match header {
+                Some(header) => joined.add(&header, &name, warnings),
+                // A blob that is not there is told with the others.
+                None => joined.add_unread(None, warnings),
             }
-            return (remote, None);
+        }
+        if let Some(metadata) = &mut joined.metadata {
+            self.add_layers(contents, tag, metadata, warnings);
+        }
+        let set = Set {
+            name: &|| text::printable(&tag.id),
+            named: named(tag),
+            format: None,
+            count: 1,
+            missing: &[],
+            current: true,
         };
-        // A blob that is not there is told with the others.
-        let Some(entry) = contents.blob_file(first) else { return (false, None) };
-        match &self.headers.get(&self.root, &entry.path, &entry.status) {
-            Ok(metadata) => {
-                for warning in &metadata.warnings {
-                    warnings.add(warning);
+        let mut weights = Weights::default();
+        weights.add(&set, joined, warnings);
+        weights.tell(model, Projector::default())
+    }
+
+    /// The headers of its weights, that of the first shard first; none of a blob that is not here.
+    fn headers_of<'a>(&self, contents: &'a Contents, tag: &'a Tag) -> Vec<(&'a str, Option<Header>)> {
+        let header = |hex: &'a String| {
+            let entry = contents.blob_file(hex);
+            (hex.as_str(), entry.map(|entry| self.headers.get(&self.root, &entry.path, &entry.status)))
+        };
+        let mut headers: Vec<_> = tag.weights.iter().map(header).collect();
+        // The manifest's order is that of the files that were given, which need not be that of the shards.
+        headers.sort_by_key(|(_, header)| match header {
+            Some(Ok(metadata)) => metadata.split_no.unwrap_or(0),
+            _ => u64::MAX,
+        });
+        headers
+    }
+
+    /// Adds what the licence, the template and the parameters tell, which are blobs of their own.
+    fn add_layers(&self, contents: &Contents, tag: &Tag, metadata: &mut Arc<Metadata>, warnings: &mut Warnings) {
+        for (hex, layer) in &tag.content {
+            let Some(entry) = contents.blob_file(hex) else { continue };
+            let kind = match layer.kind.as_str() {
+                "template" => {
+                    Arc::make_mut(metadata).chat_template |= entry.status.size_bytes > 0;
+                    continue;
                 }
-                let cut = matches!(metadata.structure, Structure::Truncated { .. });
-                if cut {
-                    warnings.add("its weights are cut short");
-                }
-                let mut told = Arc::clone(metadata);
-                if tag.weights.len() > 1 {
-                    // The sum over all of them is not in the header of the first.
-                    Arc::make_mut(&mut told).tensor_bytes = None;
-                }
-                (!cut, Some(told))
-            }
-            Err(reason) => {
-                warnings.add(&format!("its weights: {reason}"));
-                (false, None)
+                "license" => Companion::Licence,
+                "params" => Companion::Settings,
+                _ => continue,
+            };
+            match self.headers.beside(&self.root, &entry.path, &entry.status, kind) {
+                Ok(told) => Arc::make_mut(metadata).complete_beside(&told),
+                Err(why) => warnings.add(&format!("{}: {why}", label(&layer.kind, hex))),
             }
         }
     }
@@ -258,29 +287,33 @@ fn role(kind: &str) -> Role {
     }
 }
 
-/// Whether every blob is there with the length that the manifest claims.
-fn check_blobs(contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> bool {
-    let mut complete = true;
+/// Says which blobs are not there with the length that the manifest claims.
+fn check_blobs(contents: &Contents, tag: &Tag, model: &mut Model, warnings: &mut Warnings) {
     for (hex, layer) in &tag.content {
         let name = label(&layer.kind, hex);
         match contents.blobs.get(hex) {
-            None => {
-                complete = false;
-                warnings.add(&match contents.unread_blob(hex) {
-                    Some(why) => format!("{name} cannot be read: {why}"),
-                    None => format!("{name} is missing"),
-                });
-            }
+            None => warnings.add(&match contents.unread_blob(hex) {
+                Some(why) => {
+                    model.note_damage(FileStatus::Unreadable);
+                    format!("{name} cannot be read: {why}")
+                }
+                None => {
+                    model.note_damage(FileStatus::Missing);
+                    format!("{name} is missing")
+                }
+            }),
             Some(entries) => match entries.iter().find(|entry| entry.is_file()) {
                 Some(entry) => {
                     let has = entry.status.size_bytes;
                     if let Some(size) = layer.size.filter(|size| *size != has) {
-                        complete &= has > size;
+                        if has < size {
+                            model.note_damage(FileStatus::Truncated);
+                        }
                         warnings.add(&format!("{name} has {has} bytes, its manifest says {size}"));
                     }
                 }
                 None => {
-                    complete = false;
+                    model.note_damage(FileStatus::Unreadable);
                     let to = entries.iter().find_map(|entry| entry.link.as_deref());
                     warnings.add(&match to {
                         Some(to) => format!("{name} is a link, not followed: {}", text::printable_path(to)),
@@ -290,7 +323,20 @@ fn check_blobs(contents: &Contents, tag: &Tag, warnings: &mut Warnings) -> bool 
             },
         }
     }
-    complete
+}
+
+/// The quantization that its manifest tells, else its tag: what a person sees before any header is read.
+fn named(tag: &Tag) -> Option<Quantization> {
+    let told = tag.config.file_type.as_deref().map(str::trim).filter(|label| is_label(label));
+    told.map(Quantization::new).or_else(|| {
+        let tag = tag.id.rsplit_once(':')?.1;
+        // The ending keeps a dot in the tag from being read as the start of an extension.
+        Quantization::of_file_name(&format!("{tag}.gguf"))
+    })
+}
+
+fn kind_of(tag: &Tag, hex: &str) -> String {
+    label(tag.content.get(hex).map_or("model", |layer| &layer.kind), hex)
 }
 
 /// `org/name` of a model that came from the hub.

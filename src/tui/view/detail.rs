@@ -12,7 +12,7 @@ use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
 use crate::model::{Bytes, Holder, Model, Rate, size, text as clean};
-use crate::store::{Evidence, Loads, Part, fit};
+use crate::store::{Evidence, Load, Loads, Part, fit};
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
 use crate::tui::theme::Role;
@@ -121,8 +121,8 @@ fn model(page: &mut Page<'_>, state: &State) {
     for warning in &model.warnings {
         page.say(&format!("! {warning}"), if model.complete { Role::Warn } else { Role::Bad });
     }
-    if !model.complete && model.warnings.is_empty() {
-        page.say("! not complete", Role::Bad);
+    if let Some(state) = model.state().filter(|_| model.warnings.is_empty()) {
+        page.say(&format!("! {state}"), Role::Bad);
     }
     if row.model.protected {
         page.say("protected by the configuration: no plan takes it", Role::Good);
@@ -133,7 +133,10 @@ fn model(page: &mut Page<'_>, state: &State) {
         let processes = counted(unread, "process", "processes");
         page.field_as("", &format!("{processes} of other users could not be looked into"), Role::Dim);
     }
-    facts(page, state, model, evidence);
+    // What the scan knows is shown before the details are read.
+    let metadata = loaded.and_then(|details| details.metadata.as_deref()).or(row.metadata.as_deref());
+    let loads = loaded.map_or(&row.loads, |details| &details.loads);
+    facts(page, state, model, metadata, evidence);
     match (&state.detail.loaded, &state.detail.wait) {
         (Some(Err(error)), _) => {
             page.gap();
@@ -149,11 +152,20 @@ fn model(page: &mut Page<'_>, state: &State) {
         }
         _ => {}
     }
-    // What the scan knows is shown before the details are read.
-    let metadata = loaded.and_then(|details| details.metadata.as_deref()).or(row.metadata.as_deref());
-    fits(page, state, model, metadata, loaded.map_or(&row.loads, |details| &details.loads));
-    if let Some(metadata) = metadata {
-        header(page, metadata);
+    match part_under_cursor(state, loads) {
+        Some(load) => {
+            let of = Model { complete: load.whole, damage: None, ..model.clone() };
+            let beside = Loads { extra_bytes: loads.extra_bytes, ..Loads::default() };
+            let name = format!(" of {}", clean::printable(load.quantization.as_str()));
+            fits(page, state, &of, &name, Some(&load.metadata), &beside);
+            header(page, &of, &name, &load.metadata);
+        }
+        None => {
+            fits(page, state, model, "", metadata, loads);
+            if let Some(metadata) = metadata {
+                header(page, model, "", metadata);
+            }
+        }
     }
     if let Some(details) = loaded {
         parts::draw(page, state, details);
@@ -212,21 +224,28 @@ fn holders(page: &mut Page<'_>, holders: Option<&[Holder]>) {
     }
 }
 
-fn facts(page: &mut Page<'_>, state: &State, model: &Model, evidence: Evidence) {
+/// The quantization that keys go to, of a row that has several.
+fn part_under_cursor<'a>(state: &State, loads: &'a Loads) -> Option<&'a Load> {
+    let (Some(Part::Quantization(label)), Focus::Detail) = (&state.detail.part, state.focus) else { return None };
+    loads.quantizations.iter().find(|load| load.quantization.as_str() == label)
+}
+
+fn facts(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, evidence: Evidence) {
     page.field("store", &format!("{} {}", model.identity.store, path(&model.identity.store_path, &state.facts.home)));
     page.field("reference", &model.reference.as_deref().map(clean::printable).unwrap_or_default());
     page.known("format", model.format.map(|format| format.name().to_owned()));
     if !model.quantizations.is_empty() {
-        page.field("quantization", &model.quantization_label().replace(',', ", "));
+        page.field("quantization", &model.quantization_line(metadata.and_then(Metadata::bits_per_weight)));
     }
     page.known("architecture", model.architecture.as_deref().map(clean::printable));
     page.known("parameters", model.parameters.map(size::parameters));
     page.known("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
     let files = counted(usize::try_from(model.file_count).unwrap_or(usize::MAX), "file", "files");
-    page.field("size", &format!("{} in {files}", Bytes(model.size_bytes)));
-    page.field("on disk", &Bytes(model.disk_bytes).to_string());
+    let size = if model.measured { format!("{} in {files}", Bytes(model.size_bytes)) } else { model.size(0) };
+    page.field("size", &size);
+    page.field("on disk", &model.size(model.disk_bytes));
     let shared = model.disk_bytes.saturating_sub(model.reclaimable_bytes);
-    let mut reclaim = Bytes(model.reclaimable_bytes).to_string();
+    let mut reclaim = model.size(model.reclaimable_bytes);
     if shared > 0 {
         reclaim.push_str(&format!(" ({} is shared)", Bytes(shared)));
     }
@@ -246,11 +265,11 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model, evidence: Evidence) 
 }
 
 /// Whether it fits, and the sum that says so.
-fn fits(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, loads: &Loads) {
+fn fits(page: &mut Page<'_>, state: &State, model: &Model, of: &str, metadata: Option<&Metadata>, loads: &Loads) {
     let Some(memory) = &state.memory else { return };
     let Some(report) = fit::report(model, metadata, loads, memory, &state.facts.fit) else { return };
     page.gap();
-    page.say("fits", Role::Title);
+    page.say(&format!("fits{of}"), Role::Title);
     let role = match report.fit.verdict {
         Verdict::Fits | Verdict::Split(_) => Role::Good,
         Verdict::No => Role::Bad,
@@ -263,10 +282,16 @@ fn fits(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Met
     }
 }
 
-fn header(page: &mut Page<'_>, metadata: &Metadata) {
+fn header(page: &mut Page<'_>, model: &Model, of: &str, metadata: &Metadata) {
     page.gap();
-    page.say("header", Role::Title);
-    for (name, value) in metadata.facts() {
+    page.say(&format!("header{of}"), Role::Title);
+    if !of.is_empty() {
+        page.known("quantization", metadata.quantization.as_ref().map(ToString::to_string));
+        page.known("parameters", metadata.parameters.map(size::parameters));
+    }
+    // With one quantization the bits stand beside it.
+    let told = |name: &str| name == "bits/weight" && of.is_empty() && model.quantization.is_some();
+    for (name, value) in metadata.facts().into_iter().filter(|(name, _)| !told(name)) {
         page.field(name, &value);
     }
     match &metadata.structure {
@@ -277,8 +302,10 @@ fn header(page: &mut Page<'_>, metadata: &Metadata) {
         Structure::Extra { bytes } => page.say(&format!("! {} too long", Bytes(*bytes)), Role::Warn),
         Structure::Whole | Structure::Partial => {}
     }
-    for warning in &metadata.warnings {
-        page.say(&format!("! {}", clean::printable(warning)), Role::Warn);
+    // What the row says above is not said again.
+    let said = |line: &str| model.warnings.iter().any(|warning| warning.ends_with(line));
+    for warning in metadata.warnings.iter().map(|warning| clean::printable(warning)).filter(|line| !said(line)) {
+        page.say(&format!("! {warning}"), Role::Warn);
     }
 }
 

@@ -9,7 +9,7 @@ use super::canvas::Canvas;
 use super::figures::{age, short};
 use crate::model::filter::{SortKey, last_use};
 use crate::model::memory::Verdict;
-use crate::model::{Bytes, Model, size, text as clean};
+use crate::model::{Model, size, text as clean};
 use crate::store::Row;
 use crate::store::fit::fit_of_row;
 use crate::tui::state::{Focus, Layout, State, TABLE};
@@ -169,11 +169,11 @@ impl Column {
             Self::Name => model.label(),
             Self::Quantization => match model.quantizations.as_slice() {
                 [] => symbols.none.to_owned(),
-                [one] => one.to_string(),
-                [first, rest @ ..] => format!("{first}+{}", rest.len()),
+                [one] => model.shown(one),
+                [first, rest @ ..] => format!("{}+{}", model.shown(first), rest.len()),
             },
             Self::Parameters => known(model.parameters.map(size::parameters)),
-            Self::Size => Bytes(model.disk_bytes).to_string(),
+            Self::Size => model.size(model.disk_bytes),
             Self::Used => known(last_use(model).map(|used| age(used, wall))),
             Self::InUse => match model.in_use_by.as_deref() {
                 None => symbols.none.to_owned(),
@@ -181,14 +181,14 @@ impl Column {
                 Some([one]) => return (one.pid.to_string(), Role::Warn),
                 Some(many) => return (format!("{} pids", many.len()), Role::Warn),
             },
-            Self::Reclaimable => Bytes(model.reclaimable_bytes).to_string(),
+            Self::Reclaimable => model.size(model.reclaimable_bytes),
             Self::Format => known(model.format.map(|format| format.name().to_owned())),
             Self::Context => known(model.context_length.map(short)),
             Self::Owner => known(model.owner.as_deref().map(clean::printable)),
             Self::Mount => known(model.mount.as_deref().map(clean::printable_path)),
             // Answered from the memory of the host.
             Self::Fits | Self::Needs => symbols.none.to_owned(),
-            Self::Files => short(model.file_count),
+            Self::Files => known(model.measured.then(|| short(model.file_count))),
         };
         (text, Role::Text)
     }

@@ -17,11 +17,7 @@ pub(super) fn draw(page: &mut Page<'_>, state: &State, details: &Details) {
     if !details.parts.is_empty() {
         heading(page, &counted(details.parts.len(), "quantization", "quantizations"), true);
         for part in &details.parts {
-            let frees = format!(
-                "{} {dot} frees {}",
-                clean::printable(&part.quantization),
-                Bytes(part.figures.reclaimable_bytes)
-            );
+            let frees = format!("{} {dot} frees {}", part.label(), Bytes(part.figures.reclaimable_bytes));
             line(
                 page,
                 state,

@@ -206,7 +206,7 @@ fn is_here(state: &State, repository: &str, choice: &Choice) -> bool {
             let from = model.reference.as_deref().and_then(|reference| reference.split([':', '@']).next());
             model.complete
                 && from.is_some_and(|from| from.eq_ignore_ascii_case(repository))
-                && model.quantizations.iter().any(|quantization| quantization.as_str().eq_ignore_ascii_case(label))
+                && model.selects.iter().any(|quantization| quantization.as_str().eq_ignore_ascii_case(label))
         })
 }
 
