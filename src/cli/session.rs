@@ -169,10 +169,9 @@ pub(super) fn memory_probe() -> MemoryProbe {
     MemoryProbe::default().asking_through(own_command(&["gpus"]))
 }
 
-/// A command of this program as it runs, also when its file was replaced meanwhile.
+/// A command of this program.
 fn own_command(words: &[&str]) -> Option<Vec<OsString>> {
-    let own = Path::new("/proc/self/exe");
-    let program = if own.exists() { own.to_owned() } else { std::env::current_exe().ok()? };
+    let program = machine::own_program()?;
     Some(std::iter::once(program.into()).chain(words.iter().map(OsString::from)).collect())
 }
 

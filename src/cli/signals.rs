@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::exit::Exit;
+use crate::machine;
 
 /// How long cancelled work that writes may take to put its things away.
 const PUT_AWAY: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ impl Signals {
     /// Takes HUP, INT and TERM from now on, except those that the parent asked to ignore (`nohup`). The first one cancels
     /// `cancel`; a second one, or work that takes too long to stop, ends the program at once, whatever its threads wait for.
     pub(super) fn take(cancel: CancellationToken) -> Self {
-        let ignored = ignored();
+        let ignored = machine::ignored_signals();
         let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
         let kinds = kinds.into_iter().filter_map(|kind| Some((kind, u8::try_from(kind.as_raw_value()).ok()?)));
         let wanted = kinds.filter(|(_, number)| ignored & (1 << (number - 1)) == 0);
@@ -93,11 +94,4 @@ async fn next(signals: &mut [(Signal, u8)]) -> u8 {
         std::task::Poll::Pending
     })
     .await
-}
-
-/// The signals that this process ignores since its start, as bits from signal 1.
-fn ignored() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -18,7 +18,7 @@ pub use holders::{Holders, find_holders};
 pub use homes::{Home, homes};
 pub use memory::{GpuDriver, MemoryProbe, Roots};
 pub use mounts::{AccessTimes, Mount, Mounts, device_number};
-pub use process::describe_process;
+pub use process::{describe_process, ignored_signals, own_program};
 pub use round_trip::{Connection, RoundTrip, Watched};
 pub use servers::{OllamaEnvironment, OllamaServer, ollama_environment, ollama_servers};
 pub use sockets::{Listener, listener};

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use super::user_label;
 use crate::model::{Holder, text};
@@ -20,6 +21,21 @@ pub fn describe_process(pid: u32) -> String {
         (Some(name), None) => format!("process {pid} ({name})"),
         _ => format!("process {pid}"),
     }
+}
+
+/// This program as it runs, also when its file was replaced meanwhile.
+#[must_use]
+pub fn own_program() -> Option<PathBuf> {
+    let own = Path::new("/proc/self/exe");
+    if own.exists() { Some(own.to_owned()) } else { std::env::current_exe().ok() }
+}
+
+/// The signals that this process ignores, as bits from signal 1; none where the system does not say.
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The name that the kernel keeps, at most 15 bytes.
