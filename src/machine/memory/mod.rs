@@ -54,3 +54,35 @@ fn line(path: &std::path::Path) -> Option<String> {
 fn number(path: &std::path::Path) -> Option<u64> {
     line(path)?.parse().ok()
 }
+
+#[cfg(test)]
+mod fixtures {
+    use std::path::Path;
+
+    use super::Roots;
+
+    /// A host whose system tells what lies in `folder`, and that has no NVIDIA driver.
+    pub(super) fn below(folder: &Path) -> Roots {
+        let at = |name: &str| folder.join(name);
+        Roots {
+            drm: at("drm"),
+            dev: at("dev"),
+            proc: at("proc"),
+            cgroup: at("cgroup"),
+            nvml: Vec::new(),
+            nvidia_smi: Vec::new(),
+        }
+    }
+
+    /// The same with these files.
+    pub(super) fn roots(files: &[(&str, &str)]) -> (tempfile::TempDir, Roots) {
+        let scratch = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = scratch.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let roots = below(scratch.path());
+        (scratch, roots)
+    }
+}

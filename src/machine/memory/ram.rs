@@ -65,25 +65,7 @@ fn text(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn roots(files: &[(&str, &str)]) -> (tempfile::TempDir, Roots) {
-        let scratch = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = scratch.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        let at = |name: &str| scratch.path().join(name);
-        let roots = Roots {
-            drm: at("drm"),
-            dev: at("dev"),
-            proc: at("proc"),
-            cgroup: at("cgroup"),
-            nvml: Vec::new(),
-            nvidia_smi: Vec::new(),
-        };
-        (scratch, roots)
-    }
+    use crate::machine::memory::fixtures::roots;
 
     const MEMINFO: (&str, &str) =
         ("proc/meminfo", "MemTotal:       16000 kB\nMemFree:  10 kB\nMemAvailable:   12000 kB\n");

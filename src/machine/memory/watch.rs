@@ -142,31 +142,22 @@ impl MemoryProbe {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::model::memory::Device;
+    use std::path::Path;
 
-    fn nowhere() -> Roots {
-        let none = std::path::PathBuf::from("/nonexistent");
-        Roots {
-            drm: none.clone(),
-            dev: none.clone(),
-            proc: none.clone(),
-            cgroup: none,
-            nvml: Vec::new(),
-            nvidia_smi: Vec::new(),
-        }
-    }
+    use super::*;
+    use crate::machine::memory::fixtures::below;
+    use crate::model::memory::Device;
 
     #[test]
     fn a_host_that_tells_nothing_is_no_error() {
-        let probe = MemoryProbe::new(nowhere());
+        let probe = MemoryProbe::new(below(Path::new("/nonexistent")));
         assert_eq!(probe.read(), HostMemory::default());
         assert_eq!(probe.read(), HostMemory::default());
     }
 
     #[test]
     fn a_driver_that_hangs_is_asked_once_and_believed_when_it_answers() {
-        let probe = MemoryProbe::new(nowhere());
+        let probe = MemoryProbe::new(below(Path::new("/nonexistent")));
         let (release, gate) = mpsc::channel::<()>();
         let found = || Reading {
             gpus: vec![Device { label: "GPU0".to_owned(), ..Device::default() }],
@@ -192,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_breaks_is_started_anew() {
-        let probe = MemoryProbe::new(nowhere());
+        let probe = MemoryProbe::new(below(Path::new("/nonexistent")));
         let broken = || || -> Reading { panic!("the driver broke") };
         assert!(probe.nvidia(Duration::from_secs(30), broken).note.is_some());
         let sound = || || Reading { note: Some("none".to_owned()), ..Reading::default() };
