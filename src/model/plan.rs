@@ -241,6 +241,19 @@ pub struct DeletionReport {
     pub notes: Vec<String>,
 }
 
+impl DeletionReport {
+    /// Takes over what another part of the same deletion did after this one.
+    pub fn absorb(&mut self, rest: Self) {
+        let Self { removed, gone, failed, freed_bytes, held_bytes, notes } = rest;
+        self.removed.extend(removed);
+        self.gone.extend(gone);
+        self.failed.extend(failed);
+        self.freed_bytes += freed_bytes;
+        self.held_bytes += held_bytes;
+        self.notes.extend(notes);
+    }
+}
+
 mod paths {
     use std::path::PathBuf;
 
@@ -274,6 +287,26 @@ mod tests {
             locks: Vec::new(),
             requires: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_report_forgets_nothing_of_its_second_part() {
+        let part = |name: &str, bytes| DeletionReport {
+            removed: vec![format!("/removed-{name}").into()],
+            gone: vec![format!("/gone-{name}").into()],
+            failed: vec![Failure { path: format!("/failed-{name}").into(), error: "kept".to_owned() }],
+            freed_bytes: bytes,
+            held_bytes: bytes / 2,
+            notes: vec![format!("note {name}")],
+        };
+        let mut report = part("a", 20);
+        report.absorb(part("b", 2));
+        let paths = |kind: &str| ["a", "b"].map(|name| PathBuf::from(format!("/{kind}-{name}")));
+        assert_eq!(report.removed, paths("removed"));
+        assert_eq!(report.gone, paths("gone"));
+        assert_eq!(report.failed.into_iter().map(|failure| failure.path).collect::<Vec<_>>(), paths("failed"));
+        assert_eq!((report.freed_bytes, report.held_bytes), (22, 11));
+        assert_eq!(report.notes, ["note a", "note b"]);
     }
 
     #[test]

@@ -78,11 +78,7 @@ impl Inventory {
             }
         }
         let rest = deletion::run_guarded(&remaining(plan, &fate), &mut guard, hook, still_open, progress, cancel);
-        report.removed.extend(rest.removed);
-        report.gone.extend(rest.gone);
-        report.failed.extend(rest.failed);
-        report.freed_bytes += rest.freed_bytes;
-        report.held_bytes += rest.held_bytes;
+        report.absorb(rest);
         report
     }
 
