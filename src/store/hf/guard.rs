@@ -12,7 +12,7 @@ use crate::model::{Plan, Step, text};
 use crate::store::planning::steadily;
 
 /// Reads a repository once more when the first of its blobs is about to go.
-pub(super) struct Names<'a> {
+pub(super) struct NewNames<'a> {
     root: &'a Path,
     /// What the plan removes, relative to the root.
     going: BTreeSet<PathBuf>,
@@ -27,7 +27,7 @@ struct Needed {
     unknown: bool,
 }
 
-impl<'a> Names<'a> {
+impl<'a> NewNames<'a> {
     pub(super) fn of(root: &'a Path, plan: &Plan) -> Self {
         let going = plan.steps.iter().filter(|step| step.root == root).map(|step| step.folder.join(&step.name));
         Self { root, going: going.collect(), repositories: HashMap::new() }
@@ -54,7 +54,7 @@ impl<'a> Names<'a> {
     }
 }
 
-impl Guard for Names<'_> {
+impl Guard for NewNames<'_> {
     fn keeps(&mut self, step: &Step) -> Option<String> {
         let mut parts = step.folder.iter();
         let (Some(folder), Some(blobs), None) = (parts.next(), parts.next(), parts.next()) else { return None };

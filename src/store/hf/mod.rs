@@ -242,7 +242,7 @@ impl Store for HfStore {
     }
 
     fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
-        Some(Box::new(guard::Names::of(&self.root, plan)))
+        Some(Box::new(guard::NewNames::of(&self.root, plan)))
     }
 
     fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {

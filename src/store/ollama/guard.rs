@@ -11,7 +11,7 @@ use crate::model::{Plan, Step, text};
 use crate::store::planning::steadily;
 
 /// Reads the manifests once more when the first blob is about to go.
-pub(super) struct Names<'a> {
+pub(super) struct NewNames<'a> {
     store: &'a OllamaStore,
     /// What the plan removes, relative to the root.
     going: BTreeSet<PathBuf>,
@@ -27,7 +27,7 @@ struct Needed {
     unknown: Option<String>,
 }
 
-impl<'a> Names<'a> {
+impl<'a> NewNames<'a> {
     pub(super) fn of(store: &'a OllamaStore, plan: &Plan) -> Self {
         let going = plan.steps.iter().filter(|step| step.root == store.root).map(|step| step.folder.join(&step.name));
         Self { store, going: going.collect(), needed: None }
@@ -56,7 +56,7 @@ impl<'a> Names<'a> {
     }
 }
 
-impl Guard for Names<'_> {
+impl Guard for NewNames<'_> {
     fn keeps(&mut self, step: &Step) -> Option<String> {
         let is_blob = step.name.to_str().is_some_and(|name| digest(name).is_some());
         if step.root != self.store.root || !step.folder.starts_with(BLOBS) || !is_blob {

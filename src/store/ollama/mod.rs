@@ -175,7 +175,7 @@ impl Store for OllamaStore {
     }
 
     fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
-        Some(Box::new(guard::Names::of(self, plan)))
+        Some(Box::new(guard::NewNames::of(self, plan)))
     }
 
     fn sweep(&self, context: &SweepContext, cancel: &CancellationToken) -> Sweep {
