@@ -6,6 +6,8 @@ use super::Token;
 
 /// What stands in place of what is not shown.
 const HIDDEN: &str = "[hidden]";
+/// A secret of this client that is shorter is no secret, and hiding it would hide every other word.
+const SHORTEST_OWN: usize = 4;
 /// Shorter words after `Bearer` are words.
 const SHORTEST: usize = 8;
 /// Parameters whose values open something, by what their names end with.
@@ -26,11 +28,7 @@ const KEYS: [&str; 11] = [
 /// `text` without the secrets of this client, without the query and the credentials of any address, and without what looks
 /// like a token.
 pub(super) fn hidden(text: &str, token: Option<&Token>, credentials: Option<&(String, String)>) -> String {
-    let mut text = text.to_owned();
-    let own = token.map(Token::secret).into_iter().chain(credentials.map(|(_, password)| password.as_str()));
-    for secret in own.filter(|secret| secret.len() >= 4) {
-        text = text.replace(secret, HIDDEN);
-    }
+    let text = without_own(text, token, credentials);
     let mut shown = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find(is_word) {
@@ -58,7 +56,7 @@ pub(super) fn hidden(text: &str, token: Option<&Token>, credentials: Option<&(St
 pub(super) fn without_own(text: &str, token: Option<&Token>, credentials: Option<&(String, String)>) -> String {
     let mut text = text.to_owned();
     let own = token.map(Token::secret).into_iter().chain(credentials.map(|(_, password)| password.as_str()));
-    for secret in own.filter(|secret| secret.len() >= SHORTEST && secret.is_ascii()) {
+    for secret in own.filter(|secret| secret.len() >= SHORTEST_OWN) {
         // Only ASCII changes its case here, so that places stay.
         let (lower, secret) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
         let mut shown = String::with_capacity(text.len());
@@ -149,7 +147,12 @@ mod tests {
         ] {
             assert_eq!(without_own(text, Some(&token), Some(&credentials)), expected);
         }
-        assert_eq!(without_own("short", Token::new("short").as_ref(), None), "short");
+        assert_eq!(without_own("Pin 12ab", None, Some(&("u".to_owned(), "12AB".to_owned()))), "Pin [hidden]");
+        assert_eq!(
+            without_own("as \u{e9}-Pass", None, Some(&("u".to_owned(), "\u{e9}-pass".to_owned()))),
+            "as [hidden]"
+        );
+        assert_eq!(without_own("all", None, Some(&("u".to_owned(), "all".to_owned()))), "all");
         assert_eq!(without_own("x", Token::new("[hidden]").as_ref(), None), "x");
     }
 
@@ -160,6 +163,7 @@ mod tests {
         for (text, expected) in [
             ("token s3cr3t/with+signs refused", "token [hidden] refused"),
             ("as user:passw0rd", "as user:[hidden]"),
+            ("as USER:PASSW0RD", "as USER:[hidden]"),
             ("see https://cdn/x?sig=abc&e=1 (expired)", "see https://cdn/x?[hidden] (expired)"),
             ("see \"https://u:p@cdn/x#k\".", "see \"https://cdn/x?[hidden]\"."),
             ("/blob/ab?Signature=abc,", "/blob/ab?[hidden],"),
