@@ -122,6 +122,18 @@ impl Selector {
     }
 }
 
+impl fmt::Display for Choice {
+    /// What follows the id: `:QUANT@REV`, one of them, or nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Quantization(label) => write!(f, ":{label}"),
+            Self::Revision(revision) => write!(f, "@{revision}"),
+            Self::QuantizationOf { quantization, revision } => write!(f, ":{quantization}@{revision}"),
+        }
+    }
+}
+
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&text::printable(&self.text))
@@ -132,13 +144,7 @@ impl fmt::Display for Selector {
 /// several roots.
 #[must_use]
 pub fn arguments(model: &ModelId, choice: &Choice, several_roots: bool) -> String {
-    let mut name = format!("{}:{}", model.store, model.id);
-    match choice {
-        Choice::Whole => {}
-        Choice::Quantization(label) => name.push_str(&format!(":{label}")),
-        Choice::Revision(revision) => name.push_str(&format!("@{revision}")),
-        Choice::QuantizationOf { quantization, revision } => name.push_str(&format!(":{quantization}@{revision}")),
-    }
+    let name = format!("{}:{}{choice}", model.store, model.id);
     let mut out = shell_word(&name);
     if several_roots {
         out.push_str(" --store-path ");

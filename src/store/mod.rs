@@ -41,6 +41,7 @@ use crate::disk::usage::Usage;
 use crate::error::Result;
 use crate::format::Metadata;
 use crate::machine::AccessTimes;
+use crate::model::selector::Choice;
 use crate::model::{Model, ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep};
 
 /// A row together with the inodes behind its figures, so that totals over rows and stores count an inode once.
@@ -169,6 +170,43 @@ pub enum Part {
     },
     /// Single files, by their path inside the model.
     Files(Vec<String>),
+}
+
+impl Part {
+    /// How a command names it, which it does not for single files.
+    #[must_use]
+    pub fn choice(&self) -> Option<Choice> {
+        Some(match self {
+            Self::Whole => Choice::Whole,
+            Self::Quantization(label) => Choice::Quantization(label.clone()),
+            Self::Revision(revision) => Choice::Revision(revision.clone()),
+            Self::QuantizationOf { quantization, revision } => {
+                Choice::QuantizationOf { quantization: quantization.clone(), revision: revision.clone() }
+            }
+            Self::Files(_) => return None,
+        })
+    }
+}
+
+impl From<Choice> for Part {
+    fn from(choice: Choice) -> Self {
+        match choice {
+            Choice::Whole => Self::Whole,
+            Choice::Quantization(label) => Self::Quantization(label),
+            Choice::Revision(revision) => Self::Revision(revision),
+            Choice::QuantizationOf { quantization, revision } => Self::QuantizationOf { quantization, revision },
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    /// What follows the id of the row.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.choice()) {
+            (Self::Files(paths), _) => write!(f, " ({})", paths.join(", ")),
+            (_, choice) => choice.unwrap_or(Choice::Whole).fmt(f),
+        }
+    }
 }
 
 /// What a deletion is asked for.

@@ -144,14 +144,7 @@ impl Inventory {
     #[must_use]
     pub fn arguments(&self, target: &PlanTarget) -> String {
         let several = self.stores().iter().filter(|store| store.kind() == target.model.store).count() > 1;
-        let choice = match &target.part {
-            Part::Quantization(label) => Choice::Quantization(label.clone()),
-            Part::Revision(commit) => Choice::Revision(commit.clone()),
-            Part::QuantizationOf { quantization, revision } => {
-                Choice::QuantizationOf { quantization: quantization.clone(), revision: revision.clone() }
-            }
-            Part::Whole | Part::Files(_) => Choice::Whole,
-        };
+        let choice = target.part.choice().unwrap_or(Choice::Whole);
         arguments(&target.model, &choice, several)
     }
 }
@@ -170,14 +163,7 @@ fn by_id(store: &dyn Store, selector: &Selector) -> Result<Option<(String, Part)
     for (id, choice) in selector.readings(store.kind()) {
         match store.details(&id) {
             Ok(details) => {
-                let part = match choice {
-                    Choice::Whole => Part::Whole,
-                    Choice::Quantization(label) => Part::Quantization(label),
-                    Choice::Revision(commit) => Part::Revision(commit),
-                    Choice::QuantizationOf { quantization, revision } => {
-                        Part::QuantizationOf { quantization, revision }
-                    }
-                };
+                let part = Part::from(choice);
                 // A quantization that it has not would only be missed later, without a word of what it has.
                 if matches!(part, Part::Quantization(_) | Part::QuantizationOf { .. }) {
                     let target = Target { id: id.clone(), part: part.clone() };

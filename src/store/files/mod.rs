@@ -186,16 +186,7 @@ impl<L: Layout> FileStore<L> {
 
     /// The entries that `part` means.
     fn part(&self, id: &str, unit: &Unit, part: &Part) -> Result<BTreeSet<usize>> {
-        unit.folder.part(part, &self.root, &self.headers).ok_or_else(|| {
-            let what = match part {
-                Part::Whole => String::new(),
-                Part::Quantization(label) => format!(":{label}"),
-                Part::Revision(revision) => format!("@{revision}"),
-                Part::QuantizationOf { quantization, revision } => format!(":{quantization}@{revision}"),
-                Part::Files(paths) => format!(" ({})", paths.join(", ")),
-            };
-            self.not_found(&format!("{id}{what}"))
-        })
+        unit.folder.part(part, &self.root, &self.headers).ok_or_else(|| self.not_found(&format!("{id}{part}")))
     }
 
     fn expect(&self, unit: &Unit, path: &Path) -> Expected {

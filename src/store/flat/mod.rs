@@ -232,16 +232,7 @@ impl FlatStore {
 
     /// The entries that `part` means.
     fn part(&self, folder: &ModelFolder, id: &str, part: &Part) -> Result<BTreeSet<usize>> {
-        folder.part(part, &self.root, &self.headers).ok_or_else(|| {
-            let what = match part {
-                Part::Whole => String::new(),
-                Part::Quantization(label) => format!(":{label}"),
-                Part::Revision(revision) => format!("@{revision}"),
-                Part::QuantizationOf { quantization, revision } => format!(":{quantization}@{revision}"),
-                Part::Files(paths) => format!(" ({})", paths.join(", ")),
-            };
-            self.not_found(&format!("{id}{what}"))
-        })
+        folder.part(part, &self.root, &self.headers).ok_or_else(|| self.not_found(&format!("{id}{part}")))
     }
 }
 
