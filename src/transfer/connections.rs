@@ -39,8 +39,8 @@ struct State {
     open: usize,
     /// How many the last large file did well with.
     hint: Option<usize>,
-    /// Who waits for a first connection, by the way.
-    waiting: HashMap<Way, usize>,
+    /// Who waits for a first connection, by the route.
+    waiting: HashMap<Route, usize>,
     /// Those with a connection or something to be remembered.
     origins: HashMap<Arc<str>, Origin>,
 }
@@ -59,12 +59,12 @@ struct Origin {
 
 /// The servers that a request goes to: the first answers, the last sends the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Way {
+pub(super) struct Route {
     first: Arc<str>,
     last: Arc<str>,
 }
 
-impl Way {
+impl Route {
     /// From these origins, or addresses of which only the origin counts.
     pub(super) fn new(first: &str, last: &str) -> Self {
         Self { first: origin(first), last: origin(last) }
@@ -110,9 +110,9 @@ impl Connections {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a connection that way.
-    pub(super) async fn first(&self, way: &Way) -> Permit {
-        let waiting = Waiting::begin(self, way);
+    /// Waits for a connection on that route.
+    pub(super) async fn first(&self, route: &Route) -> Permit {
+        let waiting = Waiting::begin(self, route);
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
@@ -121,12 +121,12 @@ impl Connections {
             let hold = {
                 let mut guard = self.lock();
                 let state = &mut *guard;
-                let paused = state.paused(way);
+                let paused = state.paused(route);
                 let most = self.shared.most;
-                let origin = state.origin(&way.last, most);
+                let origin = state.origin(&route.last, most);
                 if paused.is_none() && origin.open < origin.ceiling {
                     if state.open < most {
-                        let permit = self.permit(state, &way.last);
+                        let permit = self.permit(state, &route.last);
                         drop(guard);
                         drop(waiting);
                         return permit;
@@ -153,24 +153,24 @@ impl Connections {
     }
 
     /// One more for who has some, if there is one and nobody waits for a first.
-    pub(super) fn more(&self, way: &Way) -> Option<Permit> {
+    pub(super) fn more(&self, route: &Route) -> Option<Permit> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let most = self.shared.most;
-        if state.open >= most || state.paused(way).is_some() || state.somebody_could(None) {
+        if state.open >= most || state.paused(route).is_some() || state.somebody_could(None) {
             return None;
         }
-        let origin = state.origin(&way.last, most);
-        (origin.open < origin.ceiling).then(|| self.permit(state, &way.last))
+        let origin = state.origin(&route.last, most);
+        (origin.open < origin.ceiling).then(|| self.permit(state, &route.last))
     }
 
-    /// Whether who has several that way should give one up.
-    pub(super) fn is_short(&self, way: &Way) -> bool {
+    /// Whether who has several on that route should give one up.
+    pub(super) fn is_short(&self, route: &Route) -> bool {
         let mut state = self.lock();
         let full = state.open >= self.shared.most;
-        let origin = state.origin(&way.last, self.shared.most);
+        let origin = state.origin(&route.last, self.shared.most);
         let (above, at) = (origin.open > origin.ceiling, origin.open >= origin.ceiling);
-        above || at && state.somebody_could(Some(&way.last)) || full && state.somebody_could(None)
+        above || at && state.somebody_could(Some(&route.last)) || full && state.somebody_could(None)
     }
 
     /// A server refused: half as many for a while.
@@ -198,11 +198,11 @@ impl Connections {
     }
 
     /// How long such a wait goes on, and which server asked for it.
-    pub(super) fn paused(&self, way: &Way) -> Option<(Duration, Arc<str>)> {
+    pub(super) fn paused(&self, route: &Route) -> Option<(Duration, Arc<str>)> {
         let mut state = self.lock();
-        let until = state.paused(way)?;
-        let last = state.origin(&way.last, self.shared.most).not_before == Some(until);
-        let who = if last { &way.last } else { &way.first };
+        let until = state.paused(route)?;
+        let last = state.origin(&route.last, self.shared.most).not_before == Some(until);
+        let who = if last { &route.last } else { &route.first };
         Some((until.saturating_duration_since(Instant::now()), Arc::clone(who)))
     }
 
@@ -229,19 +229,20 @@ impl State {
         origin
     }
 
-    /// Until when nothing is to be asked for on that way, if that lies ahead.
-    fn paused(&mut self, way: &Way) -> Option<Instant> {
+    /// Until when nothing is to be asked for on that route, if that lies ahead.
+    fn paused(&mut self, route: &Route) -> Option<Instant> {
         let mut paused = |name| self.origins.get_mut(name).and_then(Origin::paused);
-        paused(&way.first).max(paused(&way.last))
+        paused(&route.first).max(paused(&route.last))
     }
 
     /// Whether nothing but a connection is missing to somebody who waits: one of the whole number, or with `to` one of
     /// those that this server puts up with.
     fn somebody_could(&mut self, to: Option<&Arc<str>>) -> bool {
-        let ways: Vec<Way> = self.waiting.keys().filter(|way| to.is_none_or(|to| way.last == *to)).cloned().collect();
-        ways.iter().any(|way| {
-            let room = self.origins.get(&way.last).is_none_or(|origin| origin.open < origin.ceiling);
-            (room || to.is_some()) && self.paused(way).is_none()
+        let routes: Vec<Route> =
+            self.waiting.keys().filter(|route| to.is_none_or(|to| route.last == *to)).cloned().collect();
+        routes.iter().any(|route| {
+            let room = self.origins.get(&route.last).is_none_or(|origin| origin.open < origin.ceiling);
+            (room || to.is_some()) && self.paused(route).is_none()
         })
     }
 
@@ -286,15 +287,15 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    /// The connection goes that way now.
-    pub(super) fn goes(&mut self, way: &Way) {
-        if self.to != way.last {
+    /// The connection goes on that route now.
+    pub(super) fn goes(&mut self, route: &Route) {
+        if self.to != route.last {
             let mut state = self.connections.lock();
             state.origin(&self.to, self.connections.shared.most).open -= 1;
-            state.origin(&way.last, self.connections.shared.most).open += 1;
+            state.origin(&route.last, self.connections.shared.most).open += 1;
             state.forget(&self.to);
             drop(state);
-            self.to = Arc::clone(&way.last);
+            self.to = Arc::clone(&route.last);
             self.connections.shared.changed.notify_waiters();
         }
     }
@@ -313,26 +314,26 @@ impl Drop for Permit {
 
 struct Waiting<'a> {
     connections: &'a Connections,
-    way: &'a Way,
+    route: &'a Route,
 }
 
 impl<'a> Waiting<'a> {
-    fn begin(connections: &'a Connections, way: &'a Way) -> Self {
-        *connections.lock().waiting.entry(way.clone()).or_default() += 1;
-        Self { connections, way }
+    fn begin(connections: &'a Connections, route: &'a Route) -> Self {
+        *connections.lock().waiting.entry(route.clone()).or_default() += 1;
+        Self { connections, route }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.connections.lock();
-        if let Some(count) = state.waiting.get_mut(self.way) {
+        if let Some(count) = state.waiting.get_mut(self.route) {
             *count -= 1;
             if *count == 0 {
-                state.waiting.remove(self.way);
+                state.waiting.remove(self.route);
             }
         }
-        state.forget(&self.way.last);
+        state.forget(&self.route.last);
     }
 }
 
@@ -343,8 +344,8 @@ mod tests {
     const HUB: &str = "https://hub.example";
     const BYTES: &str = "https://bytes.example";
 
-    fn hub() -> Way {
-        Way::new("https://hub.example/api/x", HUB)
+    fn hub() -> Route {
+        Route::new("https://hub.example/api/x", HUB)
     }
 
     fn ceiling(connections: &Connections, name: &str) -> usize {
@@ -353,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_first_of_each_comes_before_the_second_of_any() {
-        for to in [hub(), Way::new(HUB, BYTES)] {
+        for to in [hub(), Route::new(HUB, BYTES)] {
             let connections = Connections::new(2);
             let one = connections.first(&hub()).await;
             let more = connections.more(&hub()).unwrap();
@@ -423,12 +424,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_and_a_refusal_of_one_server_are_nothing_to_another() {
         let connections = Connections::new(4);
-        let (elsewhere, direct) = (Way::new("https://other.example", BYTES), Way::new(BYTES, BYTES));
+        let (elsewhere, direct) = (Route::new("https://other.example", BYTES), Route::new(BYTES, BYTES));
         connections.pause(HUB, Duration::from_secs(300));
         connections.refused(HUB);
         let waiting = tokio::spawn({
             let connections = connections.clone();
-            async move { connections.first(&Way::new(HUB, BYTES)).await }
+            async move { connections.first(&Route::new(HUB, BYTES)).await }
         });
         tokio::task::yield_now().await;
         let start = Instant::now();
@@ -450,7 +451,7 @@ mod tests {
     async fn who_waits_for_a_paused_server_takes_nothing_from_others() {
         let connections = Connections::new(2);
         let mut one = connections.first(&hub()).await;
-        let other = Way::new(BYTES, BYTES);
+        let other = Route::new(BYTES, BYTES);
         one.goes(&other);
         let more = connections.more(&other).unwrap();
         connections.pause(HUB, Duration::from_secs(60));

@@ -1,6 +1,5 @@
 //! Runs a request: which files when, from staging to publication.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
-use super::connections::{Permit, Way, origin};
+use super::connections::{Permit, Route, origin};
 use super::partial::held;
 use super::retry::{Budget, now};
 use super::small::Desk;
@@ -134,6 +133,21 @@ fn is_stored(file: &RemoteFile) -> bool {
     matches!(file.digest, Some(Digest::Sha256(_)))
 }
 
+/// Who refused bytes other than the endpoint.
+#[derive(Default)]
+struct Elsewhere {
+    /// Of files that lie in a store of their own.
+    stored: Option<Arc<str>>,
+    /// Of those that do not.
+    plain: Option<Arc<str>>,
+}
+
+impl Elsewhere {
+    fn of(&mut self, file: &RemoteFile) -> &mut Option<Arc<str>> {
+        if is_stored(file) { &mut self.stored } else { &mut self.plain }
+    }
+}
+
 /// A request while it runs.
 pub(super) struct Run<'a> {
     pub(super) request: &'a Request,
@@ -149,8 +163,7 @@ pub(super) struct Run<'a> {
     fetched: AtomicU64,
     /// The longest that an answer took, in milliseconds.
     slowest: AtomicU64,
-    /// Who refused bytes other than the endpoint, for files that lie in a store of their own and for those that do not.
-    elsewhere: Mutex<HashMap<bool, String>>,
+    elsewhere: Mutex<Elsewhere>,
     /// Its shares in the speed limit and in what courtesy leaves.
     lanes: (Lane, Option<Lane>),
 }
@@ -180,12 +193,13 @@ impl Run<'_> {
     }
 
     /// Which servers the next request for `file` goes to.
-    pub(super) fn way(&self, file: &RemoteFile) -> Way {
+    pub(super) fn route(&self, file: &RemoteFile) -> Route {
         if let Some(origin) = self.source.origin(file) {
-            return Way::new(&origin, &origin);
+            return Route::new(&origin, &origin);
         }
-        let elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-        Way::new(&self.request.endpoint, elsewhere.get(&is_stored(file)).unwrap_or(&self.request.endpoint))
+        let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoint = &self.request.endpoint;
+        Route::new(endpoint, elsewhere.of(file).as_deref().unwrap_or(endpoint))
     }
 
     /// Notes what a refusal says of the server that refused; others do not try what would be refused as well.
@@ -201,7 +215,7 @@ impl Run<'_> {
         }
         if origin(by) != origin(&self.request.endpoint) {
             let mut elsewhere = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-            elsewhere.insert(is_stored(file), by.clone());
+            *elsewhere.of(file) = Some(by.as_str().into());
         }
     }
 
@@ -212,8 +226,8 @@ impl Run<'_> {
         budget: &Mutex<Budget>,
         stop: &CancellationToken,
     ) -> Result<Permit> {
-        let (waited, way) = (Instant::now(), self.way(file));
-        let paused = self.options.connections.paused(&way);
+        let (waited, route) = (Instant::now(), self.route(file));
+        let paused = self.options.connections.paused(&route);
         if let Some((wait, who)) = &paused
             && self.with_budget(budget, |budget| budget.left(now())).is_some_and(|left| *wait > left)
         {
@@ -226,7 +240,7 @@ impl Run<'_> {
         let permit = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Error::Cancelled),
-            permit = self.options.connections.first(&way) => permit,
+            permit = self.options.connections.first(&route) => permit,
         };
         if paused.is_none() {
             self.with_budget(budget, |budget| budget.waited(waited.elapsed(), now()));

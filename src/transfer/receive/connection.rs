@@ -61,7 +61,7 @@ impl Segments<'_, '_> {
                 Err(()) => return End::Again(None),
             };
             if let Some(permit) = &mut permit {
-                permit.goes(&self.run.way(self.file));
+                permit.goes(&self.run.route(self.file));
             }
             let before = self.lock().arrived;
             let brought = self.bring(&piece, ready.take()).await;
@@ -148,7 +148,7 @@ impl Segments<'_, '_> {
     /// The next piece for a connection; none when there is nothing to do or the connection is one too many. `Err` when
     /// nothing tells that what is here and what would come belong together.
     fn next(&self) -> Result<Option<Piece>, ()> {
-        let short = self.run.options.connections.is_short(&self.run.way(self.file));
+        let short = self.run.options.connections.is_short(&self.run.route(self.file));
         let mut state = self.lock();
         if state.pieces.is_done() {
             return Ok(None);

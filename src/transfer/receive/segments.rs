@@ -167,9 +167,9 @@ impl<'a, 'r> Segments<'a, 'r> {
                     Some(End::Idle) | None => {}
                 },
                 _ = ticks.tick() => {
-                    let way = self.run.way(self.file);
+                    let route = self.run.route(self.file);
                     for _ in 0..self.sample() {
-                        let Some(permit) = self.run.options.connections.more(&way) else { break };
+                        let Some(permit) = self.run.options.connections.more(&route) else { break };
                         workers.push(self.connection(permit, None));
                     }
                 }
