@@ -68,30 +68,6 @@ const STRANGE_FIRST: u32 = 6;
 const STRANGE: u32 = 8;
 const STRANGE_AMID: u32 = 120;
 
-/// Whether trying again may help. An answer that is no hub's, or a refusal by the server of the bytes, means a proxy or a
-/// server that stumbled, a signed address whose time was up, or a wrong address: it is tried again a number of times that
-/// grows with what speaks for the address.
-pub(super) fn worth_another_try(error: &Error, budget: &mut Budget) -> bool {
-    // Only those of a kind that follow each other say something of the address: a server that fails in many ways is a bad
-    // server.
-    let (strange, refusals) = (budget.strange, budget.refusals);
-    budget.strange = if matches!(error, Error::BadAnswer { .. }) { strange + 1 } else { 0 };
-    let accident = matches!(error, Error::Unreachable { .. } | Error::RateLimited { .. } | Error::BadAnswer { .. });
-    budget.refusals = if accident { 0 } else { refusals + 1 };
-    let within = |most: u32| refusals < most;
-    match error {
-        Error::Unreachable { .. } | Error::RateLimited { .. } => true,
-        Error::BadAnswer { .. } if budget.own_bytes => strange < STRANGE_AMID,
-        Error::BadAnswer { .. } if budget.bytes_arrived => strange < STRANGE,
-        Error::BadAnswer { .. } => strange < STRANGE_FIRST,
-        Error::Refused { status: 408 | 425 | 429 | 500 | 502..=504, .. } => true,
-        Error::Refused { .. } => within(if budget.bytes_arrived { REFUSALS } else { FIRST_TRIES }),
-        // A hub that gave the file a moment ago and does not know its reader now has stumbled, or has not.
-        Error::SignIn { .. } | Error::RepositoryNotFound { .. } => budget.bytes_arrived && within(1),
-        _ => false,
-    }
-}
-
 /// How long a transfer may still fail. Progress renews it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
@@ -172,6 +148,30 @@ impl Budget {
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         let whole = if self.bytes_arrived { self.patience } else { self.first_byte };
         whole.map(|whole| whole.saturating_sub(now.saturating_duration_since(self.since)))
+    }
+
+    /// Notes what a failure says of the address, and tells whether trying again may help. An answer that is no hub's, or a refusal by the server of the bytes, means a proxy or a
+    /// server that stumbled, a signed address whose time was up, or a wrong address: it is tried again a number of times that
+    /// grows with what speaks for the address.
+    pub(super) fn weigh(&mut self, error: &Error) -> bool {
+        // Only those of a kind that follow each other say something of the address: a server that fails in many ways is a bad
+        // server.
+        let (strange, refusals) = (self.strange, self.refusals);
+        self.strange = if matches!(error, Error::BadAnswer { .. }) { strange + 1 } else { 0 };
+        let accident = matches!(error, Error::Unreachable { .. } | Error::RateLimited { .. } | Error::BadAnswer { .. });
+        self.refusals = if accident { 0 } else { refusals + 1 };
+        let within = |most: u32| refusals < most;
+        match error {
+            Error::Unreachable { .. } | Error::RateLimited { .. } => true,
+            Error::BadAnswer { .. } if self.own_bytes => strange < STRANGE_AMID,
+            Error::BadAnswer { .. } if self.bytes_arrived => strange < STRANGE,
+            Error::BadAnswer { .. } => strange < STRANGE_FIRST,
+            Error::Refused { status: 408 | 425 | 429 | 500 | 502..=504, .. } => true,
+            Error::Refused { .. } => within(if self.bytes_arrived { REFUSALS } else { FIRST_TRIES }),
+            // A hub that gave the file a moment ago and does not know its reader now has stumbled, or has not.
+            Error::SignIn { .. } | Error::RepositoryNotFound { .. } => self.bytes_arrived && within(1),
+            _ => false,
+        }
     }
 
     /// Notes a failure: the number of the next try and the pause before it, or `None` when it would come too late.
@@ -282,10 +282,7 @@ mod tests {
         after.progress(now);
         let tries = |error: &Error, mut budget: Budget| {
             (0..1000)
-                .take_while(|_| {
-                    worth_another_try(error, &mut budget)
-                        && budget.failed(&RetryPolicy::default(), None, 0.0, now).is_some()
-                })
+                .take_while(|_| budget.weigh(error) && budget.failed(&RetryPolicy::default(), None, 0.0, now).is_some())
                 .count()
         };
         for (error, counts) in [

@@ -19,7 +19,7 @@ use super::engine::Run;
 use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
 use super::partial::write_error;
-use super::retry::{Budget, now, random, worth_another_try};
+use super::retry::{Budget, now, random};
 use super::{Destination, Staging, TransferEvent};
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
@@ -173,7 +173,7 @@ async fn tried(run: &Run<'_>, file: &RemoteFile, desk: &Desk, fetched: &mut u64)
         };
         drop(permit);
         run.refused(file, &error);
-        if !run.with_budget(&budget, |budget| worth_another_try(&error, budget)) {
+        if !run.with_budget(&budget, |budget| budget.weigh(&error)) {
             return Err(error);
         }
         let asked = match &error {

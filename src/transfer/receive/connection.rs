@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::transfer::connections::Permit;
 use crate::transfer::growth::Failure;
 use crate::transfer::pieces::Piece;
-use crate::transfer::retry::{now, random, worth_another_try};
+use crate::transfer::retry::{now, random};
 use crate::transfer::{Opening, TransferEvent};
 
 /// A connection that fails so often in a row while others do not is not opened again.
@@ -116,7 +116,7 @@ impl Segments<'_, '_> {
         }
         // Those that fail beside others fail together: only what the last one hears counts as said again.
         let beside = others && matches!(error, Error::Refused { .. } | Error::BadAnswer { .. });
-        let worth = beside || self.with_budget(|budget| worth_another_try(error, budget));
+        let worth = beside || self.with_budget(|budget| budget.weigh(error));
         tracing::debug!(file = %self.file.path, failures, others, "a connection failed: {error}");
         if others && worth {
             return if refused || failures >= TRIES {
