@@ -1,6 +1,5 @@
 //! Calls of the hub's API: JSON answers of bounded size, asked for again when that may help.
 
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use reqwest::Response;
@@ -13,7 +12,8 @@ use super::address;
 use super::http::{Answer, Failed, HEADERS, Http, check_coding, is_html, not_reached, unreachable};
 use super::refusal::{self, Asked};
 use crate::error::{Error, Result};
-use crate::model::text;
+use crate::machine::random;
+use crate::model::{Pauses, text};
 
 /// Between two pieces of an API answer.
 const IDLE: Duration = Duration::from_secs(30);
@@ -25,6 +25,9 @@ const TRIES: u32 = 4;
 const TRYING: Duration = Duration::from_secs(10);
 const TRIES_FOR_A_REPOSITORY: u32 = 10;
 const TRYING_A_REPOSITORY: Duration = Duration::from_secs(25);
+/// A quarter of a second, a half, one, two: each with up to a half more or less.
+const PAUSES: Pauses =
+    Pauses { first: Duration::from_millis(250), growth: 2.0, longest: Duration::from_secs(2), spread: (0.5, 1.5) };
 /// So often an answer that no hub gives is asked for, with short pauses: a proxy may have stumbled, or the address is wrong.
 const STRANGE_TRIES: u32 = 3;
 const STRANGE_TRIES_FOR_A_REPOSITORY: u32 = 8;
@@ -55,8 +58,8 @@ impl Http {
             unconnected += u32::from(failed.unconnected);
             let wait = match &failed.error {
                 Error::RateLimited { retry_after: Some(wait), .. } => *wait,
-                Error::BadAnswer { .. } => pause(1),
-                _ => pause(tries.min(4)),
+                Error::BadAnswer { .. } => PAUSES.after(1, random()),
+                _ => PAUSES.after(tries, random()),
             };
             let (most, most_strange) = match asked.repository {
                 Some(_) => (TRIES_FOR_A_REPOSITORY, STRANGE_TRIES_FOR_A_REPOSITORY),
@@ -147,29 +150,14 @@ fn what_it_was(bytes: &[u8], error: &serde_json::Error) -> String {
     }
 }
 
-/// A quarter of a second, a half, one, two: each with up to a half more or less, so that clients that failed together part.
-fn pause(tries: u32) -> Duration {
-    let base = 250.0 * f64::from(1 << tries.saturating_sub(1).min(4));
-    Duration::from_millis((base * (0.5 + random())) as u64)
-}
-
-/// A number from 0 to 1, from the keys that the standard library draws for each map.
-fn random() -> f64 {
-    let drawn = std::hash::RandomState::new().build_hasher().finish();
-    (drawn >> 11) as f64 / (1_u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_differ() {
-        for tries in 1..4 {
-            let most = 375 << (tries - 1);
-            let pauses: Vec<u128> = (0..20).map(|_| pause(tries).as_millis()).collect();
-            assert!(pauses.iter().all(|pause| (most / 3..=most).contains(pause)), "{pauses:?}");
-            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-        }
+    fn pauses_grow_to_two_seconds_and_differ_by_a_half() {
+        let pauses = |random: f64| [1, 2, 3, 4, 9].map(|tries| PAUSES.after(tries, random).as_millis());
+        assert_eq!(pauses(0.0), [125, 250, 500, 1000, 1000]);
+        assert_eq!(pauses(1.0), [375, 750, 1500, 3000, 3000]);
     }
 }

@@ -12,6 +12,8 @@ mod servers;
 mod sockets;
 mod users;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 pub use deleted::{DeletedFile, DeletedFiles, find_deleted};
 pub use disks::{is_network, is_rotating};
 pub use holders::{Holders, find_holders};
@@ -24,6 +26,12 @@ pub use servers::{OllamaEnvironment, OllamaServer, ollama_environment, ollama_se
 pub use sockets::{Listener, listener};
 pub use users::{current_user, user_label, user_name};
 
+/// A number in 0..1 that differs between processes and calls, from the keys that the standard library draws for each map.
+pub(crate) fn random() -> f64 {
+    let drawn = RandomState::new().build_hasher().finish();
+    (drawn >> 11) as f64 / (1_u64 << 53) as f64
+}
+
 /// What tells one start of this host from the next, where the kernel says it.
 #[must_use]
 pub fn boot_id() -> Option<String> {
@@ -35,4 +43,16 @@ pub fn boot_id() -> Option<String> {
 #[must_use]
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_numbers_differ_and_stay_in_bounds() {
+        let numbers: Vec<f64> = (0..64).map(|_| random()).collect();
+        assert!(numbers.iter().all(|n| (0.0..1.0).contains(n)));
+        assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n >= 0.5));
+    }
 }

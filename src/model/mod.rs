@@ -8,6 +8,7 @@ pub mod filter;
 mod identity;
 mod label;
 pub mod memory;
+mod pauses;
 mod plan;
 mod quantization;
 mod reference;
@@ -26,6 +27,7 @@ pub use file::{ModelFile, RemoteFile, Role, Validator};
 pub use file_name::{FileName, Shard};
 pub use identity::{ModelId, ModelKind, StoreKind};
 pub use label::Label;
+pub use pauses::Pauses;
 pub use plan::{Ask, Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Stamp, Step};
 #[cfg(test)]
 pub(crate) use quantization::IN_HEADERS;

@@ -1,9 +1,9 @@
 //! When to try again, and when to give up.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::model::Pauses;
 
 /// The longest wait that a server may ask for; a longer one is cut to this, and the next answer decides again.
 const LONGEST_ASKED: Duration = Duration::from_secs(3600);
@@ -31,10 +31,8 @@ impl RetryPolicy {
     /// The pause before try number `attempt` (from 1). `asked` is what the server asks for; the pause is never shorter.
     /// `random` lies in 0..=1 and spreads those who failed together.
     pub(super) fn pause(&self, attempt: u32, asked: Option<Duration>, random: f64) -> Duration {
-        let growth = GROWTH.powi(attempt.saturating_sub(1).min(64).cast_signed());
-        let full = Duration::try_from_secs_f64(self.first.as_secs_f64() * growth).unwrap_or(self.longest);
-        let full = full.min(self.longest);
-        let own = full.mul_f64(0.5 + 0.5 * random.clamp(0.0, 1.0));
+        let pauses = Pauses { first: self.first, growth: GROWTH, longest: self.longest, spread: (0.5, 1.0) };
+        let own = pauses.after(attempt, random);
         match asked {
             None => own,
             // A second beyond: the window that the server counts in must really be over.
@@ -46,13 +44,6 @@ impl RetryPolicy {
 /// The time by the runtime's clock, which tests can move.
 pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// A number in 0..=1 that differs between processes and calls; enough to spread retries.
-pub(super) fn random() -> f64 {
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u8(0);
-    hasher.finish() as f64 / u64::MAX as f64
 }
 
 /// So often in a row a server that refuses is asked again before the first byte: it may have stumbled, but may mean it.
@@ -296,12 +287,5 @@ mod tests {
             let found = [before, others, after].map(|budget| tries(error, budget));
             assert_eq!(found, counts.map(|count| count as usize), "{error}");
         }
-    }
-
-    #[test]
-    fn random_numbers_differ_and_stay_in_bounds() {
-        let numbers: Vec<f64> = (0..64).map(|_| random()).collect();
-        assert!(numbers.iter().all(|n| (0.0..=1.0).contains(n)));
-        assert!(numbers.iter().any(|n| *n < 0.5) && numbers.iter().any(|n| *n >= 0.5));
     }
 }

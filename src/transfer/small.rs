@@ -19,11 +19,12 @@ use super::engine::Run;
 use super::file::{acquire, locked, remove_both};
 use super::hash::Hasher;
 use super::partial::write_error;
-use super::retry::{Budget, now, random};
+use super::retry::{Budget, now};
 use super::{Destination, Staging, TransferEvent};
 use crate::disk::lock::FileLock;
 use crate::disk::publish::remove_if_there;
 use crate::error::{Error, Result};
+use crate::machine::random;
 use crate::model::RemoteFile;
 
 /// The largest small file.

@@ -12,15 +12,15 @@ use super::{Done, Performer, Run, blocking};
 use crate::error::{Error, Result};
 use crate::jobs::tracker::{TICK, Tracker};
 use crate::jobs::{JobEventKind, JobOutcome};
-use crate::model::RepoPath;
+use crate::model::{Pauses, RepoPath};
 use crate::provisioner::{DestinationKind, DownloadPlan, DownloadRequest, IdleModel};
 use crate::transfer::{Courtesy, EventSink, TransferEvent};
 
 /// How often a job that waits for room or for another process looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// The pauses of a job that waits for the network.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pauses of a job that waits for the network. It is told when it goes on, so that chance has no part in it.
+const PAUSES: Pauses =
+    Pauses { first: Duration::from_secs(2), growth: 2.0, longest: Duration::from_secs(60), spread: (1.0, 1.0) };
 /// However long planning took, the bytes get so long.
 const LEAST_FIRST_BYTE: Duration = Duration::from_secs(1);
 /// How long what was found to make room is told.
@@ -49,7 +49,6 @@ struct Found {
 
 impl Performer {
     pub(super) async fn download(&self, request: &DownloadRequest, run: &Run) -> Result<Done> {
-        let mut pause = FIRST_PAUSE;
         let mut advice = Advice::default();
         let mut fruitless = 0_u32;
         let mut tries = 0_u32;
@@ -62,10 +61,11 @@ impl Performer {
                 result => return result,
             };
             fruitless = if found.plan.is_some() && !found.arrived { fruitless.saturating_add(1) } else { 0 };
-            if before.elapsed() > LONGEST_PAUSE || found.arrived {
+            if before.elapsed() > PAUSES.longest || found.arrived {
                 // It went on for a while: what comes now is another failure.
-                (pause, tries) = (FIRST_PAUSE, 0);
+                tries = 0;
             }
+            let pause = PAUSES.after(tries.saturating_add(1), 0.0);
             let after = match error {
                 Error::Unreachable { .. } | Error::Refused { status: 500..=599, .. } => pause,
                 // A login page of the network, a proxy that stumbled: what no hub says is not the hub's last word.
@@ -97,7 +97,6 @@ impl Performer {
                 () = run.cancel.cancelled() => return Err(Error::Cancelled),
                 () = sleep(after) => {}
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

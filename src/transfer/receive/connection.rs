@@ -6,10 +6,11 @@ use super::piece::Problem;
 use super::segments::Segments;
 use super::tell;
 use crate::error::Error;
+use crate::machine::random;
 use crate::transfer::connections::Permit;
 use crate::transfer::growth::Failure;
 use crate::transfer::pieces::Piece;
-use crate::transfer::retry::{now, random};
+use crate::transfer::retry::now;
 use crate::transfer::{Opening, TransferEvent};
 
 /// A connection that fails so often in a row while others do not is not opened again.
