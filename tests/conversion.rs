@@ -267,7 +267,40 @@ fn a_model_that_is_here_is_converted_beside_itself() {
     let ran = run(&bench, Some(&script), "convert gpt2").expect(1);
     assert!(ran.stderr.contains("--force"), "{ran:?}");
     assert_eq!(fs::read(bench.model("gpt2/gpt2-F16.gguf")).unwrap(), b"mine");
-    let ran = run(&bench, Some(&script), "convert gpt2 --outtype f99").expect(2);
+    // Of a folder that nobody recorded, the configuration is the model's own, and what was made is known again.
+    fs::create_dir_all(bench.model("copied/1_Pooling")).unwrap();
+    for entry in fs::read_dir(bench.model("gpt2")).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if entry.path().is_file() && !name.starts_with('.') && !name.ends_with(".gguf") {
+            fs::copy(entry.path(), bench.model("copied").join(name)).unwrap();
+        }
+    }
+    fs::write(bench.model("copied/1_Pooling/config.json"), b"{}").unwrap();
+    let script = converter(&bench, "cp \"$GOOD\" \"$out\"");
+    run(&bench, Some(&script), "convert copied").expect(0);
+    let ran = run(&bench, Some(&script), "convert copied").expect(0);
+    assert!(ran.stderr.contains("already"), "{ran:?}");
+}
+
+#[test]
+fn a_conversion_that_comes_to_nothing_leaves_no_folder() {
+    let bench = bench();
+    run(&bench, None, &format!("download {REPOSITORY} --to hf")).expect(0);
+    let before = bench.tree();
+    run(&bench, None, &format!("convert hf:{REPOSITORY}")).expect(1);
+    assert_eq!(bench.tree(), before);
+    let script = converter(&bench, "exit 7");
+    run(&bench, Some(&script), &format!("convert hf:{REPOSITORY}")).expect(1);
+    let (after, added): (Vec<_>, Vec<_>) = bench.tree().into_iter().partition(|path| before.contains(path));
+    assert_eq!(after, before);
+    assert!(added.iter().all(|path| !path.contains("models/")), "{added:?}");
+}
+
+#[test]
+fn an_output_type_is_one_that_is_known() {
+    let bench = bench();
+    run(&bench, None, &format!("download {REPOSITORY}")).expect(0);
+    let ran = run(&bench, None, "convert gpt2 --outtype f99").expect(2);
     assert!(ran.stderr.contains("f99"), "{ran:?}");
 }
 

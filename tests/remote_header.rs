@@ -5,7 +5,9 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
+use rbee_hive::Error;
 use rbee_hive::format::gguf::{TensorType, Writer};
 use rbee_hive::model::memory::{Conditions, Device, HostMemory, Verdict};
 use rbee_hive::provisioner::{ModelProvisioner, RemoteHeader};
@@ -111,4 +113,23 @@ async fn what_is_no_model_is_an_error_of_one_line() {
         let error = provisioner.remote_metadata(&header(&provisioner).await).await.unwrap_err().to_string();
         assert!(error.contains("tiny.Q8_0.gguf") && !error.contains('\n'), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_header_that_stops_on_its_way_is_not_waited_for_forever() {
+    let hub = TestHub::start().await;
+    hub.put(REPOSITORY, "tiny.Q4_K_M.gguf", &gguf(1, 40_000, 8 * MIB));
+    let base = tempfile::tempdir().unwrap();
+    let provisioner = provisioner(&hub, base.path());
+    let header = header(&provisioner).await;
+    hub.fault(Fault::on("tiny.Q4_K_M.gguf", What::Stall(64 * KIB)).always());
+    let passes = async {
+        while hub.count("tiny.Q4_K_M.gguf") == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(120)).await;
+    };
+    let (told, ()) = tokio::join!(provisioner.remote_metadata(&header), passes);
+    assert!(matches!(told, Err(Error::Unreachable { .. })), "{told:?}");
 }

@@ -7,12 +7,21 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rbee_hive::config::VerifySettings;
 use rbee_hive::format::gguf::{TensorType, Writer};
+use rbee_hive::model::{FileStatus, ModelId, StoreKind};
+use rbee_hive::provisioner::{Inventory, PlanTarget};
+use rbee_hive::store::Store;
+use rbee_hive::store::hf::HfStore;
+use rbee_hive::store::verify::{Depth, Progress};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use support::hf_cache::{Cache, commit, noise};
 use support::program::Bench;
+use tokio_util::sync::CancellationToken;
 
 fn writer() -> Writer {
     Writer::new("llama").tensor("a", &[32, 8], TensorType::F32).tensor("b", &[32, 8], TensorType::F32)
@@ -203,4 +212,62 @@ fn many_models_come_in_their_order_whatever_ends_first() {
     assert_eq!(ids, ["a-gguf", "b-gguf", "c-gguf"]);
     let again = bench.run("verify --all --json").expect(0).json();
     assert_eq!(verified, again);
+}
+
+#[test]
+fn cut_and_padded_weights_are_told_apart_where_only_a_checksum_is_known() {
+    let bench = Bench::new();
+    bench.hub.put("org/M-GGUF", "m-Q4_K_M.gguf", &gguf());
+    bench.run("download org/M-GGUF --to hf").expect(0);
+    let hub = bench.scratch.path().join("home/.cache/huggingface/hub/models--org--M-GGUF");
+    let blob = fs::read_dir(hub.join("blobs")).unwrap().next().unwrap().unwrap().path();
+    let _ = fs::remove_dir_all(hub.join("trees"));
+    let whole = gguf();
+    for (bytes, status) in [
+        (whole[..whole.len() - 100].to_vec(), "truncated"),
+        ([whole.clone(), vec![7; 5000]].concat(), "extra"),
+        ([&whole[..whole.len() - 1], &[!whole[whole.len() - 1]]].concat(), "corrupt"),
+    ] {
+        let length = bytes.len().to_string();
+        fs::write(&blob, bytes).unwrap();
+        for depth in ["", "--quick"] {
+            let verified = bench.run(&format!("verify hf:org/M-GGUF --json {depth}")).json();
+            let file = file(&verified, "m-Q4_K_M.gguf");
+            if status != "corrupt" {
+                let wanted = whole.len().to_string();
+                assert_eq!(
+                    (&file["status"], &file["expected"], &file["actual"]),
+                    (&status.into(), &wanted.into(), &length.clone().into())
+                );
+            } else if depth.is_empty() {
+                assert_eq!(file["status"], status, "{verified}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_written_to_while_it_is_read_is_not_right() {
+    let cache = Cache::new();
+    let bytes = noise(3 << 20, 1);
+    let blob = cache.file("models--org--a", &commit('1'), "w.bin", &bytes);
+    cache.reference("models--org--a", "main", &commit('1'));
+    let store: Arc<dyn Store> = Arc::new(HfStore::new(cache.hub.clone()));
+    let model = ModelId { store: StoreKind::Hf, store_path: store.root().to_owned(), id: "org/a".to_owned() };
+    // Slow enough that it is still read when its first bytes have been.
+    let pace = VerifySettings { limit: Some(4 << 20), ..VerifySettings::default() };
+    let inventory = Inventory::new(vec![store], Vec::new()).pacing(pace);
+    let mut written = false;
+    let mut scribble = |progress: Progress<'_>| {
+        if progress.bytes > 0 && !written {
+            let file = fs::File::options().write(true).open(&blob).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"other", 3).unwrap();
+            written = true;
+        }
+    };
+    let cancel = CancellationToken::new();
+    let verified = inventory.verify(&PlanTarget::whole(model), Depth::Full, &mut scribble, &cancel).unwrap();
+    assert!(written, "the file was read before anything was told of it");
+    assert!(!verified.ok && verified.files[0].status == FileStatus::Unreadable, "{verified:?}");
+    assert!(verified.files[0].actual.as_ref().unwrap().contains("written to"), "{verified:?}");
 }

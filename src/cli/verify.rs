@@ -16,13 +16,15 @@ use super::session::{Found, Session};
 use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::filter::SortKey;
-use crate::model::{Digest, FileCheck, FileStatus, StoreKind, Verification, text};
+use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Event};
 
 /// Models whose way out is told, and files that are named in one.
 const NAMED_WAYS_OUT: usize = 5;
 const MOST_FILES_AGAIN: usize = 8;
+/// Models that are looked up for a way out.
+const LOOKED_UP: usize = 32;
 
 /// `verify --json`.
 #[derive(Serialize)]
@@ -154,12 +156,12 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
         session.output.say(&format!("llorch-models: {} of {} damaged", bad, count(models.len(), "model")));
         let damaged: Vec<Verification> = models.into_iter().filter(|model| !model.ok).collect();
         let begun = damaged.iter().any(|model| model.files.iter().any(|file| is_unnamed(model.model.store, file)));
-        let (ways_out, _) = ways_out(session, damaged).await?;
-        for way_out in ways_out.iter().take(NAMED_WAYS_OUT) {
+        let ((named, others), _) = ways_out(session, damaged).await?;
+        for way_out in named {
             session.output.say(&format!("to fetch what is damaged again: llorch-models {way_out}"));
         }
-        if let Some(more @ 1..) = ways_out.len().checked_sub(NAMED_WAYS_OUT) {
-            session.output.say(&format!("and {more} more in the same way"));
+        if others > 0 {
+            session.output.say(&format!("and so on for up to {others} more"));
         }
         if begun {
             session
@@ -171,21 +173,29 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The commands that fetch again what is damaged, of models in the stores that downloads go to and whose origin is known.
-async fn ways_out(session: &mut Session, damaged: Vec<Verification>) -> Result<(Vec<String>, Option<Exit>), Stop> {
+/// The commands that fetch again what is damaged, of the first models in the stores that downloads go to and whose origin is
+/// known, and how many others there may be: each has to be looked up.
+async fn ways_out(
+    session: &mut Session,
+    damaged: Vec<Verification>,
+) -> Result<((Vec<String>, usize), Option<Exit>), Stop> {
     let inventory = session.inventory.clone();
     session
         .blocking(move || {
-            let known = damaged.iter().filter_map(|verification| {
+            let mut known = damaged.iter().filter_map(|verification| {
                 let to = match verification.model.store {
                     StoreKind::Flat => "",
                     StoreKind::Hf => " --to hf",
                     _ => return None,
                 };
-                let reference = inventory.details(&verification.model).ok()?.model.reference?;
-                Some(format!("download {}{to}{}", text::printable(&reference), files_again(verification)?))
+                Some((&verification.model, to, files_again(verification)?))
             });
-            known.collect()
+            let command = |(model, to, files): (&ModelId, &str, String)| {
+                let reference = inventory.contents(model).ok()?.model.reference?;
+                Some(format!("download {}{to}{files}", text::printable(&reference)))
+            };
+            let named = known.by_ref().take(LOOKED_UP).filter_map(command).take(NAMED_WAYS_OUT).collect();
+            (named, known.count())
         })
         .await
 }

@@ -70,6 +70,11 @@ pub fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder that was made for a file which did not come. One with something in it stays.
+pub fn remove_folder_if_empty(path: &Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
 /// Moves the finished `staged` file to its final name in the same file system: sync, rename, sync of the folder.
 /// A file that already has that name is replaced.
 ///

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use tokio::time::timeout;
 
 use super::ModelProvisioner;
 use crate::error::{Error, Result};
@@ -16,6 +19,9 @@ use crate::model::{FileName, Quantization, RemoteFile, Validator, text};
 const FIRST: u64 = 256 << 10;
 /// Most bytes of a header that are fetched.
 const MOST: u64 = 16 << 20;
+/// A range comes in so long, and a second for each so many of its bytes: a look at many models waits for the slowest.
+const PATIENCE: Duration = Duration::from_secs(15);
+const SLOWEST: u64 = 32 << 10;
 /// Longest `config.json` that is fetched.
 const LONGEST_CONFIG: u64 = 1 << 20;
 /// Headers that are remembered.
@@ -148,8 +154,17 @@ async fn fetch(
         bytes.clear();
     }
     *validator = body.validator.take();
+    let limit = PATIENCE + Duration::from_secs((end - start) / SLOWEST);
+    timeout(limit, take(&mut body.stream, bytes, end)).await.unwrap_or_else(|_| {
+        let reason = format!("the header of '{}' did not come in {} s", file.path, limit.as_secs());
+        Err(Error::Unreachable { url: hub.endpoint().to_owned(), reason })
+    })
+}
+
+/// Adds what `stream` brings to `bytes`, until there are `end`.
+async fn take(stream: &mut (impl Stream<Item = Result<Bytes>> + Unpin), bytes: &mut Vec<u8>, end: u64) -> Result<()> {
     while (bytes.len() as u64) < end
-        && let Some(piece) = body.stream.next().await
+        && let Some(piece) = stream.next().await
     {
         let room = usize::try_from(end - bytes.len() as u64).unwrap_or(0);
         let piece = piece?;

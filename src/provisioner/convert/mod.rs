@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DownloadPlan, DownloadRequest, Inventory, ModelProvisioner};
 use crate::disk::lock::FileLock;
-use crate::disk::{publish, safe, space};
+use crate::disk::{publish, regular, safe, space};
 use crate::error::{Error, Result};
 use crate::hub::CatalogEntry;
 use crate::model::selector::Selector;
@@ -137,13 +137,14 @@ impl ModelProvisioner {
         }
         let target = inventory.find(&Selector::parse(&request.reference)?, None)?;
         let details = inventory.details(&target.model)?;
-        let named = |wanted: &str| details.files.iter().find(|file| file.absolute.ends_with(wanted));
+        // The model's own, not that of a part of it.
+        let configs = details.files.iter().filter(|file| file.absolute.ends_with("config.json"));
+        let config = configs.min_by_key(|file| file.absolute.components().count());
         let has_weights = details
             .files
             .iter()
             .any(|file| FileName::parse(file.path.rsplit('/').next().unwrap_or_default()).is_safetensors());
-        let config = named("config.json").filter(|_| has_weights);
-        let Some(source) = config.and_then(|config| config.absolute.parent()) else {
+        let Some(source) = config.filter(|_| has_weights).and_then(|config| config.absolute.parent()) else {
             return Err(refused("it has no safetensors with a config.json; only those can be converted".to_owned()));
         };
         let record = Record::read(&details.model.path).ok().flatten();
@@ -213,7 +214,7 @@ impl ModelProvisioner {
         output: &OutputSink,
         cancel: &CancellationToken,
     ) -> Result<Converted> {
-        let target = self.target(conversion)?;
+        let target = conversion.file.below(&conversion.folder);
         if let Some(done) = self.already(conversion, &target)? {
             return Ok(done);
         }
@@ -221,6 +222,24 @@ impl ModelProvisioner {
         let source = check::Source::read(&conversion.source)
             .map_err(|reason| Error::Conversion { what: conversion.name.clone(), reason })?;
         room(conversion, &source)?;
+        let was_there = conversion.folder.symlink_metadata().is_ok();
+        let converted = self.staged(conversion, &converter, &source, output, cancel);
+        if converted.is_err() && !was_there {
+            publish::remove_folder_if_empty(&conversion.folder);
+        }
+        converted
+    }
+
+    /// Converts into a staged file and publishes that.
+    fn staged(
+        &self,
+        conversion: &Conversion,
+        converter: &Converter,
+        source: &check::Source,
+        output: &OutputSink,
+        cancel: &CancellationToken,
+    ) -> Result<Converted> {
+        let target = self.target(conversion)?;
         let origin = conversion.origin.as_ref();
         let parts = [
             origin.map_or("", |origin| origin.endpoint.as_str()),
@@ -233,7 +252,7 @@ impl ModelProvisioner {
         let (staged, journal) = staging_paths(&target, &staging_key(None, &parts));
         let lock = FileLock::try_exclusive(&journal)?
             .ok_or_else(|| Error::Locked { path: target.clone(), holder: FileLock::holder(&journal) })?;
-        let made = self.make(conversion, &converter, &source, &staged, output, cancel);
+        let made = self.make(conversion, converter, source, &staged, output, cancel);
         let published = made.and_then(|digest| self.publish(conversion, &staged, &target, digest));
         // What is not published is of no use: a converter begins anew.
         let tidied = publish::remove_if_there(&staged).and_then(|()| publish::remove_if_there(&journal));
@@ -267,6 +286,10 @@ impl ModelProvisioner {
             }
             // One of our own that was damaged since.
             Some(_) if status.is_file() => Ok(None),
+            // Of a source of unknown origin nothing is recorded.
+            None if conversion.origin.is_none() && is_conversion(conversion, target) => {
+                Ok(Some(Converted { path: target.to_owned(), bytes: status.len(), digest: None, made: false }))
+            }
             _ => {
                 let repository = format!("the conversion of {}", conversion.name);
                 Err(Error::Occupied { path: target.to_owned(), repository })
@@ -314,6 +337,15 @@ impl ModelProvisioner {
         }
         Ok(Converted { path: target.to_owned(), bytes, digest: Some(digest), made: true })
     }
+}
+
+/// Whether what lies at `target` can be what this makes.
+fn is_conversion(conversion: &Conversion, target: &Path) -> bool {
+    let agrees = |source: check::Source| {
+        let file = regular::open(target).ok()?;
+        source.agrees(&file, conversion.file.file_name()).ok()
+    };
+    check::Source::read(&conversion.source).ok().and_then(agrees).is_some()
 }
 
 /// A converter that can be started.

@@ -74,7 +74,11 @@ fn opened(
     let header = (is_weights && (digest.is_none() || parsed.shard().is_some())).then(|| read_metadata(file, name));
     checked.split = header.as_ref().and_then(|header| header.as_ref().ok()).map(Split::of);
     if let Some(digest) = digest {
-        return content(file, fingerprint, digest, expected, options, reading, &mut checked.check);
+        content(file, fingerprint, digest, expected, options, reading, &mut checked.check)?;
+        if checked.check.status == FileStatus::Corrupt && is_weights {
+            length(file, size, expected, &mut checked.check);
+        }
+        return Ok(());
     }
     if !is_weights && expected.size.is_none() && expected.digest.is_none() {
         checked.check.status = FileStatus::NoChecksum;
@@ -177,10 +181,30 @@ fn content(
         Some(good) if after == Some(before) => options.memory.remember(&before, good),
         _ => options.memory.forget(&before),
     }
-    if after != Some(before) {
-        check.say("it was written to while it was read; verify it again");
+    let bytes = |fingerprint: Fingerprint| (fingerprint.size_bytes, fingerprint.modified);
+    if after.map(bytes) != Some(bytes(before)) {
+        // What was compared is not what lies there now.
+        check.status = FileStatus::Unreadable;
+        compared(
+            check,
+            digest.algorithm().name(),
+            None,
+            "it was written to while it was read; verify it again".to_owned(),
+        );
     }
     Ok(())
+}
+
+/// Says of weights with a wrong checksum that they are cut or padded, where their header tells.
+fn length(file: &File, size: u64, expected: &Expected, check: &mut FileCheck) {
+    let name = expected.path.rsplit('/').next().unwrap_or(&expected.path);
+    let (status, wanted) = match read_metadata(file, name).map(|header| header.structure) {
+        Ok(Structure::Truncated { missing: Some(missing) }) => (FileStatus::Truncated, size.saturating_add(missing)),
+        Ok(Structure::Extra { bytes }) => (FileStatus::Extra, size.saturating_sub(bytes)),
+        _ => return,
+    };
+    check.status = status;
+    compared(check, STRUCTURE, Some(wanted.to_string()), size.to_string());
 }
 
 /// Says which sources promise something else, and whether the file is what they promise.
