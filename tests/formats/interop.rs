@@ -11,8 +11,13 @@ use serde_json::{Value as Json, json};
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/interop.py");
 
 fn python(command: &str, folder: &Path) -> Json {
+    run_python(SCRIPT, command, folder)
+}
+
+/// What a script says of a folder.
+pub fn run_python(script: &str, command: &str, folder: &Path) -> Json {
     let interpreter = std::env::var_os("LLORCH_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-    let output = Command::new(interpreter).arg(SCRIPT).arg(command).arg(folder).output().unwrap();
+    let output = Command::new(interpreter).arg(script).arg(command).arg(folder).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -8,6 +8,7 @@ mod hostile;
 #[allow(dead_code)]
 mod inputs;
 mod interop;
+mod interop_safetensors;
 mod limits;
 mod memory;
 mod packed;

@@ -3,6 +3,7 @@
 use rbee_hive::format::config_json::Config;
 use rbee_hive::format::safetensors::Packed;
 use rbee_hive::format::{Metadata, read_metadata};
+use rbee_hive::model::Quantization;
 
 use crate::support::file;
 
@@ -208,7 +209,7 @@ fn every_layout_has_the_parameters_that_were_packed() {
         let list = with_plain(list);
         let told = told(&list, &config);
         assert_eq!(told.parameters, Some(parameters + PLAIN), "{name}: {:?}", told.packed);
-        assert_eq!(told.quantization.as_ref().map(|label| label.as_str()), label, "{name}");
+        assert_eq!(told.quantization.as_ref().map(Quantization::as_str), label, "{name}");
         assert_eq!(told.warnings, [""; 0], "{name}");
         assert_eq!(told.packed.is_some(), name != "plain", "{name}");
         let bits = told.tensor_bytes.unwrap() as f64 * 8.0 / (parameters + PLAIN) as f64;
