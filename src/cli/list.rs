@@ -14,6 +14,7 @@ use crate::model::filter::{Filter, last_use};
 use crate::model::size::parameters;
 use crate::model::{Bytes, Model, ModelId, StoreSummary, text};
 use crate::provisioner::{Duplicate, Totals};
+use crate::store::Row;
 
 /// `list --json`.
 #[derive(Serialize)]
@@ -117,7 +118,7 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
             model.parameters.map(parameters).unwrap_or_default(),
             model.size(model.disk_bytes),
             last_use(model).map(|then| ago(now, then)).unwrap_or_default(),
-            notes(model).join(", "),
+            notes(row).join(", "),
         ]);
     }
     table
@@ -128,8 +129,11 @@ fn differ<T: PartialEq>(mut values: impl Iterator<Item = T>) -> bool {
     values.next().is_some_and(|first| values.any(|value| value != first))
 }
 
-fn notes(model: &Model) -> Vec<String> {
-    let mut notes = Vec::new();
+fn notes(row: &Row) -> Vec<String> {
+    let (mut notes, model) = (Vec::new(), &row.model);
+    if row.metadata.as_ref().is_some_and(|metadata| metadata.adapter.is_some()) {
+        notes.push("adapter".to_owned());
+    }
     notes.extend(model.state().map(str::to_owned));
     match model.in_use_by.as_deref() {
         Some([holder]) => notes.push(format!("in use by {}", holder.pid)),

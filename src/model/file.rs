@@ -47,9 +47,13 @@ impl Role {
             | "added_tokens.json"
             | "chat_template.jinja"
             | "chat_template.json" => Self::Tokenizer,
-            "config.json" | "generation_config.json" | "preprocessor_config.json" | "processor_config.json" => {
-                Self::Config
-            }
+            "config.json"
+            | "generation_config.json"
+            | "preprocessor_config.json"
+            | "processor_config.json"
+            | "adapter_config.json"
+            | "hf_quant_config.json"
+            | "quantize_config.json" => Self::Config,
             _ if lower.ends_with(".safetensors.index.json") => Self::Config,
             _ if lower.ends_with(".model") || lower.ends_with(".tiktoken") => Self::Tokenizer,
             _ => Self::Other,

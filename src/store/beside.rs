@@ -14,6 +14,9 @@ use crate::format::quantization_config::QuantizationConfig;
 use crate::format::tokenizer::{Extent, Tokenizer, TokenizerConfig};
 use crate::model::{Format, text};
 
+/// Names that licence files have on the hub.
+const LICENCES: [&str; 6] = ["LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "license.txt"];
+
 /// A file that tells something of the weights beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Companion {
@@ -122,6 +125,11 @@ impl Beside<'_> {
                     Arc::make_mut(metadata).chat_template = true;
                 }
             }
+            if metadata.tokenizer.is_none()
+                && let Some(kind) = self.tokenizer(folder)
+            {
+                Arc::make_mut(metadata).tokenizer = Some(kind.to_owned());
+            }
         }
         if metadata.licence.is_some() && metadata.base_model.is_some() {
             return;
@@ -132,6 +140,23 @@ impl Beside<'_> {
             .find_map(|path| read("README.md", Companion::Card, path));
         if let Some(card) = card.filter(|card| card.licence.is_some() || card.base_model.is_some()) {
             Arc::make_mut(metadata).complete_beside(&card);
+        }
+        if metadata.licence.is_none() {
+            let folders = [folder, Path::new("")];
+            let mut paths = folders.iter().flat_map(|folder| LICENCES.map(|name| (name, folder.join(name))));
+            if let Some(told) = paths.find_map(|(name, path)| read(name, Companion::Licence, &path)) {
+                Arc::make_mut(metadata).complete_beside(&told);
+            }
+        }
+    }
+
+    /// The kind of tokenizer whose vocabulary lies here as its trainer wrote it.
+    fn tokenizer(&self, folder: &Path) -> Option<&'static str> {
+        let is_there = |name: &str| (self.find)(&folder.join(name)).is_some_and(|(_, status)| status.size_bytes > 0);
+        if is_there("tokenizer.model") {
+            Some("SentencePiece")
+        } else {
+            (is_there("vocab.json") && is_there("merges.txt")).then_some("BPE")
         }
     }
 }

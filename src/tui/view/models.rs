@@ -146,6 +146,10 @@ impl Column {
             return None;
         }
         let none = || (symbols.none.to_owned(), Role::Text);
+        // Whether it fits is a question to its base model.
+        if self == Self::Fits && row.metadata.as_ref().is_some_and(|metadata| metadata.adapter.is_some()) {
+            return Some(("adapter".to_owned(), Role::Dim));
+        }
         let Some(memory) = &state.memory else { return Some(none()) };
         let fit = fit_of_row(&row.model, row.metadata.as_deref(), &row.loads, memory, &state.facts.fit);
         let Some(fit) = fit.filter(|fit| fit.verdict != Verdict::Unknown) else { return Some(none()) };
