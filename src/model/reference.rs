@@ -10,7 +10,7 @@ const HUB_HOSTS: [&str; 3] = ["huggingface.co", "www.huggingface.co", "hf.co"];
 
 /// A checked reference: a catalog alias, a folder name or `org/name`, each with `:QUANT` and/or `@REVISION`.
 ///
-/// `hf://org/name` and the URL of a model's page on the hub mean `org/name`. Checking touches no disk.
+/// `hf://org/name`, `hf.co/org/name` and the URL of a model's page on the hub mean `org/name`. Checking touches no disk.
 /// What a reference resolves to is the business of the store and the catalog.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
@@ -65,7 +65,7 @@ impl Reference {
             }
             return Self::from_page(text, rest);
         }
-        Self::from_parts(text, trimmed)
+        Self::from_parts(text, without_host(trimmed).unwrap_or(trimmed))
     }
 
     /// `host/org/name[/(tree|blob|resolve)/REVISION[/FILE]]`, without scheme.
@@ -204,6 +204,15 @@ impl Reference {
     }
 }
 
+/// `org/name…` of `hf.co/org/name…`, as Ollama and llama.cpp name models of the hub. Without a third part the host is none.
+fn without_host(text: &str) -> Option<&str> {
+    let (host, rest) = text.split_once('/')?;
+    let (org, name) = rest.split(['@', ':']).next().unwrap_or(rest).split_once('/')?;
+    let is_hub = HUB_HOSTS.iter().any(|known| known.eq_ignore_ascii_case(host));
+    let is_model = !name.contains('/') && !matches!(org, "datasets" | "spaces");
+    (is_hub && is_model).then_some(rest)
+}
+
 /// What of `address` comes after `endpoint` and a slash. Scheme and host are compared without case, as they are meant.
 fn below<'a>(address: &'a str, endpoint: &str) -> Option<&'a str> {
     let endpoint = endpoint.trim_end_matches('/');
@@ -270,6 +279,10 @@ mod tests {
             ("org/name:Q8_0@refs/pr/1", "org/name", Some("Q8_0"), Some("refs/pr/1")),
             ("org/name@main:Q8_0", "org/name", Some("Q8_0"), Some("main")),
             ("hf://org/name", "org/name", None, None),
+            ("hf.co/org/name", "org/name", None, None),
+            ("hf.co/org/name:q8_0", "org/name", Some("Q8_0"), None),
+            ("HuggingFace.co/org/name:Q8_0@refs/pr/1", "org/name", Some("Q8_0"), Some("refs/pr/1")),
+            ("hf.co/name", "hf.co/name", None, None),
             ("https://huggingface.co/org/name", "org/name", None, None),
             ("https://huggingface.co/org/name/", "org/name", None, None),
             ("https://hf.co/org/name/tree/main?x=1", "org/name", None, None),
@@ -350,6 +363,12 @@ mod tests {
             "hf://../x",
             "https://huggingface.co/",
             "https://huggingface.co/datasets/x/y",
+            "hf.co/datasets/x",
+            "hf.co/datasets/x/y",
+            "hf.co/../x",
+            "hf.co/org/",
+            "example.org/org/name",
+            "datasets/org/name",
             "https://huggingface.co/a/%2e%2e",
         ];
         for text in cases {

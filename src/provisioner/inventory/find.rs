@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Inventory, PlanTarget, shown};
 use crate::error::{Error, Result};
 use crate::model::selector::{Choice, Selector, arguments};
-use crate::model::{Model, ModelId, Quantization, Reference, text};
-use crate::store::{Part, Store, Target};
+use crate::model::{Model, ModelId, Quantization, Reference, StoreKind, text};
+use crate::store::{Part, Row, Store, Target};
 
 impl Inventory {
     /// The row, or the part of it, that a command names. `store_path` limits it to the store with that root.
@@ -20,10 +22,14 @@ impl Inventory {
     pub fn find(&self, selector: &Selector, store_path: Option<&Path>) -> Result<PlanTarget> {
         match self.find_meant(selector, store_path) {
             Err(error @ (Error::InvalidReference { .. } | Error::ModelNotFound { .. })) => {
-                match self.find_printed(selector, store_path)? {
-                    Some(target) => Ok(target),
-                    None => Err(self.with_what_is_here(error, selector, store_path)),
+                let mut target = self.find_printed(selector, store_path)?;
+                if target.is_none() {
+                    target = match error {
+                        Error::InvalidReference { .. } => self.find_by_long_id(selector, store_path)?,
+                        _ => self.find_by_origin(selector, store_path)?,
+                    };
                 }
+                target.ok_or_else(|| self.with_what_is_here(error, selector, store_path))
             }
             other => other,
         }
@@ -98,6 +104,39 @@ impl Inventory {
             }
         }
         Ok(None)
+    }
+
+    /// An id as a list shows it that is no reference: `datasets/org/name`, `imported-models/uncategorized/m.gguf`. In folders of our
+    /// own a name may mean less than the row of that name.
+    fn find_by_long_id(&self, selector: &Selector, store_path: Option<&Path>) -> Result<Option<PlanTarget>> {
+        let id = selector.rest();
+        if selector.store().is_some() || id.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Ok(None);
+        }
+        let mut found = self.rows_named(id, selector, store_path);
+        found.retain(|target| target.model.store != StoreKind::Flat);
+        self.one_of(found, selector)
+    }
+
+    /// `org/name[:QUANT]` where only llama.cpp's own cache has it, whose rows are named by their files.
+    fn find_by_origin(&self, selector: &Selector, store_path: Option<&Path>) -> Result<Option<PlanTarget>> {
+        let Ok(reference) = Reference::parse(selector.rest()) else { return Ok(None) };
+        let plain = reference.revision().is_none() && reference.file().is_none();
+        let Some(repository) = reference.repository().filter(|_| plain) else { return Ok(None) };
+        let stores = self.asked(selector, store_path).into_iter().filter(|store| store.kind() == StoreKind::LlamaCpp);
+        let mut found = Vec::new();
+        for store in stores {
+            let mut take = |row: Row| {
+                // A row has one quantization here, and an exact label is asked for.
+                let is =
+                    |wanted: &str| matches!(row.model.selects.as_slice(), [one] if *one == Quantization::new(wanted));
+                if row.model.reference.as_deref() == Some(repository) && reference.quantization().is_none_or(is) {
+                    found.push(PlanTarget::whole(row.model.identity.clone()));
+                }
+            };
+            store.scan(&mut take, &CancellationToken::new());
+        }
+        self.one_of(found, selector)
     }
 
     /// The whole rows of exactly that id.

@@ -198,6 +198,12 @@ impl Store for HfStore {
     fn details_of(&self, target: &Target) -> Result<Details> {
         let (hub, repository) = self.repository(&target.id)?;
         let chosen = chosen(&repository, &target.part)?;
+        let mut entries = repository.revisions.iter().flat_map(|of| of.entries.iter().map(|entry| (&of.commit, entry)));
+        if !entries.any(|(commit, entry)| chosen(commit, &entry.path))
+            && let Some(error) = absent(&target.id, &target.part)
+        {
+            return Err(error);
+        }
         let all = match repository.shares().then(|| scan::read_all(&hub, &self.root)) {
             Some(all) => all.map_err(|error| Error::io("read", &self.root)(error.into()))?,
             None => Vec::new(),
@@ -205,7 +211,7 @@ impl Store for HfStore {
         let users = scan::shared_users(all.iter());
         let certain = scan::has_shared_store(&hub) && !all.iter().any(Repository::has_unknown_blobs);
         let users_of = |hash: &OsStr| scan::users_of(&users, certain, hash);
-        let mut row = row::row(&repository, &self.root, &users_of);
+        let mut row = row::row(&repository, &self.root, &chosen, &users_of);
         scan::surround(&mut row, &repository, &mut Surroundings::default());
         self.add_headers(&repository, &chosen, &mut row);
         Ok(Details {
@@ -283,28 +289,30 @@ impl Store for HfStore {
 
 impl HfStore {
     fn expected_of(&self, hub: &Folder, repository: &Repository, target: &Target) -> Result<Vec<Expected>> {
-        let missing = |what: String| Error::FileNotFound { repository: target.id.clone(), what, available: Vec::new() };
         let chosen = chosen(repository, &target.part)?;
         let mut expected = expected::expected(hub, repository, &chosen);
         if target.part == Part::Whole {
             expected.extend(expected::unfinished(hub, repository));
             expected.extend(expected::unread(repository));
         }
-        match &target.part {
-            Part::Quantization(label) if expected.is_empty() => {
-                Err(missing(format!("quantization {} here", text::printable(label))))
-            }
-            Part::QuantizationOf { quantization, revision } if expected.is_empty() => Err(missing(format!(
-                "quantization {} in revision '{}' here",
-                text::printable(quantization),
-                text::printable(revision)
-            ))),
-            Part::Files(paths) if expected.is_empty() => {
-                Err(missing(format!("file '{}' here", text::printable(&paths.join(", ")))))
-            }
-            _ => Ok(expected),
+        match expected.is_empty().then(|| absent(&target.id, &target.part)).flatten() {
+            Some(error) => Err(error),
+            None => Ok(expected),
         }
     }
+}
+
+/// That nothing is here of a part which is chosen by name.
+fn absent(id: &str, part: &Part) -> Option<Error> {
+    let what = match part {
+        Part::Whole | Part::Revision(_) => return None,
+        Part::Quantization(label) => format!("quantization {} here", text::printable(label)),
+        Part::QuantizationOf { quantization, revision } => {
+            format!("quantization {} in revision '{}' here", text::printable(quantization), text::printable(revision))
+        }
+        Part::Files(paths) => format!("file '{}' here", text::printable(&paths.join(", "))),
+    };
+    Some(Error::FileNotFound { repository: id.to_owned(), what, available: Vec::new() })
 }
 
 /// Whether a part has the file at a path of a revision.

@@ -13,8 +13,13 @@ use crate::model::{Bytes, FileName, FileStatus, Format, Model, ModelId, ModelKin
 use crate::store::Row;
 use crate::store::surroundings::Warnings;
 
-/// The row of `repository`. `users` counts the links of all repositories to a shared payload, which one of them cannot know by itself.
-pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -> u64) -> Row {
+/// The row of `repository`; of weights only those that are `chosen` can be missing. `users` counts the links of all repositories to a shared payload, which one of them cannot know by itself.
+pub(super) fn row(
+    repository: &Repository,
+    root: &Path,
+    chosen: &dyn Fn(&OsStr, &Path) -> bool,
+    users: &dyn Fn(&OsStr) -> u64,
+) -> Row {
     let mut usage = Usage::default();
     let mut content = Usage::default();
     let mut modified = None;
@@ -59,7 +64,7 @@ pub(super) fn row(repository: &Repository, root: &Path, users: &dyn Fn(&OsStr) -
     for status in repository.refs.iter().map(|r| &r.status).chain(repository.others.iter().map(|(_, status)| status)) {
         add(&mut usage, status, status.links);
     }
-    let lacks = Lacks::of(repository);
+    let lacks = Lacks::of(repository, chosen);
     let unfinished: Vec<String> =
         repository.unfinished().map(|(name, _)| text::printable_path(Path::new(name))).collect();
     let identity = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: repository.id.clone() };
@@ -100,12 +105,13 @@ struct Lacks {
 }
 
 impl Lacks {
-    fn of(repository: &Repository) -> Self {
+    fn of(repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Self {
         let mut missing = BTreeSet::new();
         let mut shards = false;
         for revision in &repository.revisions {
             for entry in revision.entries.iter().filter(|entry| sets::is_weights(&entry.path)) {
-                if is_missing(repository, entry) && !sets::is_foreign(repository, entry) {
+                let lacks = chosen(&revision.commit, &entry.path) && is_missing(repository, entry);
+                if lacks && !sets::is_foreign(repository, entry) {
                     missing.insert(entry.path.as_path());
                 }
             }

@@ -100,7 +100,7 @@ pub(super) fn scan(
                     let found = match repository {
                         Some(repository) if repository.shares() => Found::Sharing(Box::new(repository)),
                         Some(repository) => {
-                            let mut row = row::row(&repository, root, &|_| 1);
+                            let mut row = row::row(&repository, root, &|_, _| true, &|_| 1);
                             surround(&mut row, &repository, &mut surroundings);
                             add(&repository, &mut row);
                             Found::Row(Box::new(row))
@@ -140,7 +140,7 @@ pub(super) fn scan(
         if cancel.is_cancelled() {
             break;
         }
-        let mut row = row::row(&repository, root, &|hash| users_of(&users, certain, hash));
+        let mut row = row::row(&repository, root, &|_, _| true, &|hash| users_of(&users, certain, hash));
         surround(&mut row, &repository, &mut surroundings);
         add(&repository, &mut row);
         usage.merge(&row.usage);
