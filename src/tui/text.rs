@@ -42,6 +42,30 @@ pub fn cut_middle(text: &str, columns: usize, ellipsis: &str) -> String {
     format!("{}{ellipsis}{}", head(&text, room - end), tail(&text, end))
 }
 
+/// A model's name, made printable and cut to `columns`: of `publisher/name` the publisher gives way first, then an ending
+/// that only names the format; what is left is cut in its middle.
+#[must_use]
+pub fn cut_name(text: &str, columns: usize, ellipsis: &str) -> String {
+    let text = printable(text);
+    if width(&text) <= columns {
+        return text;
+    }
+    let Some((publisher, name)) = text.rsplit_once('/') else { return cut_middle(&text, columns, ellipsis) };
+    let room = columns.saturating_sub(width(name) + 1 + width(ellipsis));
+    if room > 0 {
+        return format!("{}{ellipsis}/{name}", head(publisher, room));
+    }
+    if width(name) <= columns {
+        let mark = if width(name) + width(ellipsis) <= columns { ellipsis } else { "" };
+        return format!("{mark}{name}");
+    }
+    let bare = name.len().checked_sub(5).and_then(|at| name.split_at_checked(at));
+    match bare.filter(|(_, end)| end.eq_ignore_ascii_case("-gguf")) {
+        Some((bare, _)) if width(bare) + width(ellipsis) <= columns => format!("{bare}{ellipsis}"),
+        _ => cut_middle(name, columns, ellipsis),
+    }
+}
+
 /// The end of a name from its quantization on.
 fn telling_end(text: &str) -> Option<&str> {
     if let Some(at) = text.rfind(':') {
@@ -140,6 +164,11 @@ mod tests {
         assert!(cut_middle(name, 40, "…").ends_with("-00002-of-00009.gguf"));
         assert_eq!(cut_middle("TinyLlama-1.1B-Chat-v1.0-GGUF:Q4_K_M", 22, "…"), "TinyLlama-1.1B…:Q4_K_M");
         assert_eq!(cut_middle("qwen2.5-coder-32b-instruct", 16, "…"), "qwen2.5-c…struct");
+        let names = ["lmstudio-community/gemma-3-27b-it-GGUF", "lmstudio-community/gemma-3-4b-it-GGUF:Q4_K_M"];
+        let cut_names = |columns| names.map(|name| cut_name(name, columns, "…"));
+        assert_eq!(cut_names(30), ["lmstudio-…/gemma-3-27b-it-GGUF", "lm…/gemma-3-4b-it-GGUF:Q4_K_M"]);
+        assert_eq!(cut_names(20), ["…gemma-3-27b-it-GGUF", "gemma-3-4b-i…:Q4_K_M"]);
+        assert_eq!(cut_names(16), ["gemma-3-27b-it…", "gemma-3-…:Q4_K_M"]);
         assert_eq!(cut("abcdef", 4, "…"), "abc…");
         assert_eq!(cut("abcdef", 0, "…"), "");
     }
@@ -170,6 +199,7 @@ mod tests {
         fn nothing_is_ever_wider_than_asked(text in ".{0,60}", columns in 0usize..50) {
             prop_assert!(width(&cut(&text, columns, "…")) <= columns);
             prop_assert!(width(&cut_middle(&text, columns, "…")) <= columns);
+            prop_assert!(width(&cut_name(&text, columns, "…")) <= columns);
             prop_assert!(wrap(&text, columns.max(2)).iter().all(|line| width(line) <= columns.max(2)));
         }
     }

@@ -316,6 +316,20 @@ async fn what_failed_is_retried_and_what_ended_is_cleared() {
 }
 
 #[tokio::test]
+async fn what_waits_is_tried_again_now_and_keeps_its_place() {
+    let mut bench = Bench::new(1, None);
+    let (a, b) = (bench.submit("a"), bench.submit("b"));
+    bench.until_state(a, Running).await;
+    assert!(bench.jobs.control(a, Control::Retry).is_err(), "it is being tried");
+    bench.order("a", Order::TakeSlot);
+    bench.until_state(a, JobState::Waiting).await;
+    bench.jobs.control(a, Control::Retry).unwrap();
+    bench.until_state(a, Running).await;
+    assert_eq!(bench.seen.job(b).unwrap().state, Queued);
+    assert_eq!(bench.log(), ["run a", "run a"]);
+}
+
+#[tokio::test]
 async fn a_job_that_panics_has_failed_and_the_others_go_on() {
     let mut bench = Bench::new(1, None);
     let (a, b) = (bench.submit("a"), bench.submit("b"));

@@ -61,11 +61,14 @@ impl Worker {
                     let position = state.snapshot.waiting();
                     self.emit(&mut state, id, requeue(position));
                 }
+                // What waits between two tries makes the next one now, in its own place.
+                JobState::Retrying | JobState::Waiting if is_download => match running {
+                    Some(run) if run.then == Then::Keep => run.stop(Then::Resume),
+                    _ => return Err(refusal(id, "it stops already")),
+                },
                 _ => {
-                    return Err(refusal(
-                        id,
-                        &format!("it is {}; only what failed or was cancelled is retried", now.name()),
-                    ));
+                    let line = format!("it is {}; only what failed, was cancelled or waits is retried", now.name());
+                    return Err(refusal(id, &line));
                 }
             },
             Control::MoveTo(place) if is_download && running.is_some() && position.is_none() => {

@@ -13,6 +13,7 @@ use crate::tui::state::{Dirty, Level, State, Topic};
 pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, Dirty) {
     let before: BTreeMap<JobId, JobState> = states(state);
     let first = !state.queue.known;
+    let mut changed = false;
     let mut dirty = Dirty::Now;
     match update {
         Update::Snapshot(snapshot) => {
@@ -26,6 +27,11 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
             if matches!(event.kind, JobEventKind::Progress { .. }) {
                 dirty = Dirty::Progress;
             }
+            // Its partial may have been discarded.
+            let unfinished =
+                |job: &JobStatus| matches!(job.spec, JobSpec::Download(_)) && job.state != JobState::Finished;
+            changed = matches!(event.kind, JobEventKind::Cleared)
+                && state.queue.snapshot.job(event.job).is_some_and(unfinished);
             state.queue.snapshot.apply(&event);
         }
     }
@@ -43,7 +49,6 @@ pub(super) fn updated(state: &mut State, update: Update, now: Now) -> (Effects, 
         .filter(|job| job.state.has_ended() && !before.get(&job.id).is_some_and(|state| state.has_ended()))
         .cloned()
         .collect();
-    let mut changed = false;
     for job in &ended {
         let (level, line) = result::told(job);
         state.tell(level, Topic::Job(job.id), line, now);

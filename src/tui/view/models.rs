@@ -313,7 +313,7 @@ fn draw_row(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, row: &Ro
         let (cell, role) =
             column.fit(state, row, *width, symbols).unwrap_or_else(|| column.cell(model, state.wall, symbols));
         let cell = if *column == Column::Name {
-            text::cut_middle(&cell, width_here, symbols.ellipsis)
+            text::cut_name(&cell, width_here, symbols.ellipsis)
         } else {
             text::cut(&cell, width_here, symbols.ellipsis)
         };

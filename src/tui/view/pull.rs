@@ -70,7 +70,7 @@ pub(super) fn hits(canvas: &mut Canvas<'_>, state: &State, dialog: &HitsDialog, 
     let first = centred(dialog.cursor, usize::from(rows), dialog.hits.len());
     for ((at, hit), y) in dialog.hits.iter().enumerate().skip(first).zip(y..table.height) {
         canvas.put(table, 0, y, if at == dialog.cursor { ">" } else { " " }, Role::Text);
-        canvas.put(table, 2, y, &text::cut_middle(&hit.id, usize::from(name_width), symbols.ellipsis), Role::Text);
+        canvas.put(table, 2, y, &text::cut_name(&hit.id, usize::from(name_width), symbols.ellipsis), Role::Text);
         if with_figures {
             let updated = hit.updated.map_or_else(|| symbols.none.to_owned(), |then| age(then, state.wall));
             let likes = if with_likes { format!(" {:>5}", short(hit.likes)) } else { String::new() };

@@ -107,7 +107,7 @@ fn draw_job(canvas: &mut Canvas<'_>, state: &State, area: Rect, y: u16, job: &Jo
         // Who published it tells less than what it is.
         subject = subject.rsplit('/').next().unwrap_or_default().to_owned();
     }
-    let name = text::cut_middle(&subject, usize::from(name_width), symbols.ellipsis);
+    let name = text::cut_name(&subject, usize::from(name_width), symbols.ellipsis);
     canvas.put(area, 1, y, &name, Role::Text);
     let mut x = 1 + name_width + 1;
     let (word, role) = word(job);
