@@ -12,6 +12,7 @@ use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
 use crate::model::{Bytes, Holder, Model, Rate, size, text as clean};
+use crate::store::fit::FitReport;
 use crate::store::{Evidence, Load, Loads, Part, fit};
 use crate::tui::state::{Focus, State, Subject};
 use crate::tui::text;
@@ -136,7 +137,7 @@ fn model(page: &mut Page<'_>, state: &State) {
     // What the scan knows is shown before the details are read.
     let metadata = loaded.and_then(|details| details.metadata.as_deref()).or(row.metadata.as_deref());
     let loads = loaded.map_or(&row.loads, |details| &details.loads);
-    facts(page, state, model, metadata, evidence);
+    facts(page, state, model, metadata, loads, evidence);
     match (&state.detail.loaded, &state.detail.wait) {
         (Some(Err(error)), _) => {
             page.gap();
@@ -230,8 +231,14 @@ fn part_under_cursor<'a>(state: &State, loads: &'a Loads) -> Option<&'a Load> {
     loads.quantizations.iter().find(|load| load.quantization.as_str() == label)
 }
 
-fn facts(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Metadata>, evidence: Evidence) {
-    page.field("store", &format!("{} {}", model.identity.store, path(&model.identity.store_path, &state.facts.home)));
+fn facts(
+    page: &mut Page<'_>,
+    state: &State,
+    model: &Model,
+    metadata: Option<&Metadata>,
+    loads: &Loads,
+    evidence: Evidence,
+) {
     page.field("reference", &model.reference.as_deref().map(clean::printable).unwrap_or_default());
     page.known("format", model.format.map(|format| format.name().to_owned()));
     if !model.quantizations.is_empty() {
@@ -240,6 +247,9 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Me
     page.known("architecture", model.architecture.as_deref().map(clean::printable));
     page.known("parameters", model.parameters.map(size::parameters));
     page.known("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
+    if let Some(report) = report(state, model, metadata, loads) {
+        page.field_as("fits", &report.answer(), role(report.fit.verdict));
+    }
     let files = counted(usize::try_from(model.file_count).unwrap_or(usize::MAX), "file", "files");
     let size = if model.measured { format!("{} in {files}", Bytes(model.size_bytes)) } else { model.size(0) };
     page.field("size", &size);
@@ -260,23 +270,32 @@ fn facts(page: &mut Page<'_>, state: &State, model: &Model, metadata: Option<&Me
     }
     page.known("modified", model.modified.map(ago));
     page.known("verified", model.verified.map(ago));
+    page.field("store", &format!("{} {}", model.identity.store, path(&model.identity.store_path, &state.facts.home)));
     page.known("owner", model.owner.as_deref().map(clean::printable));
     page.known("mount", model.mount.as_deref().map(clean::printable_path));
 }
 
-/// Whether it fits, and the sum that says so.
-fn fits(page: &mut Page<'_>, state: &State, model: &Model, of: &str, metadata: Option<&Metadata>, loads: &Loads) {
-    let Some(memory) = &state.memory else { return };
-    let Some(report) = fit::report(model, metadata, loads, memory, &state.facts.fit) else { return };
-    page.gap();
-    page.say(&format!("fits{of}"), Role::Title);
-    let role = match report.fit.verdict {
+fn report(state: &State, model: &Model, metadata: Option<&Metadata>, loads: &Loads) -> Option<FitReport> {
+    fit::report(model, metadata, loads, state.memory.as_ref()?, &state.facts.fit)
+}
+
+fn role(verdict: Verdict) -> Role {
+    match verdict {
         Verdict::Fits | Verdict::Split(_) => Role::Good,
         Verdict::No => Role::Bad,
         Verdict::Tight | Verdict::CpuOnly => Role::Warn,
         Verdict::Unknown => Role::Dim,
-    };
-    page.say(&report.answer(), role);
+    }
+}
+
+/// The sum that says whether it fits; of a part, also what it comes to.
+fn fits(page: &mut Page<'_>, state: &State, model: &Model, of: &str, metadata: Option<&Metadata>, loads: &Loads) {
+    let Some(report) = report(state, model, metadata, loads) else { return };
+    page.gap();
+    page.say(&format!("memory{of}"), Role::Title);
+    if !of.is_empty() {
+        page.say(&report.answer(), role(report.fit.verdict));
+    }
     for (name, value) in report.parts() {
         page.field(name, &value);
     }
