@@ -7,7 +7,6 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rbee_hive::format::gguf::{TensorType, Writer};
 use serde_json::Value;
@@ -201,11 +200,7 @@ fn an_interruption_ends_the_converter_and_leaves_nothing() {
     command.env("LLORCH_CONVERTER", &script);
     let child = command.spawn().unwrap();
     let log = bench.scratch.path().join("log");
-    let begin = std::time::Instant::now();
-    while fs::read_to_string(&log).map_or(true, |text| text.trim().is_empty()) {
-        assert!(begin.elapsed() < Duration::from_secs(60), "it never began");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    bench.wait_for("the converter has begun", || fs::read_to_string(&log).is_ok_and(|text| !text.trim().is_empty()));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();

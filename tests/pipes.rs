@@ -24,12 +24,8 @@ fn pipe(path: &Path) {
 
 /// Waits for its end; one that does not end is killed and fails the test.
 fn ends(running: Running, what: &str) -> support::program::Ran {
-    let begin = Instant::now();
     let mut running = running;
-    while running.0.try_wait().unwrap().is_none() {
-        assert!(begin.elapsed() < SOON, "{what}: it does not end");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    support::until(&format!("it ends: {what}"), SOON, || running.0.try_wait().unwrap().is_some());
     running.wait()
 }
 

@@ -11,3 +11,14 @@ pub mod program;
 #[cfg(feature = "tui")]
 pub mod pty;
 pub mod stores;
+
+use std::time::{Duration, Instant};
+
+/// Looks again and again until `is_so`; fails when it takes longer than `limit`.
+pub fn until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < limit, "waited {limit:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

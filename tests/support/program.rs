@@ -4,13 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rbee_hive::format::gguf::{TensorType, Writer};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::hub::TestHub;
+use super::until;
 
 /// Longer than anything here takes on a slow machine.
 const LONG: Duration = Duration::from_secs(120);
@@ -129,11 +130,7 @@ impl Bench {
     }
 
     pub fn wait_for(&self, what: &str, condition: impl Fn() -> bool) {
-        let begin = Instant::now();
-        while !condition() {
-            assert!(begin.elapsed() < LONG, "waited in vain until {what}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        until(what, LONG, condition);
     }
 
     /// Puts a small GGUF model into a repository of the hub.
@@ -166,14 +163,12 @@ impl Running {
     /// Waits for its end; what it wrote to a stream that is no pipe of this test's is not seen.
     pub fn wait(mut self) -> Ran {
         let (stdout, stderr) = (read(self.0.stdout.take()), read(self.0.stderr.take()));
-        let begin = Instant::now();
-        let status = loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begin.elapsed() < LONG, "the program does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        };
+        let mut status = None;
+        until("the program ends", LONG, || {
+            status = self.0.try_wait().unwrap();
+            status.is_some()
+        });
+        let status = status.unwrap();
         Ran { code: status.code(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
     }
 }
