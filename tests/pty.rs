@@ -327,11 +327,11 @@ fn a_key_that_changes_a_row_costs_few_bytes() {
     terminal.end();
 }
 
-/// Holds a terminal for the tests below, in a process of its own that can be killed; does nothing when it is run as a
-/// test.
+/// Holds a terminal, in a process of its own that can be killed.
 #[test]
+#[ignore = "started by the_program_ends_when_its_terminal_is_gone_whatever_is_done_with_hang_ups"]
 fn holder_of_a_terminal() {
-    let Some(line) = std::env::var_os("HELD_LINE") else { return };
+    let line = std::env::var_os("HELD_LINE").expect("the line that runs in the terminal");
     let mut command = CommandBuilder::new("/bin/sh");
     command.args(["-c", line.to_str().unwrap()]);
     let terminal = Terminal::start(command, 80, 24);
@@ -346,7 +346,7 @@ fn the_program_ends_when_its_terminal_is_gone_whatever_is_done_with_hang_ups() {
     for trap in ["", "trap '' HUP; "] {
         let bench = bench();
         let mut holder = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "holder_of_a_terminal", "--nocapture"])
+            .args(["--ignored", "--exact", "holder_of_a_terminal", "--nocapture"])
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", bench.scratch.path().join("home"))
@@ -366,20 +366,14 @@ fn the_program_ends_when_its_terminal_is_gone_whatever_is_done_with_hang_ups() {
         assert!(!is_gone(pid));
         holder.kill().unwrap();
         holder.wait().unwrap();
-        let begin = Instant::now();
-        while !is_gone(pid) {
-            assert!(begin.elapsed() < Duration::from_secs(2), "it lives on with '{trap}'");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        support::until(&format!("it ends with '{trap}'"), Duration::from_secs(2), || is_gone(pid));
     }
 }
 
-/// Takes the terminal and panics, for the test below; does nothing when it is run as a test.
+/// Takes the terminal and panics.
 #[test]
+#[ignore = "started by a_panic_restores_the_terminal_before_it_is_printed"]
 fn panics_on_the_screen() {
-    if std::env::var_os("PANIC").is_none() {
-        return;
-    }
     let _guard = rbee_hive::tui::terminal::Guard::enter(false).unwrap();
     let other = std::thread::spawn(|| panic!("in a job"));
     assert!(other.join().is_err());
@@ -389,10 +383,10 @@ fn panics_on_the_screen() {
 #[test]
 fn a_panic_restores_the_terminal_before_it_is_printed() {
     let program = std::env::current_exe().unwrap();
-    let line = format!("stty -g; {} --exact panics_on_the_screen --nocapture 2>&1; stty -g", program.to_string_lossy());
+    let test = "--ignored --exact panics_on_the_screen --nocapture";
+    let line = format!("stty -g; {} {test} 2>&1; stty -g", program.to_string_lossy());
     let mut command = CommandBuilder::new("/bin/sh");
     command.args(["-c", &line]);
-    command.env("PANIC", "1");
     command.env("RUST_BACKTRACE", "0");
     let terminal = Terminal::start(command, 100, 40);
     terminal.end();
