@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench hostile` prints the median and the slowest of a few runs for each, warm, in time of the processor, which
 //! other work on the machine does not lengthen much; a word after `--` chooses some.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, dead_code, unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
 
 use std::time::Duration;
 

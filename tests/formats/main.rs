@@ -5,7 +5,6 @@
 mod fuzz;
 mod gguf;
 mod hostile;
-#[allow(dead_code)]
 mod inputs;
 mod interop;
 mod interop_safetensors;
