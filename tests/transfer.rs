@@ -273,6 +273,47 @@ impl Destination for Folder {
     }
 }
 
+/// A folder where something happens before its own part.
+struct Hooked {
+    folder: Arc<Folder>,
+    staging: Box<dyn Fn() + Send + Sync>,
+    publishing: Box<dyn Fn() -> Result<()> + Send + Sync>,
+}
+
+impl Hooked {
+    fn new(folder: Arc<Folder>) -> Self {
+        Self { folder, staging: Box::new(|| ()), publishing: Box::new(|| Ok(())) }
+    }
+}
+
+impl Destination for Hooked {
+    fn folder(&self) -> &Path {
+        self.folder.folder()
+    }
+
+    fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
+        self.folder.present(file)
+    }
+
+    fn staging(&self, file: &RemoteFile) -> Staging {
+        self.folder.staging(file)
+    }
+
+    fn stage(&self, file: &RemoteFile) -> Result<Staging> {
+        (self.staging)();
+        self.folder.stage(file)
+    }
+
+    fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
+        (self.publishing)()?;
+        self.folder.publish(file, staging)
+    }
+
+    fn finish(&self, files: &[RemoteFile]) -> Result<()> {
+        self.folder.finish(files)
+    }
+}
+
 /// Events in the order in which they came.
 #[derive(Clone, Default)]
 struct Events(Arc<Mutex<Vec<TransferEvent>>>);
@@ -885,25 +926,34 @@ async fn a_link_in_the_place_of_the_partial_is_not_followed() {
     assert!(matches!(result, Err(Error::Io { .. })), "{result:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test(start_paused = true)]
 async fn a_speed_limit_holds_and_can_be_lifted() {
     let folder = scratch();
     let (bytes, file) = one(2 * MIB);
     let mut case = Case::new(Memory::new(&[(&file, &bytes)]), folder.path(), vec![file]);
     case.options.throttle = Throttle::new(Some(256 * 1024));
     let throttle = case.options.throttle.clone();
-    let start = Instant::now();
     let running = case.run();
     tokio::pin!(running);
     tokio::select! {
-        result = &mut running => panic!("2 MiB at 256 KiB/s took {:?}: {result:?}", start.elapsed()),
+        result = &mut running => panic!("2 MiB at 256 KiB/s are no work of half a second: {result:?}"),
         () = tokio::time::sleep(Duration::from_millis(500)) => {}
     }
     let sent = case.source.sent();
     assert!((64 * 1024..400 * 1024).contains(&sent), "{sent} bytes in half a second");
     throttle.set_limit(None);
-    running.await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    // A clock that stands: who still waits for the limit would wait for ever.
+    let (begin, stands) = (Instant::now(), tokio::time::Instant::now());
+    let standing = async {
+        while begin.elapsed() < Duration::from_secs(60) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        result = &mut running => drop(result.unwrap()),
+        () = standing => panic!("it waits for a limit that was lifted"),
+    }
+    assert_eq!(stands.elapsed(), Duration::ZERO);
     case.assert_whole(&bytes);
 }
 
@@ -1130,37 +1180,18 @@ async fn a_disk_that_fills_keeps_the_partial_and_says_how_much_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quota_that_is_used_up_is_said_and_what_is_here_is_kept() {
-    /// Publishes nothing until there is room again.
-    struct Quota(Arc<Folder>, AtomicBool);
-    impl Destination for Quota {
-        fn folder(&self) -> &Path {
-            self.0.folder()
-        }
-        fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
-            self.0.present(file)
-        }
-        fn staging(&self, file: &RemoteFile) -> Staging {
-            self.0.staging(file)
-        }
-        fn stage(&self, file: &RemoteFile) -> Result<Staging> {
-            self.0.stage(file)
-        }
-        fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
-            if self.1.load(Ordering::Relaxed) {
-                let used_up = std::io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error());
-                return Err(rbee_hive::disk::write_error("create", self.0.folder().join("x"), 4096)(used_up));
-            }
-            self.0.publish(file, staging)
-        }
-        fn finish(&self, files: &[RemoteFile]) -> Result<()> {
-            self.0.finish(files)
-        }
-    }
     let (bytes, file) = one(3 * MIB);
     let folder = scratch();
     let source: Arc<dyn Source> = Arc::new(Memory::new(&[(&file, &bytes)]));
-    let quota = Arc::new(Quota(Folder::new(folder.path()), AtomicBool::new(true)));
-    let destination: Arc<dyn Destination> = quota.clone();
+    let used_up = Arc::new(AtomicBool::new(true));
+    let mut quota = Hooked::new(Folder::new(folder.path()));
+    let (is_used_up, place) = (Arc::clone(&used_up), folder.path().join("x"));
+    quota.publishing = Box::new(move || {
+        let used_up = std::io::Error::from_raw_os_error(rustix::io::Errno::DQUOT.raw_os_error());
+        let fails = is_used_up.load(Ordering::Relaxed);
+        if fails { Err(rbee_hive::disk::write_error("create", &place, 4096)(used_up)) } else { Ok(()) }
+    });
+    let destination: Arc<dyn Destination> = Arc::new(quota);
     let events = Events::default();
     let go = || async {
         let cancel = CancellationToken::new();
@@ -1168,7 +1199,7 @@ async fn a_quota_that_is_used_up_is_said_and_what_is_here_is_kept() {
     };
     let error = go().await.unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }) && error.to_string().contains("the quota of this user"), "{error}");
-    quota.1.store(false, Ordering::Relaxed);
+    used_up.store(false, Ordering::Relaxed);
     let outcome = go().await.unwrap();
     assert_eq!(outcome.fetched, 0, "all of it was here");
     assert!(fs::read(&outcome.paths[0]).unwrap() == bytes);
@@ -1177,34 +1208,15 @@ async fn a_quota_that_is_used_up_is_said_and_what_is_here_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_too_small_by_the_time_of_the_first_write_leaves_nothing() {
     let Some(disk) = Mount::tmpfs("8m") else { return };
-    /// Fills the disk between the check of the space and the first write.
-    struct Full(Arc<Folder>, PathBuf);
-    impl Destination for Full {
-        fn folder(&self) -> &Path {
-            self.0.folder()
-        }
-        fn present(&self, file: &RemoteFile) -> Result<Option<PathBuf>> {
-            self.0.present(file)
-        }
-        fn staging(&self, file: &RemoteFile) -> Staging {
-            self.0.staging(file)
-        }
-        fn stage(&self, file: &RemoteFile) -> Result<Staging> {
-            fs::write(&self.1, vec![1; 6 * MIB]).unwrap();
-            self.0.stage(file)
-        }
-        fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
-            self.0.publish(file, staging)
-        }
-        fn finish(&self, files: &[RemoteFile]) -> Result<()> {
-            self.0.finish(files)
-        }
-    }
     let (bytes, file) = one(4 * MIB);
     let root = disk.path().join("models");
     let memory = Arc::new(Memory::new(&[(&file, &bytes)]));
     let source: Arc<dyn Source> = memory.clone();
-    let destination: Arc<dyn Destination> = Arc::new(Full(Folder::new(&root), disk.path().join("filler")));
+    let mut full = Hooked::new(Folder::new(&root));
+    let filler = disk.path().join("filler");
+    // Between the check of the space and the first write.
+    full.staging = Box::new(move || fs::write(&filler, vec![1; 6 * MIB]).unwrap());
+    let destination: Arc<dyn Destination> = Arc::new(full);
     let events = Events::default();
     let cancel = CancellationToken::new();
     let result = run(&request(vec![file]), &source, &destination, &quick(), &events.sink(), &cancel).await;
