@@ -14,7 +14,9 @@ use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::{
     Basis, Control, EVENT_VERSION, JobEvent, JobEventKind, JobId, JobOutcome, JobSpec, JobState, Update,
 };
-use rbee_hive::model::{DeletionReport, DestinationKind, Failure, FileCheck, FileStatus, StoreKind, Verification};
+use rbee_hive::model::{
+    DeletionReport, DestinationKind, Failure, FileCheck, FileStatus, Holder, StoreKind, Verification,
+};
 use rbee_hive::provisioner::PlanTarget;
 use rbee_hive::store::fingerprint::Fingerprint;
 use rbee_hive::store::flat::FlatStore;
@@ -330,8 +332,11 @@ fn the_second_question_is_about_the_plan_made_anew() {
         script
     };
     assert_eq!(submitted(&second(thorny_plan()).taken()).len(), 1);
+    let mut freed = thorny_plan();
+    freed.in_use_by.clear();
+    assert_eq!(submitted(&second(freed).taken()).len(), 1, "who agreed to it while it was held agrees to it now");
     let mut other = thorny_plan();
-    other.in_use_by.clear();
+    other.in_use_by.push(Holder { pid: 4243, ..holder() });
     let mut script = second(other);
     assert!(submitted(&script.taken()).is_empty());
     assert!(matches!(script.state.dialogs.last(), Some(Dialog::Plan(_))));
@@ -697,6 +702,19 @@ fn offer() -> Box<Offer> {
     })
 }
 
+/// The dialog of a pull, after `reference` was typed and asked for.
+fn pulling(reference: &str) -> (Script, Generation) {
+    let mut script = Script::with(80, 24, five());
+    script.press("p");
+    script.write(reference);
+    script.press("Enter");
+    let generation = script.request(|effect| match effect {
+        Effect::List(generation, _) => Some(*generation),
+        _ => None,
+    });
+    (script, generation)
+}
+
 #[test]
 fn pulling_lists_then_queues() {
     let mut script = Script::with(80, 24, five());
@@ -716,15 +734,7 @@ fn pulling_lists_then_queues() {
 
 #[test]
 fn several_choices_are_marked_and_queued_together() {
-    let mut script = Script::with(80, 24, five());
-    script.press("p");
-    script.write("org/name");
-    script.press("Enter");
-    let asked = script.taken();
-    let generation = asked.iter().find_map(|effect| match effect {
-        Effect::List(generation, _) => Some(*generation),
-        _ => None,
-    });
+    let (mut script, generation) = pulling("org/name");
     let mut offer = offer();
     for name in ["imatrix.dat", "README.md"] {
         offer.choices.push(Choice {
@@ -737,7 +747,7 @@ fn several_choices_are_marked_and_queued_together() {
             ..offer.choices[0].clone()
         });
     }
-    script.send(Msg::Listed(generation.unwrap(), Ok(offer)));
+    script.send(Msg::Listed(generation, Ok(offer)));
     script.press("Space Space m G Space k Space");
     let shown = script.picture();
     assert!(shown.contains("4 marked, 15.0 GiB; 136 GiB free after that"), "{shown}");
@@ -756,16 +766,8 @@ fn several_choices_are_marked_and_queued_together() {
 
 #[test]
 fn a_pull_can_go_to_the_cache_with_the_projector() {
-    let mut script = Script::with(80, 24, five());
-    script.press("p");
-    script.write("org/name");
-    script.press("Enter");
-    let asked = script.taken();
-    let generation = asked.iter().find_map(|effect| match effect {
-        Effect::List(generation, _) => Some(*generation),
-        _ => None,
-    });
-    script.send(Msg::Listed(generation.unwrap(), Ok(offer())));
+    let (mut script, generation) = pulling("org/name");
+    script.send(Msg::Listed(generation, Ok(offer())));
     script.press("t m");
     let shown = script.picture();
     assert!(shown.contains("to /data/hf/") && shown.contains("with mmproj, 1.00 GiB"), "{shown}");
@@ -834,14 +836,7 @@ fn an_alias_is_a_reference_and_a_malformed_one_is_an_error() {
 
 #[test]
 fn an_answer_after_the_text_was_changed_is_dropped() {
-    let mut script = Script::with(80, 24, five());
-    script.press("p");
-    script.write("org/name");
-    script.press("Enter");
-    let generation = script.request(|effect| match effect {
-        Effect::List(generation, _) => Some(*generation),
-        _ => None,
-    });
+    let (mut script, generation) = pulling("org/name");
     script.write("2");
     assert_eq!(asked(&mut script), [Effect::StopAsking]);
     script.send(Msg::Listed(generation, Ok(offer())));
