@@ -104,6 +104,23 @@ async fn safetensors_tell_with_their_config() {
 }
 
 #[tokio::test]
+async fn packed_weights_are_counted_before_they_are_fetched() {
+    let hub = TestHub::start().await;
+    let json = br#"{"l.weight_packed":{"dtype":"I32","shape":[16,2],"data_offsets":[0,128]},"l.weight_scale":{"dtype":"F16","shape":[16,1],"data_offsets":[128,160]}}"#;
+    let bytes = [&(json.len() as u64).to_le_bytes()[..], json, &[0; 160]].concat();
+    hub.put(REPOSITORY, "model.safetensors", &bytes);
+    let config =
+        br#"{"model_type":"llama","quantization_config":{"quant_method":"compressed-tensors","format":"pack-quantized",
+        "config_groups":{"group_0":{"weights":{"num_bits":4,"type":"int"},"input_activations":null}}}}"#;
+    hub.put(REPOSITORY, "config.json", config);
+    let base = tempfile::tempdir().unwrap();
+    let told = provisioner(&hub, base.path());
+    let metadata = told.remote_metadata(&header(&told).await).await.unwrap();
+    assert_eq!(metadata.parameters, Some(256));
+    assert_eq!(metadata.quantization.as_ref().map(ToString::to_string).as_deref(), Some("W4A16"));
+}
+
+#[tokio::test]
 async fn what_is_no_model_is_an_error_of_one_line() {
     for bytes in [&b"<html>not here</html> and more"[..], b"GGUF\xff\xff\xff\xff and more of it", &[0; 100_000]] {
         let hub = TestHub::start().await;

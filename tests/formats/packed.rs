@@ -1,10 +1,13 @@
 //! Quantized weights in safetensors: how many parameters they have, whatever their layout.
 
+use std::time::{Duration, Instant};
+
 use rbee_hive::format::config_json::Config;
 use rbee_hive::format::safetensors::Packed;
 use rbee_hive::format::{Metadata, read_metadata};
 use rbee_hive::model::Quantization;
 
+use crate::memory::peak_of;
 use crate::support::file;
 
 type Tensors = Vec<(String, &'static str, Vec<u64>)>;
@@ -295,4 +298,21 @@ fn sums_beyond_all_bounds_are_unknown() {
     assert_eq!(words.parameters(Some(1)), None);
     let none = Packed { bits: 8, width: Some(0), ..Packed::default() };
     assert_eq!(none.parameters(Some(1)), None);
+}
+
+#[test]
+fn very_many_scaled_tensors_take_little_time_and_memory() {
+    let mut list = Tensors::new();
+    for index in 0..50_000 {
+        list.push((format!("model.layers.{index}.weight"), "F8_E4M3", vec![2, 2]));
+        list.push((format!("model.layers.{index}.weight_scale_inv"), "F32", vec![]));
+    }
+    let (bytes, data) = safetensors(&list);
+    let handle = file(&bytes);
+    handle.set_len(bytes.len() as u64 + data).unwrap();
+    let started = Instant::now();
+    let (told, peak) = peak_of(|| read_metadata(&handle, "model.safetensors").unwrap());
+    assert_eq!((told.parameters, told.quantization), (Some(200_000), Some(Quantization::new("FP8"))));
+    assert!(peak < 64 << 20, "{peak} of {}", bytes.len());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

@@ -106,7 +106,9 @@ pub(super) fn look(header: &Header) -> Option<Found> {
         mlx: any(|tensor| leaf(&tensor.name) == "weight" && is(tensor, "U32"))
             || header.metadata().get("format").is_some_and(|format| format == "mlx"),
         bitsandbytes: any(|tensor| leaf(&tensor.name).starts_with("bitsandbytes__")),
+        absmax: any(|tensor| leaf(&tensor.name) == "absmax"),
         names,
+        buffer: String::new(),
         packed: Packed::default(),
         beside: false,
         labels: BTreeMap::new(),
@@ -130,10 +132,14 @@ pub(super) fn look(header: &Header) -> Option<Found> {
 
 struct Look<'a> {
     names: HashMap<&'a str, &'a TensorInfo>,
+    /// For the names that are asked for.
+    buffer: String,
     /// Whether the file has weights of GPTQ or AWQ, of MLX, of bitsandbytes.
     gptq: bool,
     mlx: bool,
     bitsandbytes: bool,
+    /// Whether it has weights of 4 bits, which may have any type.
+    absmax: bool,
     packed: Packed,
     /// Whether there are tensors that are no parameters.
     beside: bool,
@@ -158,7 +164,15 @@ enum Part {
     Other,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    /// The tensor whose name is these two together.
+    fn find(&mut self, stem: &str, suffix: &str) -> Option<&'a TensorInfo> {
+        self.buffer.clear();
+        self.buffer.push_str(stem);
+        self.buffer.push_str(suffix);
+        self.names.get(self.buffer.as_str()).copied()
+    }
+
     fn add(&mut self, tensor: &TensorInfo) {
         let (part, label) = self.part(tensor);
         let elements = tensor.elements().unwrap_or(0);
@@ -204,11 +218,14 @@ impl Look<'_> {
         if leaf == "qweight" && is(tensor, "I32") {
             return self.gptq(tensor);
         }
-        let beside = |suffix: &str| self.names.get(format!("{name}{suffix}").as_str()).copied();
-        if beside(".absmax").is_some() {
-            let kind =
-                ["nf4", "fp4"].into_iter().find(|kind| beside(&format!(".quant_state.bitsandbytes__{kind}")).is_some());
-            return (two(tensor), kind.map(str::to_ascii_uppercase));
+        if self.absmax && self.find(name, ".absmax").is_some() {
+            let mut is = |state: &str| self.find(name, state).is_some();
+            let kind = if is(".quant_state.bitsandbytes__nf4") {
+                label("NF4")
+            } else {
+                is(".quant_state.bitsandbytes__fp4").then(|| "FP4".to_owned())
+            };
+            return (two(tensor), kind);
         }
         if name.ends_with("_blocks") && is(tensor, "U8") {
             return (two(tensor), label("MXFP4"));
@@ -216,7 +233,8 @@ impl Look<'_> {
         if leaf == "weight_packed" && is(tensor, "I32") {
             return (Part::Words(elements), None);
         }
-        let scale = self.scale(name);
+        let small = is(tensor, "U8") || is(tensor, "I8") || tensor.dtype.starts_with("F8_");
+        let scale = if small { self.scale(name) } else { None };
         if (is(tensor, "U8") || is(tensor, "I8"))
             && let Some(kind) = scale.and_then(|scale| nibbles(tensor, scale))
         {
@@ -231,7 +249,7 @@ impl Look<'_> {
             return (Part::Bits(tensor.bytes().saturating_mul(8)), None);
         }
         let ends = name.strip_suffix("weight").unwrap_or(name);
-        let scaled = scale.is_some() || self.names.contains_key(format!("{ends}SCB").as_str());
+        let scaled = scale.is_some() || (is(tensor, "I8") && self.find(ends, "SCB").is_some());
         match tensor.dtype.as_ref() {
             "I8" if scaled => {
                 self.beside = true;
@@ -249,23 +267,22 @@ impl Look<'_> {
     /// GPTQ packs along the rows and AWQ along the columns; zero points are packed like the weights.
     fn gptq(&mut self, tensor: &TensorInfo) -> (Part, Option<String>) {
         let stem = tensor.name.strip_suffix("qweight").unwrap_or_default();
-        let last =
-            |leaf: &str| self.names.get(format!("{stem}{leaf}").as_str()).and_then(|of| of.shape.last().copied());
+        let mut last = |leaf: &str| self.find(stem, leaf).and_then(|of| of.shape.last().copied());
+        let (inputs, zeros, outputs) = (last("g_idx"), last("qzeros"), last("scales"));
         let width = |packed: u64, of: u64| {
             let bits = packed.checked_mul(32)?;
             (of > 0 && bits % of == 0).then(|| bits / of).filter(|width| (1..=8).contains(width))
         };
-        let inputs = last("g_idx");
         let rows = tensor.shape.len().checked_sub(2).and_then(|at| tensor.shape.get(at).copied());
         let by_order = inputs.zip(rows).and_then(|(inputs, rows)| width(rows, inputs));
-        let by_zeros = || last("qzeros").zip(last("scales")).and_then(|(zeros, outputs)| width(zeros, outputs));
+        let by_zeros = || zeros.zip(outputs).and_then(|(zeros, outputs)| width(zeros, outputs));
         let bits = tensor.bytes().saturating_mul(8);
         let columns = tensor.shape.last().copied();
         // AWQ has as many columns as its zero points.
-        let method = if inputs.is_some() || columns == last("scales") {
+        let method = if inputs.is_some() || columns == outputs {
             Some("GPTQ")
         } else {
-            columns.filter(|_| columns == last("qzeros")).map(|_| "AWQ")
+            columns.filter(|_| columns == zeros).map(|_| "AWQ")
         };
         let Some(width) = by_order.or_else(by_zeros) else {
             return (Part::Bits(bits), method.map(str::to_owned));
@@ -277,12 +294,14 @@ impl Look<'_> {
     }
 
     /// The scales of a weight.
-    fn scale(&self, name: &str) -> Option<&TensorInfo> {
+    fn scale(&mut self, name: &str) -> Option<&'a TensorInfo> {
         let stem = name.strip_suffix("_packed").unwrap_or(name);
-        let found = ["_scale", "_scale_inv", "_scales"].iter();
-        let mut found = found.filter_map(|suffix| self.names.get(format!("{stem}{suffix}").as_str()).copied());
-        let short = || self.names.get(format!("{}scale", stem.strip_suffix("weight")?).as_str()).copied();
-        found.next().or_else(short)
+        for suffix in ["_scale", "_scale_inv", "_scales"] {
+            if let Some(found) = self.find(stem, suffix) {
+                return Some(found);
+            }
+        }
+        self.find(stem.strip_suffix("weight")?, "scale")
     }
 
     fn is_beside(&self, tensor: &TensorInfo, leaf: &str) -> bool {
