@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(told.settings, ["num_ctx 4096", "stop <|a|> <|b|>", "temperature 0.5"]);
         assert!(settings(&b"[1]"[..]).is_err());
         let many: String = (0..1000).map(|n| format!("\"k{n}\":{n},")).collect();
-        let told = settings(format!("{{{}\"z\":0}}", many).as_bytes()).unwrap();
+        let told = settings(format!("{{{many}\"z\":0}}").as_bytes()).unwrap();
         assert_eq!(told.settings.len(), KEPT);
     }
 }
