@@ -175,9 +175,30 @@ fn what_a_driver_cannot_tell_is_unknown_with_a_reason() {
     assert_eq!(gpus(&lost), [("GPU0", None), ("GPU1", Some(90_000))]);
     assert!(lost["memory"]["gpus"][0]["note"].as_str().unwrap().contains("reset"));
     assert_eq!((lost["verdict"].as_str(), lost["devices"].clone()), (Some("fits"), serde_json::json!(["GPU1"])));
-    let unified = host.fit("unified", "");
-    assert_eq!(gpus(&unified), [("GPU0", None), ("GPU1", None)]);
-    assert!(unified["memory"]["gpus"][0]["note"].as_str().unwrap().contains("shares the host's"));
+}
+
+#[test]
+fn a_gpu_without_memory_of_its_own_has_the_hosts_which_is_counted_once() {
+    let Some(host) = Host::new(&[]) else { return };
+    for play in ["unified", "zero"] {
+        let fit = host.fit(play, "");
+        let (gpu, ram) = (&fit["memory"]["gpus"][0], &fit["memory"]["ram"]);
+        assert_eq!(
+            (gpu["unified"].as_bool(), gpu["free_bytes"].as_u64()),
+            (Some(true), ram["available_bytes"].as_u64())
+        );
+        assert_eq!(gpu["total_bytes"], ram["total_bytes"]);
+        assert!(gpu["note"].as_str().unwrap().contains("shares the host's"));
+        assert_eq!(
+            (fit["verdict"].as_str(), fit["devices"].clone()),
+            (Some("fits"), serde_json::json!(["GPU0"])),
+            "{fit}"
+        );
+        assert_eq!(fit["need_bytes"], fit["need"]["unified_bytes"]);
+    }
+    // More than the host has, and less than it has twice.
+    let tokens = host.fit("unified", "")["memory"]["ram"]["total_bytes"].as_u64().unwrap() / (128 << 10) * 5 / 4;
+    assert_eq!(host.fit("unified", &format!(" --context {tokens}"))["verdict"], "no");
 }
 
 #[test]

@@ -185,9 +185,10 @@ impl FitReport {
         let mut lines = Vec::new();
         if let Some(need) = &self.fit.need {
             let cpu = matches!(self.fit.devices.first().map(String::as_str), Some("RAM"));
+            let unified = self.memory.gpus.iter().any(|gpu| gpu.unified && self.fit.devices.contains(&gpu.label));
             let devices = self.fit.devices.len().max(1) as u64;
             let mut weights = Bytes(need.weights_bytes).to_string();
-            if !cpu && need.host_weights_bytes > 0 {
+            if !cpu && !unified && need.host_weights_bytes > 0 {
                 weights.push_str(&format!(", {} of it in RAM", Bytes(need.host_weights_bytes)));
             }
             lines.push(("weights", weights));
@@ -204,6 +205,7 @@ impl FitReport {
             }
             let (compute, overhead) = match cpu {
                 true => (need.host_compute_bytes, need.host_overhead_bytes),
+                false if unified => (need.compute_bytes, need.overhead_bytes.saturating_add(need.host_overhead_bytes)),
                 false => (need.compute_bytes, need.overhead_bytes),
             };
             let times = if devices > 1 { format!(" on each of {devices}") } else { String::new() };

@@ -64,6 +64,90 @@ fn plain_models_are_computed_from_embedding_and_heads_or_from_what_the_file_says
 }
 
 #[test]
+fn a_number_that_makes_no_sense_makes_the_need_unknown_never_small() {
+    let fits = |keys: &[(&str, Value)]| at(&model("llama", keys), 4096, Conditions::default());
+    let plain = keys(4, 8, 2, 512);
+    assert!(fits(&plain).is_ok());
+    let number = |n: u64| Value::from(n);
+    for (key, value) in [
+        ("embedding_length", number(0)),
+        ("embedding_length", number(3)),
+        ("embedding_length", number(u64::MAX)),
+        ("embedding_length", Value::I32(-512)),
+        ("attention.head_count", number(0)),
+        ("attention.key_length", number(0)),
+        ("attention.value_length", number(0)),
+        ("vocab_size", number(0)),
+        ("vocab_size", number(u64::MAX)),
+        ("vocab_size", "many".into()),
+        ("ssm.inner_size", number(0)),
+        ("wkv.head_size", number(0)),
+    ] {
+        let mut keys: Vec<_> = plain.iter().filter(|(known, _)| *known != key).cloned().collect();
+        keys.push((key, value.clone()));
+        assert!(fits(&keys).is_err(), "{key} {value:?}");
+        // Nor where the length of the heads does not follow from it.
+        if !key.ends_with("y_length") && !key.ends_with("value_length") {
+            keys.extend([("attention.key_length", number(64)), ("attention.value_length", number(64))]);
+            assert!(fits(&keys).is_err(), "{key} {value:?} with lengths");
+        }
+    }
+    let heads = [("attention.key_length", number(0)), ("attention.value_length", number(0))];
+    assert!(fits(&with(keys(4, 8, 2, 512), &heads)).is_err());
+}
+
+#[test]
+fn the_vocabulary_is_the_largest_that_the_file_has() {
+    let of = |size: Option<u32>, tokens: usize, rows: u64| {
+        let mut writer = Writer::new("llama");
+        for (key, value) in keys(4, 8, 2, 512) {
+            writer = writer.key(&format!("llama.{key}"), value);
+        }
+        if let Some(size) = size {
+            writer = writer.key("llama.vocab_size", size);
+        }
+        if tokens > 0 {
+            writer = writer.key("tokenizer.ggml.tokens", vec!["t".to_owned(); tokens]);
+        }
+        let shape =
+            metadata(&written(&writer.tensor("token_embd.weight", &[32, rows], TensorType::F16))).unwrap().shape;
+        (shape.vocabulary, at(&shape, 4096, Conditions::default()).map(|need| need.compute_bytes).ok())
+    };
+    let bytes = |tokens: u64| (Some(tokens), Some((tokens + 512) * 512 * 4));
+    assert_eq!(of(Some(0), 320, 2), bytes(320));
+    assert_eq!(of(Some(400), 320, 2), bytes(400));
+    assert_eq!(of(None, 320, 384), bytes(384));
+    assert_eq!(of(None, 0, 384), bytes(384));
+    assert_eq!(of(Some(1), 0, 384), bytes(384));
+}
+
+#[test]
+fn models_without_attention_need_no_heads() {
+    let mamba = model(
+        "mamba",
+        &[
+            ("block_count", 24_u32.into()),
+            ("embedding_length", 768_u32.into()),
+            ("ssm.conv_kernel", 4_u32.into()),
+            ("ssm.inner_size", 1536_u32.into()),
+            ("ssm.state_size", 16_u32.into()),
+        ],
+    );
+    assert_eq!((mamba.cache.as_deref(), mamba.state_bytes), (Some(&[][..]), 24 * (3 * 1536 + 16 * 1536) * 4));
+    let rwkv = model(
+        "rwkv7",
+        &[("block_count", 2_u32.into()), ("embedding_length", 768_u32.into()), ("wkv.head_size", 64_u32.into())],
+    );
+    assert_eq!((rwkv.cache.as_deref(), rwkv.state_bytes), (Some(&[][..]), 2 * (2 * 768 + 768 * 64) * 4));
+    // A model with attention in some layers says in which.
+    let hybrid = model(
+        "jamba",
+        &[("block_count", 2_u32.into()), ("ssm.inner_size", 8_u32.into()), ("ssm.state_size", 8_u32.into())],
+    );
+    assert_eq!(hybrid.cache, None);
+}
+
+#[test]
 fn every_integer_type_and_a_list_give_the_same_answer() {
     let plain = model("llama", &keys(4, 4, 2, 128));
     for value in [Value::U8(2), Value::U16(2), Value::U64(2), Value::I32(2), Value::I64(2), vec![2_u32; 4].into()] {

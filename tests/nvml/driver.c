@@ -123,8 +123,8 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
     heard('m');
     if (plays("unified")) return NOT_SUPPORTED;
     if (plays("mig") && device == &whole[0]) return NO_PERMISSION;
-    memory->total = device->total << 20;
-    memory->free = free_now(device->free) << 20;
+    memory->total = plays("zero") ? 0 : device->total << 20;
+    memory->free = plays("zero") ? 0 : free_now(device->free) << 20;
     memory->reserved = 600ull << 20;
     memory->used = memory->total - memory->free;
     return SUCCESS;

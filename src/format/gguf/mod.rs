@@ -152,6 +152,8 @@ pub struct Tally {
     pub expert_parameters: u64,
     /// Bytes of the table of token embeddings.
     pub embedding_bytes: u64,
+    /// Rows of that table: the tokens that it has room for.
+    pub embedding_rows: Option<u64>,
     /// Whether the output has weights of its own.
     pub output: bool,
     /// Tensors of a low-rank adapter.

@@ -425,7 +425,10 @@ impl Tally {
             self.expert_parameters = sum(self.expert_parameters, elements)?;
         }
         match name {
-            b"token_embd.weight" => self.embedding_bytes = sum(self.embedding_bytes, info.bytes.unwrap_or(0))?,
+            b"token_embd.weight" => {
+                self.embedding_bytes = sum(self.embedding_bytes, info.bytes.unwrap_or(0))?;
+                self.embedding_rows = (info.count == 2).then_some(info.dimensions[1]);
+            }
             b"output.weight" => self.output = true,
             _ => {}
         }

@@ -11,6 +11,9 @@ const MOST_LAYERS: u64 = 4096;
 /// No model has so many heads, tokens of a window or numbers in a key.
 const ABSURD: u64 = 1 << 40;
 
+/// Architectures whose layers all are recurrent.
+const RECURRENT: [&str; 6] = ["mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"];
+
 /// How the layers with a window are chosen.
 enum Windows {
     /// None has one.
@@ -32,15 +35,18 @@ enum Whole {
 /// What the header tells about memory.
 pub(super) fn shape(header: &Header) -> Shape {
     let keys = Keys { header, prefix: header.architecture().unwrap_or_default() };
+    let embedding_length = keys.number("embedding_length");
+    let vocabulary = keys.vocabulary();
+    let senseless = embedding_length.is_err() || vocabulary.is_err();
     let mut shape = Shape {
-        vocabulary: keys.number("vocab_size").ok().flatten().or(header.vocabulary),
-        embedding_length: keys.number("embedding_length").ok().flatten(),
+        vocabulary: vocabulary.ok().flatten(),
+        embedding_length: embedding_length.ok().flatten(),
         heads: keys.largest("attention.head_count"),
         embedding_bytes: header.tally.embedding_bytes,
         output: header.tally.output,
         ..Shape::default()
     };
-    if let Some((cache, state_bytes, at_most)) = keys.layers(&shape) {
+    if let Some((cache, state_bytes, at_most)) = keys.layers(&shape).filter(|_| !senseless) {
         shape.cache = Some(cache);
         shape.state_bytes = state_bytes;
         shape.at_most = at_most;
@@ -81,6 +87,15 @@ impl Keys<'_> {
         }
     }
 
+    /// Tokens that have a score: what the keys say, or the tokenizer, or the table of embeddings; the largest, since all of them
+    /// are there.
+    fn vocabulary(&self) -> Result<Option<u64>, Senseless> {
+        let written = self.number("vocab_size")?;
+        let known = [written, self.header.vocabulary, self.header.tally.embedding_rows];
+        let listed = known.into_iter().flatten().filter(|tokens| *tokens > 0).max();
+        Ok(listed.or(written))
+    }
+
     fn largest(&self, key: &str) -> Option<u64> {
         match self.get(key)? {
             Value::Array(array) => array.kept.iter().filter_map(Value::as_u64).filter(|n| *n < ABSURD).max(),
@@ -104,9 +119,11 @@ impl Keys<'_> {
         }
         let state = self.state_of_a_layer(shape.embedding_length)?;
         let heads = self.each("attention.head_count", layers)?;
-        let Some(heads_kv) = self.each("attention.head_count_kv", layers)?.or_else(|| heads.clone()) else {
-            return Ok(None);
-        };
+        let heads_kv = self.each("attention.head_count_kv", layers)?.or_else(|| heads.clone());
+        // Models without any attention may not name its heads.
+        let without = || vec![0; usize::try_from(layers).unwrap_or(0)];
+        let recurrent = state.is_some() && RECURRENT.contains(&self.prefix);
+        let Some(heads_kv) = heads_kv.or_else(|| recurrent.then(without)) else { return Ok(None) };
         // Zero for all layers only makes sense where something else remembers.
         if heads_kv.iter().all(|heads| *heads == 0) && state.is_none() {
             return Err(Senseless);
@@ -156,17 +173,20 @@ impl Keys<'_> {
     fn state_of_a_layer(&self, embedding: Option<u64>) -> Result<Option<u64>, Senseless> {
         let product = |a: u64, b: u64| a.checked_mul(b).ok_or(Senseless);
         let sum = |a: u64, b: u64| a.checked_add(b).ok_or(Senseless);
-        let numbers = if let Some(inner) = self.number("ssm.inner_size")? {
+        let size = |key: &str| {
+            self.number(key)?.map_or(Ok(None), |size| if size == 0 { Err(Senseless) } else { Ok(Some(size)) })
+        };
+        let numbers = if let Some(inner) = size("ssm.inner_size")? {
             let conv = self.number("ssm.conv_kernel")?.unwrap_or(0).saturating_sub(1);
-            let state = self.number("ssm.state_size")?.unwrap_or(0);
+            let state = size("ssm.state_size")?.ok_or(Senseless)?;
             let groups = self.number("ssm.group_count")?.unwrap_or(0);
             let wide = sum(inner, product(2, product(groups, state)?)?)?;
             sum(product(conv, wide)?, product(state, inner)?)?
-        } else if let Some(head) = self.number("wkv.head_size")? {
+        } else if let Some(head) = size("wkv.head_size")? {
             let embedding = embedding.ok_or(Senseless)?;
             let shifts = self.number("token_shift_count")?.unwrap_or(2);
             sum(product(shifts, embedding)?, product(embedding, head)?)?
-        } else if let Some(length) = self.number("shortconv.l_cache")? {
+        } else if let Some(length) = size("shortconv.l_cache")? {
             product(length.saturating_sub(1), embedding.ok_or(Senseless)?)?
         } else {
             return Ok(None);
@@ -223,6 +243,9 @@ impl Keys<'_> {
             self.number("attention.key_length_swa")?.unwrap_or(key),
             self.number("attention.value_length_swa")?.unwrap_or(value),
         );
+        if [key, value, windowed.0, windowed.1].contains(&0) {
+            return Err(Senseless);
+        }
         Ok(Some(Sizes { whole: (key, value), windowed }))
     }
 

@@ -122,16 +122,18 @@ fn read(nvml: &Nvml, programs: &[PathBuf]) -> Result<Reading, NvmlError> {
         if divided {
             for instance in 0..device.mig_device_count().unwrap_or(0).min(MOST) {
                 if let Ok(part) = device.mig_device_by_index(instance) {
-                    reading
-                        .gpus
-                        .push(Device { instance: true, ..describe(&part, format!("{label}/{instance}"), &mut old) });
+                    reading.gpus.push(Device {
+                        instance: true,
+                        unified: false,
+                        ..describe(&part, format!("{label}/{instance}"), &mut old)
+                    });
                 }
             }
         }
         if reading.gpus.len() == before {
             let mut whole = describe(&device, label, &mut old);
             if divided {
-                whole.free_bytes = None;
+                (whole.free_bytes, whole.unified) = (None, false);
                 whole.note = Some("it is divided, and none of its instances is open to this user".to_owned());
             }
             reading.gpus.push(whole);
@@ -163,18 +165,18 @@ fn describe(device: &nvml_wrapper::Device<'_>, label: String, old: &mut Old<'_>)
         |name| text::printable(&name.chars().take(LONGEST_NAME).collect::<String>()),
     );
     let uuid = device.uuid().ok().map(|uuid| text::printable(&uuid));
-    let (total_bytes, free_bytes, note) = match device.memory_info() {
-        Ok(memory) if memory.total > 0 => figures(memory.total, memory.free),
-        Ok(_) | Err(NvmlError::NotSupported) => {
-            (None, None, Some("it has no memory of its own: it shares the host's".to_owned()))
-        }
+    let told = device.memory_info();
+    let unified = matches!(&told, Ok(memory) if memory.total == 0) || matches!(told, Err(NvmlError::NotSupported));
+    let (total_bytes, free_bytes, note) = match told {
+        _ if unified => (None, None, Some("it has no memory of its own: it shares the host's".to_owned())),
+        Ok(memory) => figures(memory.total, memory.free),
         Err(NvmlError::FailedToLoadSymbol(_)) => match old.memory(uuid.as_deref()) {
             Some((total, free)) => figures(total, free),
             None => (None, None, Some("its driver is too old to tell its memory".to_owned())),
         },
         Err(error) => (None, None, Some(why(&error))),
     };
-    Device { label, name, uuid, total_bytes, free_bytes, note, ..Device::default() }
+    Device { label, name, uuid, total_bytes, free_bytes, note, unified, ..Device::default() }
 }
 
 /// All memory and what of it is free, as far as that makes sense.

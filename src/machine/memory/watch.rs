@@ -78,7 +78,9 @@ impl MemoryProbe {
             card.label = format!("GPU{number}");
             gpus.push(card);
         }
-        HostMemory { gpus, gpu_note: note, ram: ram::ram(&self.roots) }
+        let ram = ram::ram(&self.roots);
+        gpus.iter_mut().for_each(|gpu| gpu.share(ram));
+        HostMemory { gpus, gpu_note: note, ram }
     }
 
     /// What the driver answers within `patience`. It is asked on a thread of its own, which stays for the next question; one

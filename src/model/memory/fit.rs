@@ -94,13 +94,13 @@ pub fn fit(need: Result<Need, String>, host: &HostMemory) -> Fit {
     };
     let found = found.unwrap_or_else(|| {
         let nothing_known = gpus.is_empty() && host.ram.is_none();
-        let largest = gpus.first().map(|(gpu, free)| (gpu.label.clone(), *free));
-        let free = largest.as_ref().map(|(_, free)| *free).or(host.ram.map(|ram| ram.available_bytes));
+        let largest = gpus.first();
+        let free = largest.map(|(_, free)| *free).or(host.ram.map(|ram| ram.available_bytes));
         Found {
             verdict: if nothing_known { Verdict::Unknown } else { Verdict::No },
-            need: if gpus.is_empty() { need.cpu_bytes } else { need.gpu_bytes },
+            need: largest.map_or(need.cpu_bytes, |(gpu, _)| need.on(gpu)),
             free,
-            devices: largest.map_or_else(|| vec!["RAM".to_owned()], |(label, _)| vec![label]),
+            devices: vec![largest.map_or_else(|| "RAM".to_owned(), |(gpu, _)| gpu.label.clone())],
         }
     });
     Fit {
@@ -121,13 +121,24 @@ struct Found {
 }
 
 fn on_one(need: &Need, gpus: &[(&Device, u64)]) -> Option<Found> {
-    let (gpu, free) = gpus.first()?;
-    let verdict = match need.gpu_bytes {
-        bytes if bytes.saturating_add(MARGIN) <= *free => Verdict::Fits,
-        bytes if bytes <= *free => Verdict::Tight,
-        _ => return None,
+    let judge = |(gpu, free): &(&Device, u64)| {
+        let needed = need.on(gpu);
+        let verdict = match needed {
+            bytes if bytes.saturating_add(MARGIN) <= *free => Verdict::Fits,
+            bytes if bytes <= *free => Verdict::Tight,
+            _ => return None,
+        };
+        Some(Found { verdict, need: needed, free: Some(*free), devices: vec![gpu.label.clone()] })
     };
-    Some(Found { verdict, need: need.gpu_bytes, free: Some(*free), devices: vec![gpu.label.clone()] })
+    // Of equal verdicts that with the most room.
+    gpus.iter().filter_map(judge).min_by_key(|found| found.verdict)
+}
+
+impl Need {
+    /// The sum on that GPU.
+    fn on(&self, gpu: &Device) -> u64 {
+        if gpu.unified { self.unified_bytes } else { self.gpu_bytes }
+    }
 }
 
 /// The smallest number of GPUs that hold it together. Each has an overhead, a compute buffer and a margin of its own; a
@@ -135,7 +146,7 @@ fn on_one(need: &Need, gpus: &[(&Device, u64)]) -> Option<Found> {
 fn on_several(need: &Need, gpus: &[(&Device, u64)]) -> Option<Found> {
     let fixed = need.overhead_bytes.saturating_add(need.compute_bytes);
     let movable = need.gpu_bytes.saturating_sub(fixed);
-    let whole: Vec<&(&Device, u64)> = gpus.iter().filter(|(gpu, _)| !gpu.instance).collect();
+    let whole: Vec<&(&Device, u64)> = gpus.iter().filter(|(gpu, _)| !gpu.instance && !gpu.unified).collect();
     for count in 2..=whole.len() {
         let taken = whole.get(..count).unwrap_or_default();
         let room = taken

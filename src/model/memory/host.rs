@@ -17,6 +17,10 @@ pub struct Device {
     pub free_bytes: Option<u64>,
     /// Memory of the host that an integrated GPU may use, beside its own.
     pub shared_bytes: Option<u64>,
+    /// Whether it has no memory of its own: what is told here is the host's memory, which is neither added to that nor to what
+    /// another GPU has.
+    #[serde(default)]
+    pub unified: bool,
     /// Whether it is one of several instances of a GPU. A process uses one instance, so they are never added up.
     pub instance: bool,
     /// Why something is not known, or why it cannot be used.
@@ -32,6 +36,16 @@ impl Device {
             .iter()
             .fold(name, |name, maker| name.strip_prefix(maker).unwrap_or(name));
         if name.is_empty() { &self.name } else { name }
+    }
+}
+
+impl Device {
+    /// Takes the host's memory for its own, if it has none.
+    pub(crate) fn share(&mut self, ram: Option<Ram>) {
+        if self.unified {
+            (self.total_bytes, self.free_bytes) =
+                ram.map_or((None, None), |ram| (Some(ram.total_bytes), Some(ram.available_bytes)));
+        }
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Need {
     pub gpu_bytes: u64,
     /// The sum in the host's memory, without a GPU.
     pub cpu_bytes: u64,
+    /// The sum on a GPU that shares the host's memory: nothing lies elsewhere.
+    pub unified_bytes: u64,
     /// The largest layer's share of weights and cache: what a split over several devices may waste on each.
     pub layer_bytes: u64,
     /// Context in tokens.
@@ -72,6 +74,9 @@ pub fn need(
         return Err("its header does not tell what the cache of keys and values takes".to_owned());
     }
     let absurd = || "its header says what makes no sense".to_owned();
+    if !shape.is_sensible() {
+        return Err(absurd());
+    }
     sum(shape, weights, layers, context, conditions).filter(|need| need.cpu_bytes < ABSURD).ok_or_else(absurd)
 }
 
@@ -90,6 +95,7 @@ fn sum(shape: &Shape, weights: Weights, layers: Option<u64>, context: u64, condi
     let host_compute_bytes = buffer(vocabulary.checked_add(embedding.checked_mul(2)?)?)?;
     let moving = cache_bytes.checked_add(state_bytes)?.checked_add(weights.extra_bytes)?;
     let on_gpu = weights.bytes - host_weights_bytes;
+    let gpu_bytes = on_gpu.checked_add(moving)?.checked_add(compute_bytes)?.checked_add(OVERHEAD)?;
     Some(Need {
         weights_bytes: weights.bytes,
         host_weights_bytes,
@@ -100,8 +106,9 @@ fn sum(shape: &Shape, weights: Weights, layers: Option<u64>, context: u64, condi
         host_compute_bytes,
         overhead_bytes: OVERHEAD,
         host_overhead_bytes: HOST_OVERHEAD,
-        gpu_bytes: on_gpu.checked_add(moving)?.checked_add(compute_bytes)?.checked_add(OVERHEAD)?,
+        gpu_bytes,
         cpu_bytes: weights.bytes.checked_add(moving)?.checked_add(host_compute_bytes)?.checked_add(HOST_OVERHEAD)?,
+        unified_bytes: gpu_bytes.checked_add(host_weights_bytes)?.checked_add(HOST_OVERHEAD)?,
         layer_bytes: on_gpu.checked_add(cache_bytes)? / layers.filter(|n| *n > 0).unwrap_or(1),
         context,
         at_most: shape.at_most,

@@ -55,6 +55,19 @@ impl Shape {
         self.cache.iter().flatten().map(|layers| layers.layers).fold(0, u64::saturating_add)
     }
 
+    /// Whether its numbers can be those of a model. A zero where there is something would make a need small, not unknown.
+    pub(super) fn is_sensible(&self) -> bool {
+        let zero = |number: Option<u64>| number == Some(0);
+        let empty = |layers: &CacheLayers| layers.layers == 0 || layers.heads_kv == 0 || layers.key_length == 0;
+        let heads_are_missing = zero(self.heads) && self.cached_layers() > 0;
+        let too_narrow = self.embedding_length.zip(self.heads).is_some_and(|(embedding, heads)| embedding < heads);
+        !zero(self.vocabulary)
+            && !zero(self.embedding_length)
+            && !heads_are_missing
+            && !too_narrow
+            && !self.cache.iter().flatten().any(empty)
+    }
+
     /// Adds what another part of the same model tells: where its tables of tokens lie.
     pub(crate) fn add_part(&mut self, part: &Self) {
         self.embedding_bytes = self.embedding_bytes.saturating_add(part.embedding_bytes);

@@ -121,6 +121,13 @@ fn what_makes_no_sense_is_unknown_never_small() {
         plain(1 << 40, 1 << 20, 1, 1),
         Shape { vocabulary: Some(u64::MAX), ..plain(1, 1, 1, 1) },
         Shape { state_bytes: u64::MAX, ..plain(1, 1, 1, 1) },
+        plain(0, 1, 1, 1),
+        plain(1, 0, 1, 1),
+        plain(1, 1, 0, 0),
+        Shape { vocabulary: Some(0), ..plain(1, 1, 1, 1) },
+        Shape { embedding_length: Some(0), ..plain(1, 1, 1, 1) },
+        Shape { heads: Some(0), ..plain(1, 1, 1, 1) },
+        Shape { embedding_length: Some(3), heads: Some(8), ..plain(1, 1, 1, 1) },
     ] {
         assert!(of(&shape).is_err(), "{shape:?}");
     }
@@ -184,6 +191,35 @@ fn instances_of_a_gpu_are_never_added_up_and_unknown_memory_is_not_zero() {
     assert!(answer.because.unwrap().contains("not known"));
     assert_eq!(fit(ten(), &HostMemory::default()).verdict, Verdict::Unknown);
     assert_eq!(fit(Err("why".to_owned()), &host(&[GIB], GIB)).because.as_deref(), Some("why"));
+}
+
+#[test]
+fn a_gpu_that_shares_the_hosts_memory_is_counted_once() {
+    let (shape, weights) = (llama_8b(), Weights { bytes: 10 * GIB, extra_bytes: 0 });
+    let needs = || need(&shape, weights, Some(32), None, &Conditions::default());
+    let sum = needs().unwrap();
+    assert_eq!(sum.unified_bytes, sum.gpu_bytes + sum.host_weights_bytes + sum.host_overhead_bytes);
+    let word = |host: &HostMemory| fit(needs(), host).verdict.word();
+    let unified = |free: u64, count: usize| {
+        let mut host = host(&vec![0; count], free);
+        for gpu in &mut host.gpus {
+            gpu.unified = true;
+            gpu.share(host.ram);
+        }
+        host
+    };
+    assert_eq!(word(&unified(sum.unified_bytes + MARGIN, 1)), "fits");
+    assert_eq!(word(&unified(sum.unified_bytes + MARGIN - 1, 1)), "tight");
+    // Two that share what there is have no more than one.
+    assert_eq!(word(&unified(sum.unified_bytes - 1, 2)), "CPU only");
+    assert_eq!(word(&unified(sum.cpu_bytes - 1, 2)), "no");
+    // Beside a GPU with memory of its own, either is enough.
+    let mut both = unified(100 * GIB, 2);
+    both.gpus[0] = gpu("GPU0", sum.gpu_bytes);
+    assert_eq!(fit(needs(), &both).devices, ["GPU1"]);
+    let mut unknown = unified(100 * GIB, 1);
+    unknown.gpus[0].share(None);
+    assert_eq!(fit(needs(), &unknown).verdict, Verdict::CpuOnly);
 }
 
 #[test]
