@@ -29,6 +29,26 @@ pub(super) fn bounded(reader: impl Read, most: u64) -> Result<Vec<u8>, String> {
     if count as u64 > most { Err(format!("larger than {most} bytes")) } else { Ok(bytes) }
 }
 
+/// How many bytes of a text come before a quote, a backslash or a control character. Eight are looked at in one go: a byte of a
+/// difference is zero where it alone borrows from its highest bit, and what borrows from a neighbour lies behind the first such byte.
+pub(super) fn run_length(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let below = |difference: u64, bound: u64| difference.wrapping_sub(ONES * bound) & !difference;
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = (quote | backslash | below(word, 32)) & HIGH;
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | ..32);
+    words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
+}
+
 /// Whether texts have so many escapes that only a file made for it has them: each takes as long as twenty other bytes. Adapters keep
 /// the tags of their training as JSON in a text, with some hundred thousand.
 pub(super) fn has_many_escapes(bytes: &[u8]) -> bool {

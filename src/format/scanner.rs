@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read};
 
+use super::json::run_length;
 use super::metadata::UNREADABLE;
 use super::warnings::shown;
 
@@ -38,26 +39,6 @@ const TELLS: [bool; 256] = {
 
 fn tells(byte: u8) -> bool {
     TELLS.get(usize::from(byte)).copied().unwrap_or(true)
-}
-
-/// How many bytes of a text come before a quote, a backslash or a control character. Eight are looked at in one go: a byte of a
-/// difference is zero where it alone borrows from its highest bit, and what borrows from a neighbour lies behind the first such byte.
-fn run_length(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGH: u64 = ONES << 7;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let below = |difference: u64, bound: u64| difference.wrapping_sub(ONES * bound) & !difference;
-        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        let found = (quote | backslash | below(word, 32)) & HIGH;
-        if found != 0 {
-            return at * 8 + found.trailing_zeros() as usize / 8;
-        }
-    }
-    let ends = |byte: &u8| matches!(byte, b'"' | b'\\' | ..32);
-    words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
 }
 
 /// A value of a few bytes: `true`, `false`, `null` or a number.

@@ -116,6 +116,17 @@ impl Out {
         }
     }
 
+    /// A safetensors file with that many entries.
+    fn entries(&mut self, count: u64, entry: impl Fn(u64) -> String) {
+        self.safetensors(|out| {
+            out.raw(b"{");
+            for n in 0..count {
+                out.raw(if n == 0 { b"" } else { b"," }).raw(entry(n).as_bytes());
+            }
+            out.raw(b"}");
+        });
+    }
+
     /// A JSON header of about so many bytes, behind its length.
     fn safetensors(&mut self, write: impl FnOnce(&mut Self)) {
         self.u64(0);
@@ -125,6 +136,11 @@ impl Out {
         self.file.get_ref().write_all_at(&length.to_le_bytes(), 0).unwrap();
         self.length = length + 8 + (1 << 20);
     }
+}
+
+/// An entry of a safetensors header, without its name.
+fn one(dtype: &str, shape: &str, begin: u64, length: u64) -> String {
+    format!("{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{begin},{}]}}", begin + length)
 }
 
 const GGUF: Reader = Reader::Weights("model.gguf");
@@ -435,6 +451,87 @@ pub const INPUTS: &[Input] = &[
                     );
                 }
                 out.raw(b"}");
+            });
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 tensors",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| {
+                format!("\"model.layers.{}.mlp.experts.{}.w\":{}", n % 100, n / 100, one("F32", "1", n * 4, 4))
+            });
+        },
+    },
+    Input {
+        name: "safetensors: 131,000 tensors of no size",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(131_000, |n| format!("\"{n}\":{}", one("U8", "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 tensors of no size",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| format!("\"{n}\":{}", one("U8", "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 tensors of unknown type",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| format!("\"{n}\":{}", one("X", "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 unknown types",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| format!("\"{n}\":{}", one(&format!("X{n}"), "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 unknown types of long names",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| format!("\"{n}\":{}", one(&format!("{n:0100}"), "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 300,000 shuffled names",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(300_000, |n| format!("\"{:07}\":{}", n * 7_919 % 300_000, one("U8", "0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 tensors of 16 dimensions",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| format!("\"{n}\":{}", one("U8", "1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0", 0, 0)));
+        },
+    },
+    Input {
+        name: "safetensors: 100,000 packed tensors with their scales",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.entries(100_000, |n| {
+                let leaf = ["weight", "weight_scale"][n as usize % 2];
+                format!("\"model.layers.{}.mlp.experts.{}.{leaf}\":{}", n % 61, n / 2, one("U8", "1,1", n, 1))
+            });
+        },
+    },
+    Input {
+        name: "safetensors: a million keys of one tensor",
+        reader: SAFETENSORS,
+        write: |out| {
+            out.safetensors(|out| {
+                out.raw(b"{\"a\":{");
+                for n in 0..1_500_000 {
+                    out.raw(format!("\"k{n}\":0,").as_bytes());
+                }
+                out.raw(b"\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}");
             });
         },
     },

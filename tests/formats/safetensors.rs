@@ -31,7 +31,7 @@ fn a_good_file_is_told_to_the_byte() {
     assert_eq!((told.quantization, told.quantization_guessed), (Some(Quantization::new("BF16")), true));
     assert_eq!(told.warnings, [""; 0]);
     let header = Header::read(bytes.as_slice(), bytes.len() as u64).unwrap();
-    assert_eq!(header.tensors().iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(header.tensors().map(|t| t.name).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(header.metadata()["format"], "pt");
     let structure = |length: usize, more: usize| {
         let mut bytes = bytes[..length].to_vec();

@@ -8,6 +8,7 @@
 mod header;
 mod index;
 mod packed;
+mod parse;
 
 use std::io::{Read, Seek};
 
@@ -49,7 +50,7 @@ pub(super) fn metadata(
                 warnings.add(error.to_string());
                 return Ok(empty(None, Structure::Truncated { missing: None }, false, warnings));
             }
-            Err(error @ Error::TooLong { .. }) => {
+            Err(error @ (Error::TooLong { .. } | Error::TooMuch(_))) => {
                 warnings.add(error.to_string());
                 return Ok(empty(None, Structure::Partial, false, warnings));
             }

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::header::{Header, TensorInfo};
+use crate::format::seen::Keyed;
 
 /// What the headers of quantized weights tell about the number of their parameters. Of what only the configuration tells the
 /// width, the bits are counted.
@@ -95,26 +96,27 @@ pub(super) struct Found {
 
 /// What the tensors of a header hold; `None` where each number is a parameter.
 pub(super) fn look(header: &Header) -> Option<Found> {
-    let tensors = header.tensors();
-    if tensors.iter().all(|tensor| is_plain(tensor) && !is_beside(leaf(&tensor.name))) {
+    if header.tensors().all(|tensor| is_plain(&tensor) && !is_beside(leaf(tensor.name))) {
         return None;
     }
-    let names: HashMap<&str, &TensorInfo> = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
-    let any = |of: fn(&TensorInfo) -> bool| tensors.iter().any(of);
+    let tensors: Vec<TensorInfo<'_>> = header.tensors().collect();
+    let mut names = Names::with_capacity_and_hasher(tensors.len(), Keyed::default());
+    names.extend(tensors.iter().map(|tensor| (tensor.name, tensor)));
+    let any = |of: fn(&TensorInfo<'_>) -> bool| tensors.iter().any(of);
     let mut look = Look {
-        gptq: any(|tensor| matches!(leaf(&tensor.name), "qweight" | "qzeros" | "g_idx")),
-        mlx: any(|tensor| leaf(&tensor.name) == "weight" && is(tensor, "U32"))
+        gptq: any(|tensor| matches!(leaf(tensor.name), "qweight" | "qzeros" | "g_idx")),
+        mlx: any(|tensor| leaf(tensor.name) == "weight" && is(tensor, "U32"))
             || header.metadata().get("format").is_some_and(|format| format == "mlx"),
-        bitsandbytes: any(|tensor| leaf(&tensor.name).starts_with("bitsandbytes__")),
-        absmax: any(|tensor| leaf(&tensor.name) == "absmax"),
+        bitsandbytes: any(|tensor| leaf(tensor.name).starts_with("bitsandbytes__")),
         names,
-        buffer: String::new(),
+        suffixes: SUFFIXES.into_iter().filter(|suffix| tensors.iter().any(|of| of.name.ends_with(suffix))).collect(),
+        name: String::new(),
         packed: Packed::default(),
         beside: false,
         labels: BTreeMap::new(),
         widths: Vec::new(),
     };
-    for tensor in tensors {
+    for tensor in &tensors {
         look.add(tensor);
     }
     let Look { mut packed, beside, labels, widths, .. } = look;
@@ -130,16 +132,33 @@ pub(super) fn look(header: &Header) -> Option<Found> {
     Some(Found { packed, label, is_sure })
 }
 
+/// What names of tensors beside weights end with.
+const SUFFIXES: [&str; 11] = [
+    ".absmax",
+    ".quant_state.bitsandbytes__nf4",
+    ".quant_state.bitsandbytes__fp4",
+    "_scale",
+    "_scale_inv",
+    "_scales",
+    "scale",
+    "SCB",
+    "g_idx",
+    "qzeros",
+    "scales",
+];
+
+type Names<'a> = HashMap<&'a str, &'a TensorInfo<'a>, Keyed>;
+
 struct Look<'a> {
-    names: HashMap<&'a str, &'a TensorInfo>,
-    /// For the names that are asked for.
-    buffer: String,
+    names: Names<'a>,
+    /// Those of [`SUFFIXES`] that any name has.
+    suffixes: Vec<&'static str>,
+    /// Room for a name.
+    name: String,
     /// Whether the file has weights of GPTQ or AWQ, of MLX, of bitsandbytes.
     gptq: bool,
     mlx: bool,
     bitsandbytes: bool,
-    /// Whether it has weights of 4 bits, which may have any type.
-    absmax: bool,
     packed: Packed,
     /// Whether there are tensors that are no parameters.
     beside: bool,
@@ -165,15 +184,18 @@ enum Part {
 }
 
 impl<'a> Look<'a> {
-    /// The tensor whose name is these two together.
-    fn find(&mut self, stem: &str, suffix: &str) -> Option<&'a TensorInfo> {
-        self.buffer.clear();
-        self.buffer.push_str(stem);
-        self.buffer.push_str(suffix);
-        self.names.get(self.buffer.as_str()).copied()
+    /// The tensor whose name is `stem` and `suffix`.
+    fn named(&mut self, stem: &str, suffix: &'static str) -> Option<&'a TensorInfo<'a>> {
+        if !self.suffixes.contains(&suffix) {
+            return None;
+        }
+        self.name.clear();
+        self.name.push_str(stem);
+        self.name.push_str(suffix);
+        self.names.get(self.name.as_str()).copied()
     }
 
-    fn add(&mut self, tensor: &TensorInfo) {
+    fn add(&mut self, tensor: &TensorInfo<'_>) {
         let (part, label) = self.part(tensor);
         let elements = tensor.elements().unwrap_or(0);
         let packed = &mut self.packed;
@@ -207,25 +229,21 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn part(&mut self, tensor: &TensorInfo) -> (Part, Option<String>) {
+    fn part(&mut self, tensor: &TensorInfo<'_>) -> (Part, Option<String>) {
         let elements = tensor.elements().unwrap_or(0);
         let label = |label: &str| Some(label.to_owned());
         let two = |of: &TensorInfo| Part::Several(of.bytes().saturating_mul(2));
-        let (name, leaf) = (tensor.name.as_str(), leaf(&tensor.name));
+        let (name, leaf) = (tensor.name, leaf(tensor.name));
         if self.is_beside(tensor, leaf) {
             return (Part::Beside, None);
         }
         if leaf == "qweight" && is(tensor, "I32") {
             return self.gptq(tensor);
         }
-        if self.absmax && self.find(name, ".absmax").is_some() {
-            let mut is = |state: &str| self.find(name, state).is_some();
-            let kind = if is(".quant_state.bitsandbytes__nf4") {
-                label("NF4")
-            } else {
-                is(".quant_state.bitsandbytes__fp4").then(|| "FP4".to_owned())
-            };
-            return (two(tensor), kind);
+        if self.named(name, ".absmax").is_some() {
+            let kinds = [("NF4", ".quant_state.bitsandbytes__nf4"), ("FP4", ".quant_state.bitsandbytes__fp4")];
+            let kind = kinds.into_iter().find(|(_, suffix)| self.named(name, suffix).is_some());
+            return (two(tensor), kind.and_then(|(kind, _)| label(kind)));
         }
         if name.ends_with("_blocks") && is(tensor, "U8") {
             return (two(tensor), label("MXFP4"));
@@ -233,8 +251,8 @@ impl<'a> Look<'a> {
         if leaf == "weight_packed" && is(tensor, "I32") {
             return (Part::Words(elements), None);
         }
-        let small = is(tensor, "U8") || is(tensor, "I8") || tensor.dtype.starts_with("F8_");
-        let scale = if small { self.scale(name) } else { None };
+        // Of other types nobody asks for scales.
+        let scale = if is_plain(tensor) { None } else { self.scale(name) };
         if (is(tensor, "U8") || is(tensor, "I8"))
             && let Some(kind) = scale.and_then(|scale| nibbles(tensor, scale))
         {
@@ -249,8 +267,8 @@ impl<'a> Look<'a> {
             return (Part::Bits(tensor.bytes().saturating_mul(8)), None);
         }
         let ends = name.strip_suffix("weight").unwrap_or(name);
-        let scaled = scale.is_some() || (is(tensor, "I8") && self.find(ends, "SCB").is_some());
-        match tensor.dtype.as_ref() {
+        let scaled = scale.is_some() || (!is_plain(tensor) && self.named(ends, "SCB").is_some());
+        match tensor.dtype {
             "I8" if scaled => {
                 self.beside = true;
                 (Part::Single(elements), label("INT8"))
@@ -265,10 +283,10 @@ impl<'a> Look<'a> {
     }
 
     /// GPTQ packs along the rows and AWQ along the columns; zero points are packed like the weights.
-    fn gptq(&mut self, tensor: &TensorInfo) -> (Part, Option<String>) {
+    fn gptq(&mut self, tensor: &TensorInfo<'_>) -> (Part, Option<String>) {
         let stem = tensor.name.strip_suffix("qweight").unwrap_or_default();
-        let mut last = |leaf: &str| self.find(stem, leaf).and_then(|of| of.shape.last().copied());
-        let (inputs, zeros, outputs) = (last("g_idx"), last("qzeros"), last("scales"));
+        let [inputs, zeros, outputs] =
+            ["g_idx", "qzeros", "scales"].map(|leaf| self.named(stem, leaf).and_then(|of| of.shape.last().copied()));
         let width = |packed: u64, of: u64| {
             let bits = packed.checked_mul(32)?;
             (of > 0 && bits % of == 0).then(|| bits / of).filter(|width| (1..=8).contains(width))
@@ -294,17 +312,13 @@ impl<'a> Look<'a> {
     }
 
     /// The scales of a weight.
-    fn scale(&mut self, name: &str) -> Option<&'a TensorInfo> {
+    fn scale(&mut self, name: &str) -> Option<&'a TensorInfo<'a>> {
         let stem = name.strip_suffix("_packed").unwrap_or(name);
-        for suffix in ["_scale", "_scale_inv", "_scales"] {
-            if let Some(found) = self.find(stem, suffix) {
-                return Some(found);
-            }
-        }
-        self.find(stem.strip_suffix("weight")?, "scale")
+        let found = ["_scale", "_scale_inv", "_scales"].iter().find_map(|suffix| self.named(stem, suffix));
+        found.or_else(|| self.named(stem.strip_suffix("weight")?, "scale"))
     }
 
-    fn is_beside(&self, tensor: &TensorInfo, leaf: &str) -> bool {
+    fn is_beside(&self, tensor: &TensorInfo<'_>, leaf: &str) -> bool {
         if is_beside(leaf) || is(tensor, "F8_E8M0") {
             return true;
         }
@@ -315,7 +329,7 @@ impl<'a> Look<'a> {
             // Experts that lie in one tensor name their scales after it.
             _ => ["_scale", "_scales", "_scale_inv", "_scale_2", "_input_scale", "_zero_point"].iter().any(|suffix| {
                 let of = tensor.name.strip_suffix(suffix).and_then(|name| self.names.get(name));
-                of.is_some_and(|of| of.dtype.starts_with("F8_") || matches!(of.dtype.as_ref(), "U8" | "I8"))
+                of.is_some_and(|of| of.dtype.starts_with("F8_") || matches!(of.dtype, "U8" | "I8"))
             }),
         }
     }
@@ -323,7 +337,7 @@ impl<'a> Look<'a> {
 
 /// The layout of a tensor whose shape beside that of its scales says that a byte holds two weights: scales for 16 or 32 of
 /// them, or as many rows of scales as two in each byte give.
-fn nibbles(tensor: &TensorInfo, scale: &TensorInfo) -> Option<Option<&'static str>> {
+fn nibbles(tensor: &TensorInfo<'_>, scale: &TensorInfo<'_>) -> Option<Option<&'static str>> {
     let split = |of: &TensorInfo| of.shape.split_last().map(|(last, rest)| (*last, rest.to_vec()));
     let ((columns, rows), (groups, scale_rows)) = (split(tensor)?, split(scale)?);
     if groups == 0 {
@@ -351,13 +365,13 @@ fn leaf(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-fn is(tensor: &TensorInfo, dtype: &str) -> bool {
-    tensor.dtype.as_ref() == dtype
+fn is(tensor: &TensorInfo<'_>, dtype: &str) -> bool {
+    tensor.dtype == dtype
 }
 
 /// Whether its numbers are parameters whatever lies beside it, unless it is 4-bit weights in a type of its own.
-fn is_plain(tensor: &TensorInfo) -> bool {
-    !tensor.dtype.starts_with("F8_") && !matches!(tensor.dtype.as_ref(), "I8" | "U8" | "I16" | "U16" | "I32" | "U32")
+fn is_plain(tensor: &TensorInfo<'_>) -> bool {
+    !tensor.dtype.starts_with("F8_") && !matches!(tensor.dtype, "I8" | "U8" | "I16" | "U16" | "I32" | "U32")
 }
 
 /// Whether the name is one that only scales and their kin have.
