@@ -36,7 +36,7 @@ fn ours(path: &Path) -> Json {
     }
     json!({
         "metadata": header.metadata(),
-        "tensors": header.tensors().iter().map(|tensor| {
+        "tensors": header.tensors().map(|tensor| {
             json!([tensor.name, tensor.dtype, tensor.shape, tensor.bytes()])
         }).collect::<Vec<_>>(),
         "elements": header.elements(),
