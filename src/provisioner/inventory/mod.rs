@@ -204,10 +204,35 @@ impl Inventory {
             return false;
         }
         let full = model.identity.to_string();
-        let names = [Some(model.identity.id.as_str()), Some(full.as_str()), model.reference.as_deref()];
-        self.protect
-            .iter()
-            .any(|pattern| names.iter().flatten().any(|name| crate::model::matches_pattern(name, pattern)))
+        let mut names = vec![model.identity.id.clone(), full];
+        names.extend(model.reference.clone());
+        if model.identity.store == StoreKind::Flat {
+            match model.identity.id.split_once('/') {
+                // What names a group means every model in it.
+                Some((group, _)) => names.extend([group.to_owned(), format!("{}:{group}", StoreKind::Flat)]),
+                None => names.extend(self.folders_named(model)),
+            }
+        }
+        self.protect.iter().any(|pattern| names.iter().any(|name| crate::model::matches_pattern(name, pattern)))
+    }
+
+    /// Folders in that of the model that may be rows at another time, as far as the protect list names one of its folders: a
+    /// group with one model left may be told from a model no more.
+    fn folders_named(&self, model: &Model) -> Vec<String> {
+        let id = &model.identity.id;
+        let start = format!("{id}/");
+        let below = |pattern: &String| {
+            let pattern = pattern.strip_prefix("flat:").unwrap_or(pattern);
+            let (fixed, any) = pattern.split_once('*').map_or((pattern, false), |(fixed, _)| (fixed, true));
+            fixed.starts_with(&start) || (any && start.starts_with(fixed))
+        };
+        if !self.protect.iter().any(below) {
+            return Vec::new();
+        }
+        let entries = std::fs::read_dir(&model.path).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let names = folders.map(|entry| format!("{id}/{}", text::escape(&entry.file_name())));
+        names.flat_map(|name| [format!("{}:{name}", StoreKind::Flat), name]).collect()
     }
 }
 
