@@ -327,7 +327,11 @@ impl ModelProvisioner {
     /// What a reference means here, or that it is not here.
     pub(super) fn resolve(&self, reference: &str) -> Result<crate::store::flat::Resolved> {
         let parsed = self.reference(reference)?;
-        self.inner.store.resolve(&parsed)?.ok_or_else(|| self.not_found(reference))
+        self.inner.store.resolve(&parsed)?.ok_or_else(|| match self.inner.store.details(parsed.name()) {
+            // A folder that only groups models names none of them.
+            Err(error @ Error::Ambiguous { .. }) => error,
+            _ => self.not_found(reference),
+        })
     }
 
     pub(super) fn not_found(&self, reference: &str) -> Error {

@@ -6,7 +6,6 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::ModelProvisioner;
-use super::list::{children, is_folder};
 use super::plan::DEFAULT_REVISION;
 use crate::error::{Error, Result};
 use crate::model::selector::Selector;
@@ -182,17 +181,11 @@ impl ModelProvisioner {
 
     /// Every folder with a record. One whose record cannot be read says so in its row, and holds up no other.
     fn all_recorded(&self) -> Result<Vec<(String, Record)>> {
-        let root = self.store().root();
         let mut rows = Vec::new();
-        for folder in children(root)? {
-            let name = folder.file_name().unwrap_or_default();
-            if name.as_encoded_bytes().starts_with(b".") || !is_folder(&folder) {
-                continue;
-            }
-            match Record::read(&folder) {
-                Ok(Some(record)) => rows.push((text::escape(name), record)),
-                Ok(None) => {}
-                Err(error) => tracing::warn!("{error}"),
+        for (id, record) in self.store().recorded_rows()? {
+            match record {
+                Ok(record) => rows.push((id, record)),
+                Err(reason) => tracing::warn!("{}: {reason}", text::printable(&id)),
             }
         }
         Ok(rows)

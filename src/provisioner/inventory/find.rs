@@ -147,6 +147,9 @@ impl Inventory {
 
     /// Says what the row has instead, where it is here without what was asked for.
     fn with_what_is_here(&self, error: Error, selector: &Selector, store_path: Option<&Path>) -> Error {
+        if let Some(error) = self.group_named(selector, store_path) {
+            return error;
+        }
         let Error::ModelNotFound { reference, place } = error else { return error };
         let here = match Reference::parse(selector.rest()) {
             Ok(asked) if asked.quantization().is_some() => self.quantizations_here(&asked, selector, store_path),
@@ -155,6 +158,15 @@ impl Inventory {
         };
         let place = here.map_or(place.clone(), |here| format!("{place}; {here}"));
         Error::ModelNotFound { reference, place }
+    }
+
+    /// Which rows there are to choose from, where the name is that of a folder which only groups models.
+    fn group_named(&self, selector: &Selector, store_path: Option<&Path>) -> Option<Error> {
+        let asked = Reference::parse(selector.rest()).ok();
+        let names = [Some(selector.rest()), asked.as_ref().map(Reference::name)];
+        let stores = self.asked(selector, store_path);
+        let mut errors = stores.iter().flat_map(|store| names.iter().flatten().map(|name| store.details(name)));
+        errors.find_map(|found| found.err().filter(|error| matches!(error, Error::Ambiguous { .. })))
     }
 
     fn quantizations_here(&self, asked: &Reference, selector: &Selector, store_path: Option<&Path>) -> Option<String> {
@@ -213,7 +225,8 @@ fn by_id(store: &dyn Store, selector: &Selector) -> Result<Option<(String, Part)
                 }
                 return Ok(Some((id, part)));
             }
-            Err(Error::ModelNotFound { .. }) => {}
+            // Of a group the rows to choose from are told, unless another store has a row of that name.
+            Err(Error::ModelNotFound { .. } | Error::Ambiguous { .. }) => {}
             Err(error) => return Err(error),
         }
     }

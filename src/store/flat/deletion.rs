@@ -1,11 +1,12 @@
 //! What deleting rows of the flat store, or parts of them, would do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::FlatStore;
 use super::folder::{Class, ModelFolder, all_of};
-use super::rows::{Base, Found};
+use super::rows::{Base, Found, split};
 use crate::disk::folder::EntryType;
 use crate::disk::lock::{self, FileLock};
 use crate::error::Result;
@@ -69,7 +70,9 @@ impl FlatStore {
         for entry in &links {
             builder.remove(Path::new(""), entry, Vec::new());
         }
-        let going = Going::new(&selected, &links, &self.root);
+        let emptied = emptied_groups(&base, &mut builder);
+        let mut going = Going::new(&selected, &links, &self.root);
+        going.paths.extend(emptied.iter().map(|group| self.root.join(group)));
         for row in &selected {
             self.note_kept(row, &going, &mut builder);
         }
@@ -164,11 +167,16 @@ impl FlatStore {
     fn add_steps(&self, row: &Selected, builder: &mut PlanBuilder) {
         let folder = &row.folder;
         let first_of_set: BTreeSet<usize> = folder.sets.iter().filter_map(|set| set.members.first().copied()).collect();
+        let grouped = split(&folder.id).is_some();
         let mut order: Vec<(Rank, usize)> = row
             .entries
             .iter()
             .map(|&index| {
-                (Rank::of(&folder.tree.entries[index], &folder.classes[index], first_of_set.contains(&index)), index)
+                let entry = &folder.tree.entries[index];
+                let rank = Rank::of(entry, &folder.classes[index], first_of_set.contains(&index));
+                // By it a folder in a group may be told to be a model of its own.
+                let tells = grouped && rank == Rank::Content && entry.path == Path::new("config.json");
+                (if tells { Rank::Config } else { rank }, index)
             })
             .collect();
         let locks = Locks::of(folder);
@@ -179,6 +187,7 @@ impl FlatStore {
         });
         let mut weights: Vec<usize> = Vec::new();
         let mut content: Vec<usize> = Vec::new();
+        let mut partials: Vec<usize> = Vec::new();
         let mut by_path: BTreeMap<&Path, usize> = BTreeMap::new();
         for (rank, index) in order {
             let entry = &folder.tree.entries[index];
@@ -191,6 +200,8 @@ impl FlatStore {
                     .into_iter()
                     .collect(),
                 Rank::Record => content.clone(),
+                // As long as weights stay, it tells whose they are.
+                Rank::Config => content.iter().chain(&partials).copied().collect(),
                 _ => Vec::new(),
             };
             let step = builder.remove(&folder.below, entry, requires);
@@ -201,10 +212,11 @@ impl FlatStore {
                     content.push(step);
                     by_path.insert(&entry.path, step);
                 }
-                Rank::Companion | Rank::Content => {
+                Rank::Companion | Rank::Content | Rank::Config => {
                     content.push(step);
                     by_path.insert(&entry.path, step);
                 }
+                Rank::Partial | Rank::Journal => partials.push(step),
                 _ => {}
             }
         }
@@ -258,19 +270,15 @@ impl FlatStore {
 
     /// Looks through everything that stays for links to what goes, and for other names of it.
     fn look_around(&self, base: &Base, going: &Going, builder: &mut PlanBuilder) {
-        for place in base.places() {
-            let Some(found) = base.read(&place) else { continue };
-            let (id, entries): (String, Vec<(PathBuf, &Entry)>) = match &found {
-                Found::Model(folder) => (
-                    folder.id_text(),
-                    folder.tree.entries.iter().map(|entry| (self.root.join(folder.location(entry)), entry)).collect(),
-                ),
-                Found::Link(entry) => {
-                    (text::escape(entry.path.as_os_str()), vec![(self.root.join(&entry.path), entry)])
+        for found in base.rows() {
+            let entries: Vec<(PathBuf, &Entry)> = match &found {
+                Found::Model(folder) => {
+                    folder.tree.entries.iter().map(|entry| (self.root.join(folder.location(entry)), entry)).collect()
                 }
+                Found::Link(entry) => vec![(self.root.join(&entry.path), entry)],
                 Found::Closed(..) => continue,
             };
-            let model = self.identity(&id);
+            let model = self.identity(&found.id());
             let asked = builder.plan().models.contains(&model);
             for (path, entry) in entries.into_iter().filter(|(path, _)| !going.paths.contains(path)) {
                 if let Some((first, bytes)) = going.names.get(&entry.status.inode).filter(|_| entry.is_file()) {
@@ -340,6 +348,8 @@ enum Rank {
     Partial,
     /// The journal goes after the bytes that it vouches for.
     Journal,
+    /// The configuration of a model in a group.
+    Config,
     Hidden,
     Sidecar,
     /// Listings, tags, locks.
@@ -474,6 +484,31 @@ fn add_emptied_folders(folder: &ModelFolder, entries: &mut BTreeSet<usize>, keep
             entries.insert(index);
         }
     }
+}
+
+/// Adds the removal of groups of which everything goes by now.
+fn emptied_groups(base: &Base, builder: &mut PlanBuilder) -> Vec<OsString> {
+    let mut gone: BTreeMap<OsString, BTreeSet<OsString>> = BTreeMap::new();
+    for step in &builder.plan().steps {
+        // What goes directly in a folder of the base folder; of a group that is every row of it.
+        if step.folder.iter().count() == 1 {
+            gone.entry(step.folder.clone().into_os_string()).or_default().insert(step.name.clone());
+        }
+    }
+    let mut emptied = Vec::new();
+    for (group, names) in gone {
+        if !base.is_group(&group) {
+            continue;
+        }
+        let Ok(folder) = base.folder.folder(&group) else { continue };
+        let (Ok(status), Ok(entries)) = (folder.own_status(), folder.entries()) else { continue };
+        if entries.iter().all(|(name, _)| names.contains(name)) {
+            let entry = Entry { path: PathBuf::from(&group), status, link: None, parent: base.status.inode };
+            builder.remove(Path::new(""), &entry, Vec::new());
+            emptied.push(group);
+        }
+    }
+    emptied
 }
 
 /// Says that what a link leads to stays.

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
@@ -159,13 +157,6 @@ pub(in crate::store) struct ModelFolder {
 }
 
 impl ModelFolder {
-    /// Reads the folder `id` of the store's root.
-    pub(in crate::store) fn read(root: &Folder, root_inode: Inode, id: &OsStr) -> Result<Self, Errno> {
-        let folder = root.folder(id)?;
-        let tree = Tree::of(&folder)?;
-        Ok(Self::new(id.to_owned(), PathBuf::from(id), root_inode, tree, RecordState::read(&folder)))
-    }
-
     pub(in crate::store) fn new(id: OsString, below: PathBuf, parent: Inode, tree: Tree, record: RecordState) -> Self {
         let classes = tree.entries.iter().map(classify).collect();
         Self::classified(id, below, parent, tree, classes, record)

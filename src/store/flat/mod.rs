@@ -2,14 +2,32 @@
 //!
 //! A row is a folder directly under the base folder, a weights file (or set of shards) that lies directly in the base folder, or a
 //! link there. Dot-folders of the base folder are no rows; they count in the store's bytes, as does any other file there.
+//!
+//! A folder under the base folder that only groups models (`hf download org/name --local-dir BASE/org/name`) is no row: what lies in
+//! it is, with the ids `org/name`. There are two levels and not more. A folder only groups models when
+//!
+//! - no file lies directly in it but hidden ones, a readme, a licence and the like; no link that is named like a model's file; no
+//!   record of this program and no metadata of a download (`.cache/huggingface`);
+//! - it holds folders with weights, at any depth, or with a record or metadata of a download, and each of them is a model of its own:
+//!   it has that metadata or record, or its own `config.json`, or a name that ends in `-GGUF`, `_GGUF`, `-MLX` or `-MLX-4bit`;
+//! - none of them is named like a quantization or a part of a model (`Q4_K_M`, `BF16`, `pytorch`, `onnx`, `unet`, `text_encoder_2`,
+//!   `checkpoint-500`, `snapshots`), nor is a folder that cannot be read;
+//! - if there is only one such folder, it has a `config.json`, that ending, or a record of a repository of its name: the metadata
+//!   of a download alone names none.
+//!
+//! Then every visible folder in it is a row, also one without weights and one that cannot be read, and so is every link. Everything
+//! else is one row with all that lies in it. The id of a group names no row: it means none of its models, and never all of them.
 
 pub(in crate::store) mod deletion;
 pub(in crate::store) mod folder;
+mod group;
+mod part_names;
 mod promises;
 pub mod record;
 mod resolve;
 mod row;
 mod rows;
+mod scan;
 pub mod sidecar;
 pub mod staging;
 mod sweep;
@@ -19,9 +37,7 @@ mod weights;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
@@ -31,26 +47,25 @@ pub use record::{Record, RecordedFile};
 pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;
 
 use self::folder::ModelFolder;
+use self::group::Group;
 use self::promises::Listings;
-use self::rows::{Base, Found, is_hidden};
+use self::rows::{Base, Content, Found};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::planning::lexical;
 use super::surroundings::Surroundings;
 use super::sweep::SweepContext;
-use super::tree::{Entry, Tree};
 use super::verify::{Expected, Promise, Source};
 use super::{Details, Part, Row, Store, StoreLink, Target};
-use crate::disk::folder::EntryType;
-use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
+use crate::model::selector::{Choice, arguments};
 use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
 const MAX_MISSING: u32 = 1000;
 
-/// Most threads that a scan reads with.
-const MAX_THREADS: usize = 4;
+/// Most rows of a group that are named where one has to be chosen.
+const MAX_CHOICES: usize = 40;
 
 /// A catalog entry as far as this store needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,33 +202,6 @@ impl FlatStore {
         end.starts_with(&self.root) && end.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     }
 
-    /// Reads every row on a few threads, since a scan waits for headers most of the time; `sink` runs on this one.
-    fn read_rows(&self, base: &Base, cancel: &CancellationToken, sink: &mut dyn FnMut(Row)) {
-        let places = base.places();
-        let next = AtomicUsize::new(0);
-        let threads = thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS).min(places.len());
-        thread::scope(|scope| {
-            let (give, rows) = mpsc::sync_channel(64);
-            for _ in 0..threads {
-                let (give, places, next) = (give.clone(), &places, &next);
-                scope.spawn(move || {
-                    let mut around = Surroundings::default();
-                    while let Some(place) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if cancel.is_cancelled() {
-                            return;
-                        }
-                        let Some(found) = base.read(place) else { continue };
-                        if give.send(self.row(&found, &mut around)).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(give);
-            rows.into_iter().for_each(sink);
-        });
-    }
-
     fn not_found(&self, id: &str) -> Error {
         Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(&self.root) }
     }
@@ -227,7 +215,22 @@ impl FlatStore {
     }
 
     fn found(&self, base: &Base, id: &str) -> Result<Found> {
-        base.place(&text::unescape(id)).and_then(|place| base.read(&place)).ok_or_else(|| self.not_found(id))
+        match base.place(&text::unescape(id)).and_then(|place| base.read(&place)) {
+            Some(Content::Row(found)) => Ok(found),
+            Some(Content::Group(group)) => Err(self.several(id, &group)),
+            None => Err(self.not_found(id)),
+        }
+    }
+
+    /// Says which rows a group has.
+    fn several(&self, id: &str, group: &Group) -> Error {
+        let name = |found: &Found| arguments(&self.identity(&found.id()), &Choice::Whole, false);
+        let mut choices: Vec<String> = group.rows.iter().take(MAX_CHOICES).map(name).collect();
+        let more = group.rows.len() - choices.len();
+        if more > 0 {
+            choices.push(format!("and {more} more in that folder"));
+        }
+        Error::Ambiguous { reference: text::printable(id), choices }
     }
 
     /// The entries that `part` means.
@@ -259,20 +262,16 @@ impl Store for FlatStore {
     fn links(&self) -> Vec<StoreLink> {
         let Ok(Some(base)) = Base::open(&self.root) else { return Vec::new() };
         let mut links = Vec::new();
-        for place in base.places() {
-            match base.read(&place) {
-                Some(Found::Model(folder)) => {
+        for found in base.rows() {
+            match &found {
+                Found::Model(folder) => {
                     let entries = folder.tree.entries.iter().filter(|entry| entry.link.is_some());
                     links.extend(
-                        entries.map(|entry| StoreLink {
-                            id: folder.id_text(),
-                            path: self.root.join(folder.location(entry)),
-                        }),
+                        entries.map(|entry| StoreLink { id: found.id(), path: self.root.join(folder.location(entry)) }),
                     );
                 }
-                Some(Found::Link(entry)) => links
-                    .push(StoreLink { id: text::escape(entry.path.as_os_str()), path: self.root.join(&entry.path) }),
-                Some(Found::Closed(..)) | None => {}
+                Found::Link(entry) => links.push(StoreLink { id: found.id(), path: self.root.join(&entry.path) }),
+                Found::Closed(..) => {}
             }
         }
         links
@@ -291,57 +290,12 @@ impl Store for FlatStore {
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
-        let mut summary = StoreSummary {
-            store: StoreKind::Flat,
-            path: self.root.clone(),
-            disk_bytes: 0,
-            models: 0,
-            warnings: Vec::new(),
-        };
-        let base = match Base::open(&self.root) {
-            Ok(Some(base)) => base,
-            Ok(None) => return summary,
-            Err(error) => {
-                summary.warnings.push(error.to_string());
-                return summary;
-            }
-        };
-        let mut usage = Usage::default();
-        self.read_rows(&base, cancel, &mut |row| {
-            usage.merge(&row.usage);
-            summary.models += 1;
-            sink(row);
-        });
-        self.headers.keep();
-        if cancel.is_cancelled() {
-            return summary;
-        }
-        // What is no row takes room all the same.
-        for (name, kind) in &base.entries {
-            match kind {
-                EntryType::Folder if is_hidden(name) => match Tree::read(&base.folder, name) {
-                    Ok(tree) => add_files(&mut usage, &tree),
-                    Err(error) => summary.warnings.push(format!(
-                        "{} cannot be read: {}",
-                        text::printable(&text::escape(name)),
-                        super::tree::reason(error)
-                    )),
-                },
-                EntryType::File => {
-                    if let Some(entry) = base.entry(name).filter(Entry::is_file) {
-                        let status = &entry.status;
-                        usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
-                    }
-                }
-                _ => {}
-            }
-        }
-        summary.disk_bytes = usage.disk_bytes();
-        summary
+        self.scan_rows(sink, cancel)
     }
 
     fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.root, 1)
+        // Models in groups come and go one level below those that lie in no group.
+        Fingerprint::of(&self.root, 2)
     }
 
     fn details(&self, id: &str) -> Result<Details> {
@@ -389,12 +343,5 @@ impl Store for FlatStore {
             Ok(Some(base)) => targets.iter().map(|target| self.expected_below(&base, target)).collect(),
             _ => targets.iter().map(|target| self.expected(target)).collect(),
         }
-    }
-}
-
-fn add_files(usage: &mut Usage, tree: &Tree) {
-    for entry in tree.entries.iter().filter(|entry| entry.is_file()) {
-        let status = &entry.status;
-        usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
     }
 }

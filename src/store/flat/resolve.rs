@@ -5,9 +5,9 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::folder::{Class, ModelFolder, RecordState};
-use super::rows::{Base, Found, Place, is_hidden};
-use super::{Alias, FlatStore, Resolved};
-use crate::disk::folder::EntryType;
+use super::group;
+use super::rows::{Base, Content, Found, Place, is_hidden, split};
+use super::{Alias, FlatStore, Record, Resolved};
 use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::model::{Reference, RepoPath, text};
@@ -43,8 +43,8 @@ impl FlatStore {
     ///
     /// The first of these that is here: a folder named exactly as typed (where that has a `:` or `@`); the alias's folder, or
     /// a former one that has the alias's file; the folder, or the weights file directly in the base folder, of exactly that
-    /// name; the folder whose record names the repository (of an alias: if it has the alias's file); the catalog's folder for it; the last part of the name in lower
-    /// case, then `org--name`. A folder that belongs to another repository never answers to `org/name`.
+    /// name; for `org/name` the row of exactly that id in a group; the folder whose record names the repository (of an alias: if it has the alias's file); the catalog's folder for it; the row in a
+    /// group of that id in another case; the last part of the name in lower case, then `org--name`. A folder that belongs to another repository never answers to `org/name`.
     ///
     /// # Errors
     /// [`Error::Ambiguous`] when several folders are equally meant, [`Error::Io`] when the base folder cannot be read.
@@ -52,9 +52,7 @@ impl FlatStore {
         let Some(base) = Base::open(&self.root)? else { return Ok(None) };
         if reference.text() != reference.name() && reference.text().contains([':', '@']) {
             let typed = OsStr::new(reference.text());
-            if Path::new(typed).iter().count() == 1
-                && let Some(found) = base.place(typed).and_then(|place| self.whole(&base, &place))
-            {
+            if let Some(found) = base.place(typed).and_then(|place| self.whole(&base, &place)) {
                 return Ok(Some(found));
             }
         }
@@ -109,7 +107,9 @@ impl FlatStore {
             let free = match base.as_ref().and_then(|base| base.place(OsStr::new(&name)).map(|place| (base, place))) {
                 None => base.as_ref().is_none_or(|base| base.entry(OsStr::new(&name)).is_none()),
                 Some((base, place)) => match base.read(&place) {
-                    Some(Found::Model(folder)) => !folder.is_loose() && !self.owner(&folder).is_other_than(repository),
+                    Some(Content::Row(Found::Model(folder))) => {
+                        !folder.is_loose() && !self.owner(&folder).is_other_than(repository)
+                    }
                     Some(_) => false,
                     None => true,
                 },
@@ -169,7 +169,7 @@ impl FlatStore {
 
     /// The row at `place`, all of it.
     fn whole(&self, base: &Base, place: &Place) -> Option<Resolved> {
-        Some(match base.read(place)? {
+        Some(match base.row(place)? {
             Found::Model(folder) => self.resolved(&folder, Part::Whole),
             Found::Link(entry) | Found::Closed(entry, _) => Resolved {
                 folder: self.root.join(&entry.path),
@@ -274,7 +274,7 @@ impl FlatStore {
     /// The row of exactly the id `name`. An alias never means files of other aliases only, also not by its folder's name.
     fn by_folder(&self, base: &Base, reference: &Reference, name: &str) -> Option<Resolved> {
         let place = base.place(OsStr::new(name))?;
-        match base.read(&place)? {
+        match base.row(&place)? {
             Found::Model(folder) => {
                 let alias = self.aliases.iter().find(|alias| alias.alias == name);
                 if alias.is_some_and(|alias| {
@@ -290,7 +290,47 @@ impl FlatStore {
         }
     }
 
+    /// The row with the id `repository` in a group, unless it belongs to another repository.
+    fn by_path(&self, base: &Base, reference: &Reference, repository: &str) -> Option<Resolved> {
+        let place = base.place(OsStr::new(repository))?;
+        match base.row(&place)? {
+            Found::Model(folder) if self.owner(&folder).is_other_than(repository) => None,
+            Found::Model(folder) => {
+                let part = self.part_meant(&folder, reference)?;
+                Some(self.resolved(&folder, part))
+            }
+            _ if reference.of_repository() != *reference || reference.revision().is_some() => None,
+            _ => self.whole(base, &place),
+        }
+    }
+
+    /// Every row that has a record, by its id; why it cannot be read, where it cannot.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the base folder cannot be read.
+    pub fn recorded_rows(&self) -> Result<Vec<(String, std::result::Result<Record, String>)>> {
+        let Some(base) = Base::open(&self.root)? else { return Ok(Vec::new()) };
+        let rows = records(&base).filter_map(|(place, state)| {
+            let id = match &place {
+                // Only in a group it is a row.
+                Place::Member(group, name) if base.is_group(group) => Path::new(group).join(name).into_os_string(),
+                Place::Folder(name) => name.clone(),
+                _ => return None,
+            };
+            let record = match state {
+                RecordState::Read(record) => Ok(record),
+                RecordState::Unreadable(reason) => Err(reason),
+                RecordState::Missing => return None,
+            };
+            Some((text::escape(&id), record))
+        });
+        Ok(rows.collect())
+    }
+
     fn by_repository(&self, base: &Base, reference: &Reference, repository: &str) -> Result<Option<Resolved>> {
+        if let Some(found) = self.by_path(base, reference, repository) {
+            return Ok(Some(found));
+        }
         let defaults: Vec<String> = default_names(repository).collect();
         if let Some(found) = self.the_one(reference, &defaults, recorded(base, repository))? {
             return Ok(Some(found));
@@ -307,6 +347,12 @@ impl FlatStore {
             (!self.owner(&folder).is_other_than(repository)).then(|| Found::Model(Box::new(folder)))
         };
         if let Some(found) = self.the_one(reference, &defaults, names.into_iter().filter_map(unclaimed))? {
+            return Ok(Some(found));
+        }
+        let members = grouped(base, repository)
+            .into_iter()
+            .filter(|found| !matches!(found, Found::Model(folder) if self.owner(folder).is_other_than(repository)));
+        if let Some(found) = self.the_one(reference, &defaults, members)? {
             return Ok(Some(found));
         }
         for name in &defaults {
@@ -357,12 +403,36 @@ fn default_names(repository: &str) -> impl Iterator<Item = String> {
     [last, lower.replace('/', "--")].into_iter()
 }
 
-/// Every folder whose record names `repository`.
+/// Every row whose record names `repository`.
 fn recorded<'a>(base: &'a Base, repository: &'a str) -> impl Iterator<Item = Found> + 'a {
-    let folders = base.entries.iter().filter(|(name, kind)| *kind == EntryType::Folder && !is_hidden(name));
-    let named = folders.filter(move |(name, _)| {
-        let record = base.folder.folder(name).map(|folder| RecordState::read(&folder));
-        record.is_ok_and(|record| record.get().is_some_and(|record| record.is_of(repository)))
+    let is_of = move |state: &RecordState| state.get().is_some_and(|record| record.is_of(repository));
+    records(base).filter(move |(_, state)| is_of(state)).filter_map(|(place, _)| base.row(&place))
+}
+
+/// Every place with a record, as far as the names of folders tell: one in a folder may turn out to be in no group.
+fn records(base: &Base) -> impl Iterator<Item = (Place, RecordState)> + '_ {
+    base.folders().flat_map(|name| {
+        let Ok(folder) = base.folder.folder(name) else { return Vec::new() };
+        let state = RecordState::read(&folder);
+        if state != RecordState::Missing {
+            return vec![(Place::Folder(name.clone()), state)];
+        }
+        let subs = group::candidates(&folder).into_iter().filter_map(|sub| {
+            let state = RecordState::read(&folder.folder(&sub).ok()?);
+            (state != RecordState::Missing).then(|| (Place::Member(name.clone(), sub), state))
+        });
+        subs.collect()
+    })
+}
+
+/// The folders in groups that have the name of `repository` as their id, in any case: the hub does not tell names apart by it.
+fn grouped(base: &Base, repository: &str) -> Vec<Found> {
+    let Some((org, name)) = split(OsStr::new(repository)) else { return Vec::new() };
+    let same = |left: &OsStr, right: &OsStr| left.eq_ignore_ascii_case(right);
+    let groups = base.folders().filter(|group| same(group, org));
+    let members = groups.flat_map(|group| {
+        let subs = base.folder.folder(group).map(|folder| group::candidates(&folder)).unwrap_or_default();
+        subs.into_iter().filter(|sub| same(sub, name)).map(|sub| Place::Member(group.clone(), sub))
     });
-    named.filter_map(|(name, _)| base.read(&Place::Folder(name.clone())))
+    members.filter_map(|place| base.row(&place)).collect()
 }

@@ -1,14 +1,19 @@
-//! Which rows a base folder has: one a folder, one a set of weights that lies directly in it, one a link.
+//! Which rows a base folder has: one a folder, one a set of weights that lies directly in it, one a link; in a folder that only
+//! groups models, one a folder or link in that.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
 use super::folder::{ModelFolder, RecordState, SetKey};
+use super::group::{self, Group};
 use crate::disk::folder::{EntryType, Folder, Status};
 use crate::error::{Error, Result};
+use crate::model::text;
 use crate::store::tree::{Entry, Tree, reason};
 
 /// The open base folder with its direct entries.
@@ -17,13 +22,17 @@ pub(super) struct Base {
     pub(super) folder: Folder,
     pub(super) status: Status,
     pub(super) entries: Vec<(OsString, EntryType)>,
+    /// Whether a folder only groups models, as far as that was looked at.
+    groups: Mutex<BTreeMap<OsString, bool>>,
 }
 
 /// Where one row is, before it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A folder of that name.
+    /// A folder of that name: a row, or several.
     Folder(OsString),
+    /// What has the second name in the folder of the first name, if that only groups models.
+    Member(OsString, OsString),
     /// A link of that name, whatever it leads to.
     Link(OsString),
     /// Weights directly in the base folder: the id, and the names of the files.
@@ -41,6 +50,35 @@ pub(super) enum Found {
     Closed(Entry, String),
 }
 
+impl Found {
+    /// The id of the row.
+    pub(super) fn id(&self) -> String {
+        match self {
+            Self::Model(folder) => folder.id_text(),
+            Self::Link(entry) | Self::Closed(entry, _) => text::escape(entry.path.as_os_str()),
+        }
+    }
+}
+
+/// What is at a place.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// One row.
+    Row(Found),
+    /// A folder that only groups models.
+    Group(Group),
+}
+
+impl Content {
+    /// The one row.
+    pub(super) fn row(self) -> Option<Found> {
+        match self {
+            Self::Row(found) => Some(found),
+            Self::Group(_) => None,
+        }
+    }
+}
+
 impl Base {
     /// Opens `root`; `None` when nothing is there.
     pub(super) fn open(root: &Path) -> Result<Option<Self>> {
@@ -54,10 +92,10 @@ impl Base {
         };
         let status = folder.own_status().map_err(failed)?;
         let entries = folder.entries().map_err(failed)?;
-        Ok(Some(Self { folder, status, entries }))
+        Ok(Some(Self { folder, status, entries, groups: Mutex::default() }))
     }
 
-    /// Every row, in the order of the names.
+    /// Where rows are, in the order of the names.
     pub(super) fn places(&self) -> Vec<Place> {
         let mut places: Vec<Place> = Vec::new();
         let mut loose: BTreeMap<SetKey, Vec<OsString>> = BTreeMap::new();
@@ -83,6 +121,10 @@ impl Base {
         if is_hidden(id) {
             return None;
         }
+        if let Some((group, name)) = split(id) {
+            let is_folder = matches!(self.place(group), Some(Place::Folder(_)));
+            return is_folder.then(|| Place::Member(group.to_owned(), name.to_owned()));
+        }
         let at = self.entries.binary_search_by(|(name, _)| name.as_os_str().cmp(id)).ok()?;
         match self.entries[at].1 {
             EntryType::Folder => Some(Place::Folder(id.to_owned())),
@@ -94,17 +136,60 @@ impl Base {
         }
     }
 
-    /// Reads a row; `None` when it is gone.
-    pub(super) fn read(&self, place: &Place) -> Option<Found> {
-        match place {
-            Place::Folder(name) => match ModelFolder::read(&self.folder, self.status.inode, name) {
-                Ok(folder) => Some(Found::Model(Box::new(folder))),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
-                Err(error) => Some(Found::Closed(self.entry(name)?, reason(error))),
+    /// Reads what is at a place; `None` when it is gone.
+    pub(super) fn read(&self, place: &Place) -> Option<Content> {
+        Some(Content::Row(match place {
+            Place::Folder(name) => match group::read(&self.folder, self.status.inode, name) {
+                Ok(content) => {
+                    self.note(name, matches!(content, Content::Group(_)));
+                    return Some(content);
+                }
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return None,
+                Err(error) => Found::Closed(self.entry(name)?, reason(error)),
             },
-            Place::Link(name) => self.entry(name).map(Found::Link),
-            Place::Loose(name, names) => self.loose(name, names).map(|folder| Found::Model(Box::new(folder))),
-        }
+            Place::Member(group, name) => {
+                if !self.is_group(group) {
+                    return None;
+                }
+                group::read_row(&self.folder, group, name).ok()??
+            }
+            Place::Link(name) => Found::Link(self.entry(name)?),
+            Place::Loose(name, names) => Found::Model(Box::new(self.loose(name, names)?)),
+        }))
+    }
+
+    /// The row at a place; `None` when it is gone, or when there is a group.
+    pub(super) fn row(&self, place: &Place) -> Option<Found> {
+        self.read(place)?.row()
+    }
+
+    /// Every row.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Found> + '_ {
+        self.places().into_iter().filter_map(|place| self.read(&place)).flat_map(|content| match content {
+            Content::Row(found) => vec![found],
+            Content::Group(group) => group.rows,
+        })
+    }
+
+    /// The names of the folders that may be rows or groups.
+    pub(super) fn folders(&self) -> impl Iterator<Item = &OsString> {
+        let folders = self.entries.iter().filter(|(name, kind)| *kind == EntryType::Folder && !is_hidden(name));
+        folders.map(|(name, _)| name)
+    }
+
+    /// Whether the folder `name` only groups models. It is looked at once.
+    pub(super) fn is_group(&self, name: &OsStr) -> bool {
+        let known = self.groups.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied();
+        known.unwrap_or_else(|| {
+            let content = group::read(&self.folder, self.status.inode, name);
+            let is_group = matches!(content, Ok(Content::Group(_)));
+            self.note(name, is_group);
+            is_group
+        })
+    }
+
+    fn note(&self, name: &OsStr, is_group: bool) {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), is_group);
     }
 
     /// One direct entry.
@@ -115,9 +200,10 @@ impl Base {
         Some(Entry { path: PathBuf::from(name), status, link, parent: self.status.inode })
     }
 
-    /// The folder `name` as a model's folder, if it is a folder that can be read.
-    pub(super) fn model(&self, name: &str) -> Option<ModelFolder> {
-        match self.read(&self.place(OsStr::new(name)).filter(|place| matches!(place, Place::Folder(_)))?)? {
+    /// The folder of that id as a model's folder, if it is one that can be read.
+    pub(super) fn model(&self, id: &str) -> Option<ModelFolder> {
+        let place = self.place(OsStr::new(id))?;
+        match self.row(&place).filter(|_| matches!(place, Place::Folder(_) | Place::Member(..)))? {
             Found::Model(folder) => Some(*folder),
             _ => None,
         }
@@ -145,6 +231,15 @@ impl Base {
         let tree = Tree { top: self.status, entries, unread: Vec::new() };
         Some(ModelFolder::new(id.to_owned(), PathBuf::new(), self.status.inode, tree, RecordState::Missing))
     }
+}
+
+/// The two names of the id of a row in a group.
+pub(super) fn split(id: &OsStr) -> Option<(&OsStr, &OsStr)> {
+    let bytes = id.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'/')?;
+    let (group, name) = (OsStr::from_bytes(&bytes[..at]), OsStr::from_bytes(&bytes[at + 1..]));
+    let is_plain = |name: &OsStr| !name.is_empty() && !is_hidden(name) && !name.as_bytes().contains(&b'/');
+    (is_plain(group) && is_plain(name)).then_some((group, name))
 }
 
 pub(super) fn is_hidden(name: &OsStr) -> bool {

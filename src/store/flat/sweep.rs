@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::FlatStore;
 use super::folder::{Class, ModelFolder, RecordState};
-use super::rows::{Base, Found};
+use super::rows::{Base, Content, Found};
 use crate::disk::folder::EntryType;
 use crate::model::{Certainty, Garbage, StoreKind, Sweep, text};
 use crate::store::sweep::{Dead, SweepContext, Sweeper};
@@ -29,21 +29,32 @@ impl FlatStore {
                 return Sweep::default();
             }
             match base.read(&place) {
-                Some(Found::Model(folder)) if !folder.is_loose() => one(&folder, &mut sweeper),
-                Some(Found::Model(folder)) => links(&folder, &mut sweeper),
-                Some(Found::Link(entry)) => {
-                    let id = text::escape(entry.path.as_os_str());
-                    sweeper.link(Path::new(""), &entry, Some(&id));
-                }
-                Some(Found::Closed(entry, reason)) => {
-                    let path = text::printable_path(&self.root.join(&entry.path));
-                    sweeper.warn(format!("{path} cannot be read: {reason}; nothing there is offered"));
+                Some(Content::Row(found)) => row(&found, &mut sweeper),
+                Some(Content::Group(group)) => {
+                    group.rows.iter().for_each(|found| row(found, &mut sweeper));
+                    for entry in &group.beside {
+                        sweeper.own_temporary(Path::new(""), entry, None);
+                    }
                 }
                 None => {}
             }
         }
         beside(&base, &mut sweeper);
         sweeper.finish()
+    }
+}
+
+fn row(found: &Found, sweeper: &mut Sweeper<'_>) {
+    match found {
+        Found::Model(folder) if !folder.is_loose() => one(folder, sweeper),
+        Found::Model(folder) => links(folder, sweeper),
+        Found::Link(entry) => {
+            sweeper.link(Path::new(""), entry, Some(&found.id()));
+        }
+        Found::Closed(entry, reason) => {
+            let path = text::printable_path(&sweeper.root.join(&entry.path));
+            sweeper.warn(format!("{path} cannot be read: {reason}; nothing there is offered"));
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the weights of a folder tell together.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ impl ModelFolder {
             warnings.add(&format!("{} is not whole yet: a partial download of it takes {room}", shown(target)));
         }
         for (index, entry, _) in self.content() {
-            if model.format.is_none() && holds_other_weights(entry) {
+            if model.format.is_none() && is_other_weights(entry.name()) {
                 model.format = Some(Format::Other);
             }
             if takes(wanted, index)
@@ -106,8 +107,8 @@ fn shown(path: &Path) -> String {
 }
 
 /// Weights in formats that are not read here.
-fn holds_other_weights(entry: &Entry) -> bool {
-    let name = text::escape(entry.name()).to_ascii_lowercase();
+pub(super) fn is_other_weights(name: &OsStr) -> bool {
+    let name = text::escape(name).to_ascii_lowercase();
     let extension = name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default();
     matches!(extension, "bin" | "pt" | "pth" | "ckpt" | "h5" | "msgpack" | "onnx" | "engine" | "ggml")
 }
