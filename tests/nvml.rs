@@ -234,6 +234,9 @@ fn an_old_driver_is_asked_through_its_program() {
     assert_eq!(fit["memory"]["gpus"][1]["total_bytes"].as_u64(), Some(24_576 * MIB));
     let asked = std::fs::read_to_string(host.path("heard")).unwrap();
     assert!(asked.contains("--query-gpu=uuid,memory.total,memory.free --format=csv,noheader,nounits"), "{asked}");
+    // A GPU that is lost is no reason to say nothing of the others, and what a wrapper leaves behind is not waited for.
+    script("sleep 600 &\necho 'GPU-11111111-1111-1111-1111-111111111111, 24576, 20000'\nexit 15");
+    assert_eq!(gpus(&host.fit("", "")), [("GPU0", None), ("GPU1", Some(20_000))]);
     for body in ["exit 6", "yes | head -c 3000000", "exec sleep 30"] {
         script(body);
         let begin = Instant::now();

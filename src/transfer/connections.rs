@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 /// How many connections a transfer opens at most when nothing else is said.
 const DEFAULT: usize = 8;
+/// The part of a hold in which further refusals are those of the same overload, of connections that were already open: they
+/// count once.
+const ONE_BREATH: f64 = 0.55;
 /// After a refusal there are fewer connections for so long; after each further one for twice as long.
 const FIRST_HOLD: Duration = Duration::from_secs(30);
 const LONGEST_HOLD: Duration = Duration::from_secs(600);
@@ -178,8 +181,7 @@ impl Connections {
         let mut state = self.lock();
         let now = Instant::now();
         let origin = state.origin(&origin(address), self.shared.most);
-        // Those that were refused together count once.
-        if origin.until.is_some_and(|until| until > now + origin.hold.mul_f64(0.45)) {
+        if origin.until.is_some_and(|until| until > now + origin.hold.mul_f64(1.0 - ONE_BREATH)) {
             return;
         }
         if origin.until.is_some() {
@@ -261,15 +263,14 @@ impl Origin {
         self.not_before
     }
 
-    /// When a refusal is long enough ago, one step up.
+    /// One step up for each hold that has passed since a refusal.
     fn recover(&mut self, most: usize) {
         let now = Instant::now();
-        if self.until.is_some_and(|until| now >= until) {
+        while let Some(until) = self.until.filter(|until| now >= *until) {
             self.ceiling = (self.ceiling * 2).min(most);
-            if self.ceiling == most {
-                (self.until, self.hold) = (None, FIRST_HOLD);
-            } else {
-                self.until = Some(now + self.hold);
+            self.until = (self.ceiling < most).then(|| until + self.hold);
+            if self.until.is_none() {
+                self.hold = FIRST_HOLD;
             }
         }
     }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long it may take; a sick GPU hangs it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,7 +19,8 @@ const MAX_BYTES: u64 = 64 << 10;
 
 /// All memory and what of it is free, by UUID; nothing where the program is not there, fails or hangs.
 pub(super) fn memory(programs: &[PathBuf]) -> BTreeMap<String, (u64, u64)> {
-    programs.iter().find_map(ask).map(|text| parse(&text)).unwrap_or_default()
+    let told = |program| Some(parse(&ask(program)?)).filter(|told: &BTreeMap<_, _>| !told.is_empty());
+    programs.iter().find_map(told).unwrap_or_default()
 }
 
 fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
@@ -28,10 +32,12 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
     let mut child = Command::new(program)
         .env_remove("HF_TOKEN")
         .env_remove("HUGGING_FACE_HUB_TOKEN")
+        .env_remove("HF_ENDPOINT")
         .args(["--query-gpu=uuid,memory.total,memory.free", "--format=csv,noheader,nounits"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .ok()?;
     let pipe = child.stdout.take();
@@ -41,17 +47,18 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
         pipe?.take(MAX_BYTES).read_to_string(&mut text).ok().map(|_| text)
     });
     let begin = Instant::now();
-    let status = loop {
+    let ended = loop {
         match child.try_wait() {
             Ok(None) if begin.elapsed() < PATIENCE => std::thread::sleep(TICK),
-            Ok(Some(status)) => break Some(status),
-            _ => break None,
+            Ok(ended) => break ended.is_some(),
+            Err(_) => break false,
         }
     };
-    if status.is_none() {
-        // One that hangs in the driver does not end by this either, so only a thread waits for it, and it is the last one
-        // until then.
-        let _ = child.kill();
+    // What it has started goes with it: that would keep the pipe open.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    if !ended {
+        // One that hangs in the driver does not end by that either, so only a thread waits for it, and it is the last one until
+        // then.
         HANGS.store(true, Ordering::Relaxed);
         let waiting = std::thread::Builder::new().name("nvidia-smi".to_owned()).spawn(move || {
             if child.wait().is_ok() {
@@ -63,8 +70,8 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
         }
         return None;
     }
-    let text = reader.ok()?.join().ok().flatten();
-    text.filter(|_| status.is_some_and(|status| status.success()))
+    // A GPU that is lost makes it fail, and the lines of the others are right all the same.
+    reader.ok()?.join().ok().flatten()
 }
 
 /// Lines of UUID, total and free in MiB. A figure that is none (`[N/A]`) leaves its GPU out.

@@ -115,12 +115,13 @@ impl Links {
             }
         };
         fresh.listings.into_iter().for_each(|(key, text)| add(&key, &text));
-        let mut stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(stored) = stored.as_deref() {
             stored.iter().filter(|(.., used)| *used).for_each(|(key, text, _)| add(key, text));
         }
         match publish::write_atomically(file, &writer.finish(VERSION)) {
-            Ok(()) => *stored = None,
+            // A scan in the meantime went on with what it had.
+            Ok(()) => *self.0.stored.lock().unwrap_or_else(PoisonError::into_inner) = None,
             Err(error) => tracing::info!("links are not remembered: {error}"),
         }
     }
