@@ -472,7 +472,7 @@ fn a_blob_that_a_name_comes_to_need_while_the_sweep_runs_stays() {
     assert!([&hf, &abandoned, &orphan].iter().all(|path| plan.steps.iter().any(|step| step.path() == **path)));
     let mut arrive = First(
         || {
-            cache.link(format!("{REPO}/snapshots/{}/late", commit('a')), &format!("../../blobs/{}", hex('9')));
+            cache.link(format!("{REPO}/snapshots/{}/late", commit('a')), format!("../../blobs/{}", hex('9')));
             ollama.tag("library/late/latest", &manifest);
         },
         false,

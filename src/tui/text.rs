@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(cut_middle("qwen2.5-coder-32b-instruct", 16, "…"), "qwen2.5-c…struct");
         let names = ["lmstudio-community/gemma-3-27b-it-GGUF", "lmstudio-community/gemma-3-4b-it-GGUF:Q4_K_M"];
         let cut_names = |columns| names.map(|name| cut_name(name, columns, "…"));
-        assert_eq!(cut_names(30), ["lmstudio-…/gemma-3-27b-it-GGUF", "lm…/gemma-3-4b-it-GGUF:Q4_K_M"]);
+        assert_eq!(cut_names(30), ["lmstudio-…/gemma-3-27b-it-GGUF", "lms…/gemma-3-4b-it-GGUF:Q4_K_M"]);
         assert_eq!(cut_names(20), ["…gemma-3-27b-it-GGUF", "gemma-3-4b-i…:Q4_K_M"]);
         assert_eq!(cut_names(16), ["gemma-3-27b-it…", "gemma-3-…:Q4_K_M"]);
         assert_eq!(cut("abcdef", 4, "…"), "abc…");
