@@ -176,9 +176,12 @@ fn models_of_one_organization_are_rows_of_their_own() {
     assert!(details.files[0].sha256.is_some(), "its own metadata is trusted");
 }
 
+/// Makes a model in a folder.
+type Make<'a> = &'a dyn Fn(&Bench, &str);
+
 #[test]
 fn each_kind_of_evidence_makes_a_group() {
-    let by: [(&str, &dyn Fn(&Bench, &str)); 5] = [
+    let by: [(&str, Make<'_>); 5] = [
         ("metadata", &|bench, folder| bench.fetched(folder, "x.gguf")),
         ("old metadata", &|bench, folder| {
             bench.gguf(&format!("{folder}/x.gguf"));
