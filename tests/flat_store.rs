@@ -299,7 +299,7 @@ fn what_is_missing_cut_or_unfinished_is_incomplete() {
     fs::create_dir(bench.base.join("partial")).unwrap();
     fs::write(partial, b"half").unwrap();
     fs::write(journal, b"{}").unwrap();
-    bench.put("index/model.safetensors.index.json", b"{}");
+    bench.put("index/model.safetensors.index.json", br#"{"weight_map":{"a":"model-00001-of-00002.safetensors"}}"#);
     bench.fetched("lost", "o/lost", "m-Q8_0.gguf", &gguf(7, 1));
     fs::remove_file(bench.base.join("lost/m-Q8_0.gguf")).unwrap();
     bench.gguf("whole/m.gguf", 15, 1);

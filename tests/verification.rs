@@ -180,19 +180,25 @@ fn shards_are_compared_with_each_other_and_with_their_index() {
     // Renamed, nothing but the header tells that there should be more.
     fs::remove_file(folder.join("m-00002-of-00002.gguf")).unwrap();
     fs::rename(folder.join("m-00001-of-00002.gguf"), folder.join("m.gguf")).unwrap();
-    assert_eq!(file(&check(1), "m.gguf")["status"], "missing");
+    let alone = check(1);
+    assert_eq!(file(&alone, "m.gguf")["status"], "corrupt");
+    assert!(file(&alone, "m.gguf")["note"].as_str().unwrap().contains("shard 1 of 2, its name does not"));
     fs::remove_file(folder.join("m.gguf")).unwrap();
 
-    let tensors = br#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#;
-    let mut bytes = (tensors.len() as u64).to_le_bytes().to_vec();
-    bytes.extend_from_slice(tensors);
-    bytes.extend([0; 16]);
-    put("odd-a.safetensors", &bytes);
+    let tensor = |name: &str| {
+        let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}}}"#);
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 16]].concat()
+    };
+    put("odd-a.safetensors", &tensor("w"));
     put("model.safetensors.index.json", br#"{"weight_map":{"w":"odd-a.safetensors","v":"odd-b.safetensors"}}"#);
     let index = check(1);
     assert_eq!(file(&index, "odd-b.safetensors")["status"], "missing");
-    put("odd-b.safetensors", &bytes);
+    put("odd-b.safetensors", &tensor("v"));
     check(0);
+    put("odd-b.safetensors", &tensor("x"));
+    let other = check(1);
+    assert_eq!(file(&other, "odd-b.safetensors")["status"], "corrupt");
+    assert!(file(&other, "odd-b.safetensors")["note"].as_str().unwrap().contains("tensor 'v'"), "{other}");
 }
 
 #[test]

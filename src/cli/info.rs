@@ -11,7 +11,7 @@ use super::output::table::{Align, Table};
 use super::session::{self, Session, of_page};
 use crate::format::Metadata;
 use crate::model::selector::Selector;
-use crate::model::size::{grouped, parameters};
+use crate::model::size::grouped;
 use crate::model::{Bytes, Format, text};
 use crate::store::fit::{self, FitReport};
 use crate::store::{Details, Part};
@@ -95,7 +95,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
         Some(model.quantization_line(details.metadata.as_deref().and_then(Metadata::bits_per_weight))),
     );
     fact("architecture", model.architecture.as_deref().map(text::printable));
-    fact("parameters", model.parameters.map(parameters));
+    fact("parameters", model.parameters_line());
     fact("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
     fact("files", model.measured.then(|| model.file_count.to_string()));
     fact("size", Some(model.size(model.size_bytes)));

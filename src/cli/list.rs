@@ -11,7 +11,6 @@ use super::output::table::{Align, Table};
 use super::scan::{self, Scan};
 use super::session::Session;
 use crate::model::filter::{Filter, last_use};
-use crate::model::size::parameters;
 use crate::model::{Bytes, Model, ModelId, StoreSummary, text};
 use crate::provisioner::{Duplicate, Totals};
 use crate::store::Row;
@@ -115,7 +114,7 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
             model.owner.as_deref().filter(|_| owned).map(text::printable).unwrap_or_default(),
             model.mount.as_deref().filter(|_| mounted).map(text::printable_path).unwrap_or_default(),
             model.quantization_label(),
-            model.parameters.map(parameters).unwrap_or_default(),
+            model.parameters_label("≥").unwrap_or_default(),
             model.size(model.disk_bytes),
             last_use(model).map(|then| ago(now, then)).unwrap_or_default(),
             notes(row).join(", "),

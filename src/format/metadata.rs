@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::adapter::Adapter;
 use super::config_json::Config;
 use super::gguf::{self, Depth};
-use super::safetensors::{self, Packed};
+use super::names::TensorNames;
+use super::safetensors::{self, Index, Packed};
 use super::sniff::LookAlike;
 use crate::model::memory::Shape;
 use crate::model::size::grouped;
@@ -107,6 +109,12 @@ pub struct Metadata {
     /// Parts of the model that this is the sum of.
     #[serde(default)]
     pub parts: u64,
+    /// The names of the tensors of this file, as far as sets of files are compared by them; `None` of a whole model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<TensorNames>,
+    /// What the index of a set says, where that is the file that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Arc<Index>>,
     /// Whether only the first part of the header was read, so that what is unknown here may stand further on.
     pub partly_read: bool,
     /// What is odd about the header, one line each, made printable.
@@ -189,6 +197,12 @@ impl Metadata {
         Ok(metadata)
     }
 
+    /// What the index of a set knows.
+    pub(crate) fn of_index(file: &File) -> Result<Self, String> {
+        let index = Index::read(At { file, position: 0 })?;
+        Ok(Self { index: Some(Arc::new(index)), ..Self::unknown(Format::Safetensors) })
+    }
+
     /// Nothing known but the format.
     #[must_use]
     pub fn unknown(format: Format) -> Self {
@@ -224,6 +238,8 @@ impl Metadata {
             structure: Structure::Partial,
             shape: Shape::default(),
             parts: 1,
+            names: None,
+            index: None,
             partly_read: false,
             warnings: Vec::new(),
         }
@@ -256,6 +272,7 @@ impl Metadata {
             None => sum(self.parameters, part.parameters),
         };
         self.tensors = sum(self.tensors, part.tensors);
+        self.names = None;
         self.parts = self.parts.saturating_add(part.parts);
         self.shape.add_part(&part.shape);
         // The first part may hold no tensors from which to guess.

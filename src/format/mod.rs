@@ -9,6 +9,7 @@ pub mod gguf;
 mod json;
 pub(crate) mod layers;
 mod metadata;
+mod names;
 mod prefix;
 pub mod quantization_config;
 pub mod safetensors;
@@ -20,5 +21,6 @@ mod warnings;
 
 pub(crate) use metadata::UNREADABLE;
 pub use metadata::{Metadata, Structure, read_metadata, read_summary};
+pub use names::TensorNames;
 pub use prefix::{Prefix, read_prefix};
 pub use sniff::LookAlike;

@@ -1,14 +1,81 @@
 //! What a file's name tells: format, shard, sidecar. Names are hints; headers decide where they can be read.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
 /// One file of a set: `<stem>-00001-of-00003.<extension>`.
+///
+/// Of GGUF only that form is one, since loaders find the other files by it. Publishers of safetensors count as they like:
+/// `model-00001-of-000163`, `model-1-of-61`, and from 0 as well as from 1.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
     /// The name before `-NNNNN-of-NNNNN`.
     pub stem: String,
-    /// From 1.
+    /// From 1; in safetensors possibly from 0.
     pub number: u32,
-    /// How many there are.
+    /// How many there are by the name. A set that is numbered from 0 may have one more.
     pub count: u32,
+    /// Digits that the count is written with.
+    count_digits: u8,
+    /// Digits that the number is written with.
+    digits: u8,
+}
+
+impl Shard {
+    /// What all files of the set have in common beside their folder and their extension.
+    #[must_use]
+    pub fn set(&self) -> (&str, u32, u8) {
+        (&self.stem, self.count, self.count_digits)
+    }
+
+    /// Whether another file of the same folder and format belongs to the same set.
+    #[must_use]
+    pub fn is_of_set(&self, other: &Self) -> bool {
+        self.set() == other.set()
+    }
+
+    /// Whether it is the first of its set, as far as its name tells.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.number <= 1
+    }
+
+    /// The digits that numbers of its set are filled up to with zeros; 1 where they are not.
+    #[must_use]
+    pub fn width(&self) -> u8 {
+        let needed = |number: u32| number.checked_ilog10().map_or(1, |log| log as u8 + 1);
+        let padded = self.digits > needed(self.number) || self.count_digits > needed(self.count);
+        if padded || self.digits == 5 { self.digits } else { 1 }
+    }
+
+    /// The name, without extension, of another file of its set, whose numbers are filled up to `width` digits.
+    #[must_use]
+    pub fn name_of(&self, number: u32, width: u8) -> String {
+        let (width, count_width) = (usize::from(width), usize::from(self.count_digits));
+        format!("{}-{number:0width$}-of-{:0count_width$}", self.stem, self.count)
+    }
+
+    /// What stands for its set in a map: equal for all files of it.
+    #[must_use]
+    pub fn of_nobody(&self) -> Self {
+        Self { number: 0, digits: 0, ..self.clone() }
+    }
+
+    /// The numbers that a set lacks of which `here` is there, at most so many, with their names without extension.
+    #[must_use]
+    pub fn missing(here: &[Self], most: usize) -> Vec<(u32, String)> {
+        let numbers: BTreeSet<u32> = here.iter().map(|shard| shard.number).collect();
+        let (Some(first), Some(lowest)) = (here.first(), numbers.first()) else { return Vec::new() };
+        let width = here.iter().map(Self::width).max().unwrap_or(1);
+        let absent = Self::numbers(first.count, *lowest).filter(|number| !numbers.contains(number));
+        absent.take(most).map(|number| (number, first.name_of(number, width))).collect()
+    }
+
+    /// The numbers that a set has whose lowest number is `lowest`.
+    #[must_use]
+    pub fn numbers(count: u32, lowest: u32) -> RangeInclusive<u32> {
+        if lowest == 0 { 0..=count.saturating_sub(1) } else { 1..=count }
+    }
 }
 
 /// A file name taken apart.
@@ -24,7 +91,8 @@ impl<'a> FileName<'a> {
     #[must_use]
     pub fn parse(name: &'a str) -> Self {
         let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
-        Self { stem, extension, shard: parse_shard(stem) }
+        let counts_freely = extension.eq_ignore_ascii_case("safetensors");
+        Self { stem, extension, shard: parse_shard(stem, counts_freely) }
     }
 
     /// The name without extension, and without the shard's number.
@@ -83,18 +151,29 @@ impl<'a> FileName<'a> {
     }
 }
 
-fn parse_shard(stem: &str) -> Option<Shard> {
+/// Most digits of a number or a count.
+const MOST_DIGITS: usize = 6;
+
+fn parse_shard(stem: &str, counts_freely: bool) -> Option<Shard> {
     // Every name of every store comes by here: the end is looked at, and nothing is searched for.
-    let at = stem.len().checked_sub("-00001-of-00003".len()).filter(|at| *at > 0)?;
-    let digits = |from: usize| {
-        let text = stem.get(from..from + 5).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-        text.parse::<u32>().ok()
+    let number_at_end = |text: &'_ str| {
+        let digits = text.bytes().rev().take(MOST_DIGITS + 1).take_while(u8::is_ascii_digit).count();
+        let (before, digits_text) = text.split_at_checked(text.len() - digits)?;
+        let number = digits_text.parse::<u32>().ok().filter(|_| digits <= MOST_DIGITS)?;
+        Some((before.len(), number, u8::try_from(digits).ok()?))
     };
-    if stem.as_bytes().get(at) != Some(&b'-') || stem.get(at + 6..at + 10) != Some("-of-") {
-        return None;
-    }
-    let (number, count) = (digits(at + 1)?, digits(at + 10)?);
-    (number >= 1 && number <= count).then(|| Shard { stem: stem[..at].to_owned(), number, count })
+    let (at, count, count_digits) = number_at_end(stem)?;
+    let before = stem.get(..at)?.strip_suffix("-of-")?;
+    let (at, number, digits) = number_at_end(before)?;
+    let stem = before.get(..at)?.strip_suffix('-').filter(|stem| !stem.is_empty())?;
+    let usual = digits == 5 && count_digits == 5 && number >= 1;
+    ((usual || counts_freely) && count >= 1 && number <= count).then(|| Shard {
+        stem: stem.to_owned(),
+        number,
+        count,
+        count_digits,
+        digits,
+    })
 }
 
 #[cfg(test)]
@@ -110,6 +189,33 @@ mod tests {
         {
             assert_eq!(FileName::parse(name).shard(), None, "{name}");
         }
+    }
+
+    #[test]
+    fn publishers_of_safetensors_count_as_they_like() {
+        let cases = [
+            ("model-00001-of-000163.safetensors", 1, 163, "model-00012-of-000163"),
+            ("model-00000-of-00002.safetensors", 0, 2, "model-00012-of-00002"),
+            ("model-1-of-61.safetensors", 1, 61, "model-12-of-61"),
+            ("model-01-of-61.safetensors", 1, 61, "model-12-of-61"),
+            ("model-00001-of-00002.SAFETENSORS", 1, 2, "model-00012-of-00002"),
+        ];
+        for (name, number, count, twelfth) in cases {
+            let shard = FileName::parse(name).into_shard().unwrap();
+            assert_eq!((shard.stem.as_str(), shard.number, shard.count), ("model", number, count), "{name}");
+            assert_eq!(shard.name_of(12, shard.width()), twelfth, "{name}");
+        }
+        let padded = FileName::parse("m-01-of-09.safetensors").into_shard().unwrap();
+        let plain = FileName::parse("m-1-of-9.safetensors").into_shard().unwrap();
+        assert_eq!((padded.width(), plain.width()), (2, 1));
+        assert!(!padded.is_of_set(&plain));
+        for name in
+            ["model-3-of-2.safetensors", "model-1-of-0.safetensors", "-1-of-2.safetensors", "1-of-2.safetensors"]
+        {
+            assert_eq!(FileName::parse(name).shard(), None, "{name}");
+        }
+        assert_eq!(FileName::parse("model-1234567-of-1234567.safetensors").shard(), None);
+        assert_eq!((Shard::numbers(3, 0), Shard::numbers(3, 1)), (0..=2, 1..=3));
     }
 
     #[test]

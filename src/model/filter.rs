@@ -348,7 +348,7 @@ impl SortKey {
             Self::Reclaimable => b.reclaimable_bytes.cmp(&a.reclaimable_bytes),
             Self::Used => unknown_last(last_use(a), last_use(b), Ord::cmp),
             Self::Modified => unknown_last(a.modified, b.modified, |a, b| b.cmp(a)),
-            Self::Parameters => unknown_last(a.parameters, b.parameters, |a, b| b.cmp(a)),
+            Self::Parameters => unknown_last(a.some_parameters(), b.some_parameters(), |a, b| b.cmp(a)),
             Self::Quantization => a.quantization_label().cmp(&b.quantization_label()),
             Self::Owner => unknown_last(a.owner.as_deref(), b.owner.as_deref(), Ord::cmp),
         };
@@ -412,6 +412,7 @@ mod tests {
             selects: Vec::new(),
             architecture: Some("llama".to_owned()),
             parameters: None,
+            parameters_at_least: None,
             context_length: None,
             file_count: 1,
             size_bytes: 20 << 30,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, FileStatus, ModelId, ModelKind, Quantization, text};
+use super::{Bytes, FileStatus, ModelId, ModelKind, Quantization, size, text};
 
 /// The format of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -69,8 +69,10 @@ pub struct Model {
     pub selects: Vec<Quantization>,
     /// `general.architecture`, or `model_type`.
     pub architecture: Option<String>,
-    /// Parameters, summed over the shards of one quantization.
+    /// Parameters, summed over the shards of one quantization; `None` where some of them are not here.
     pub parameters: Option<u64>,
+    /// Parameters of those shards that are here, where not all are. In JSON that is told by `complete` and the warnings.
+    pub parameters_at_least: Option<u64>,
     /// Training context in tokens.
     pub context_length: Option<u64>,
     /// Files without bookkeeping.
@@ -192,6 +194,7 @@ impl Model {
             selects: Vec::new(),
             architecture: None,
             parameters: None,
+            parameters_at_least: None,
             context_length: None,
             file_count: 0,
             size_bytes: 0,
@@ -258,6 +261,28 @@ impl Model {
             line.push(format!("named {}", others.join(", ")));
         }
         line.join(", ")
+    }
+
+    /// Its parameters for a table, a lower bound after what is to stand for that.
+    #[must_use]
+    pub fn parameters_label(&self, at_least: &str) -> Option<String> {
+        let bound = || self.parameters_at_least.map(|count| format!("{at_least}{}", size::parameters(count)));
+        self.parameters.map(size::parameters).or_else(bound)
+    }
+
+    /// Its parameters, or those of the parts that are here.
+    #[must_use]
+    pub fn some_parameters(&self) -> Option<u64> {
+        self.parameters.or(self.parameters_at_least)
+    }
+
+    /// Its parameters as a line for people.
+    #[must_use]
+    pub fn parameters_line(&self) -> Option<String> {
+        let bound = || {
+            Some(format!("at least {}: not all of its weights are here", size::parameters(self.parameters_at_least?)))
+        };
+        self.parameters.map(size::parameters).or_else(bound)
     }
 
     /// Notes damage; of several kinds the worst stays.

@@ -8,7 +8,7 @@ use super::plan::Meaning;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::model::selection::{Wanted, is_projector};
-use crate::model::{FileName, Quantization, RepoPath};
+use crate::model::{FileName, Quantization, RepoPath, Shard};
 use crate::store::flat::staging::{StagingName, staging_paths};
 use crate::store::{Part, Store, Target};
 use crate::transfer::{self, Staging};
@@ -161,7 +161,7 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 fn is_meant(wanted: &Wanted, target: &str, all: &[&str]) -> bool {
     let Ok(path) = RepoPath::parse(target) else { return false };
     let set = |path: &RepoPath| {
-        let shard = FileName::parse(path.file_name()).shard().map(|shard| (shard.stem.clone(), shard.count));
+        let shard = FileName::parse(path.file_name()).shard().map(Shard::of_nobody);
         (path.folder().map(str::to_owned), shard)
     };
     match wanted {

@@ -38,6 +38,8 @@ pub enum Companion {
     Licence,
     /// The settings that Ollama runs a model with.
     Settings,
+    /// `model.safetensors.index.json`.
+    Index,
 }
 
 impl Companion {
@@ -53,6 +55,7 @@ impl Companion {
             Self::Quantization => 7,
             Self::Licence => 8,
             Self::Settings => 9,
+            Self::Index => 10,
         }
     }
 
@@ -63,6 +66,7 @@ impl Companion {
             Self::Vocabulary => Tokenizer::of_file(file, Extent::Whole).map(Tokenizer::into_metadata),
             Self::TokenizerConfig => TokenizerConfig::read(file).map(TokenizerConfig::into_metadata),
             Self::Card => Card::read(file).map(Card::into_metadata),
+            Self::Index => Metadata::of_index(file),
             Self::Adapter => AdapterConfig::read(file).map(AdapterConfig::into_metadata),
             Self::Quantization => QuantizationConfig::read(file).map(QuantizationConfig::into_metadata),
             Self::Licence => layers::licence(file),

@@ -145,10 +145,15 @@ pub fn fit_of_choice(bytes: u64, metadata: &Metadata, host: &HostMemory, conditi
 /// Bytes of all weights of the set that the header belongs to.
 fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
     let all_parts = metadata.split_count.is_none_or(|parts| parts <= metadata.parts);
-    // A file that is cut short still says how long it should be; a part that is missing says nothing.
     let wrong = model.damage == Some(FileStatus::Corrupt);
-    let tells_all = model.complete || wrong || matches!(metadata.structure, Structure::Truncated { missing: Some(_) });
-    if !all_parts || !tells_all {
+    if let Structure::Truncated { missing } = metadata.structure {
+        let missing = missing.map_or_else(String::new, |bytes| format!(", {} are missing", Bytes(bytes)));
+        let whole = metadata
+            .tensor_bytes
+            .map_or_else(String::new, |bytes| format!("; whole, its weights take {}", Bytes(bytes)));
+        return Err(format!("not all of its weights are here: cut short{missing}{whole}"));
+    }
+    if !all_parts || !(model.complete || wrong) {
         return Err("not all of its weights are here".to_owned());
     }
     if let Some(bytes) = metadata.tensor_bytes {

@@ -17,10 +17,10 @@ use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::Result as Outcome;
 use crate::format::{Metadata, UNREADABLE, read_metadata, read_summary};
-use crate::model::text;
+use crate::model::{Format, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 7 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 8 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -118,6 +118,14 @@ impl Headers {
                 }
                 missed.store(true, Ordering::Relaxed);
                 Companion::Tokenizer
+            }
+            // So is the index of the largest models.
+            Some(missed) if kind == Companion::Index => {
+                if let Some(known) = self.known(&Key::of(status).tagged(kind.tag())) {
+                    return known;
+                }
+                missed.store(true, Ordering::Relaxed);
+                return Ok(Arc::new(Metadata::unknown(Format::Safetensors)));
             }
             _ => kind,
         };

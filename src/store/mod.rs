@@ -17,6 +17,7 @@ pub mod ollama;
 pub mod parts;
 pub mod planning;
 pub mod remembered;
+mod shards;
 mod surroundings;
 pub mod sweep;
 pub mod tree;

@@ -1,12 +1,17 @@
 //! What the weights of a row tell together: the same in every store, which only says which files make up which set.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::headers::Header;
 use super::loads::{Load, Loads, Projector};
+use super::shards::{self, Indexed, Kind, Look, Part, Trouble};
 use super::surroundings::Warnings;
 use crate::format::{Metadata, Structure, UNREADABLE};
-use crate::model::{FileStatus, Format, Label, Model, Quantization};
+use crate::model::memory::Shape;
+use crate::model::selection::loaded;
+use crate::model::{FileName, FileStatus, Format, Label, Model, Quantization, Shard, text};
 
 /// A set of weights as its store found it: one file, or shards.
 pub(super) struct Set<'a> {
@@ -16,10 +21,8 @@ pub(super) struct Set<'a> {
     pub(super) named: Option<Quantization>,
     /// The format that the name tells.
     pub(super) format: Option<Format>,
-    /// How many files the name says it has.
-    pub(super) count: u32,
-    /// Numbers that are missing, as ranges with both ends.
-    pub(super) missing: &'a [(u32, u32)],
+    /// Names of the files that are missing by the names of those that are here, escaped.
+    pub(super) missing: &'a [String],
     /// Whether a program would load it now; not so what only an older revision has.
     pub(super) current: bool,
 }
@@ -32,11 +35,15 @@ pub(super) struct Joined {
     /// Files that are there and whole, as far as their headers tell.
     readable: usize,
     damage: Option<FileStatus>,
+    /// What the files that may belong to a larger set say of that, with their paths inside the model, escaped.
+    files: Vec<(String, shards::Told)>,
+    /// Parameters of the files whose headers tell them, where those of all are not known.
+    at_least: u64,
 }
 
 impl Joined {
-    /// Adds a file; what is wrong with it goes to `warnings`.
-    pub(super) fn add(&mut self, header: &Header, name: &dyn Fn() -> String, warnings: &mut Warnings) {
+    /// Adds the file at a path inside the model; what is wrong with it goes to `warnings`, where it is called `name`.
+    pub(super) fn add(&mut self, header: &Header, path: &Path, name: &dyn Fn() -> String, warnings: &mut Warnings) {
         self.members += 1;
         let told = match header {
             Ok(told) => told,
@@ -48,20 +55,17 @@ impl Joined {
                 return;
             }
         };
-        match told.structure {
-            Structure::Truncated { missing } => {
-                self.note(FileStatus::Truncated);
-                let missing = missing.map_or_else(String::new, |bytes| format!(", {bytes} bytes are missing"));
-                warnings.add(&format!("{} is cut short{missing}", name()));
-            }
-            Structure::Extra { bytes } => {
-                warnings.add(&format!("{} is {bytes} bytes longer than its header says", name()));
-            }
-            Structure::Whole | Structure::Partial => {}
+        let whole = !matches!(told.structure, Structure::Truncated { .. });
+        if !whole {
+            self.note(FileStatus::Truncated);
         }
-        self.readable += usize::from(!matches!(told.structure, Structure::Truncated { .. }));
-        for warning in &told.warnings {
-            warnings.add(&format!("{}: {warning}", name()));
+        if told.structure != Structure::Whole || !told.warnings.is_empty() {
+            shards::header_lines(&name(), told).iter().for_each(|line| warnings.add(line));
+        }
+        self.readable += usize::from(whole);
+        self.at_least = self.at_least.saturating_add(told.parameters.unwrap_or(0));
+        if told.format == Format::Safetensors || told.split_count.is_some() {
+            self.files.push((text::escape(path.as_os_str()), shards::Told::of(told)));
         }
         match &mut self.metadata {
             Some(metadata) => Arc::make_mut(metadata).add_part(told),
@@ -97,6 +101,9 @@ impl Joined {
 pub(super) struct Weights {
     sets: Vec<Told>,
     damage: Option<FileStatus>,
+    indexes: Vec<Indexed>,
+    /// Whether the model is a pipeline, whose parts lie in folders of their own.
+    pipeline: bool,
 }
 
 struct Told {
@@ -105,18 +112,50 @@ struct Told {
     metadata: Option<Arc<Metadata>>,
     whole: bool,
     current: bool,
+    files: Vec<(String, shards::Told)>,
+    at_least: u64,
 }
 
 impl Weights {
+    /// The weights of a model that is a pipeline of several, whose parts lie in folders of their own, or of any other.
+    pub(super) fn of(pipeline: bool) -> Self {
+        Self { pipeline, ..Self::default() }
+    }
+
+    /// Adds what the header of an index at a path inside the model told, before the sets that it may name.
+    pub(super) fn add_index(&mut self, path: &Path, header: &Header, warnings: &mut Warnings) {
+        match header {
+            Ok(told) => self.indexes.extend(
+                told.index
+                    .iter()
+                    .map(|index| Indexed { path: text::escape(path.as_os_str()), index: Arc::clone(index) }),
+            ),
+            Err(why) => {
+                let damage = if why.starts_with(UNREADABLE) { FileStatus::Unreadable } else { FileStatus::Corrupt };
+                self.note(damage);
+                warnings.add(&format!("{}: {why}", text::printable_path(path)));
+            }
+        }
+    }
+
     /// Adds a set.
-    pub(super) fn add(&mut self, set: &Set<'_>, joined: Joined, warnings: &mut Warnings) {
-        if !set.missing.is_empty() && joined.members > 0 {
-            let (missing, count) = (ranges(set.missing), set.count);
-            warnings.add(&format!("{}: shards {missing} of {count} are missing", (set.name)()));
+    pub(super) fn add(&mut self, set: &Set<'_>, mut joined: Joined, warnings: &mut Warnings) {
+        let named = |path: &str| self.indexes.iter().any(|index| index.speaks_for(path));
+        let indexed = joined.files.iter().any(|(path, _)| named(path));
+        // An index knows better than names.
+        let missing = if indexed || joined.members == 0 { &[] } else { set.missing };
+        if let Some(line) = shards::missing_line(&(set.name)(), missing, None) {
+            warnings.add(&line);
             self.note(FileStatus::Missing);
         }
         if let Some(damage) = joined.damage {
             self.note(damage);
+        }
+        if let Some(metadata) = joined.metadata.as_mut().filter(|metadata| metadata.names.is_some()) {
+            Arc::make_mut(metadata).names = None;
+        }
+        if set.format == Some(Format::Gguf) {
+            self.compare_parts(&joined.files, warnings);
         }
         let header = joined.metadata.as_deref();
         let quantization = header.and_then(|metadata| metadata.quantization.clone());
@@ -129,10 +168,156 @@ impl Weights {
         self.sets.push(Told {
             label,
             format: header.map(|metadata| metadata.format).or(set.format),
-            whole: set.missing.is_empty() && joined.readable == joined.members,
+            whole: missing.is_empty() && joined.readable == joined.members,
             metadata: joined.metadata,
             current: set.current,
+            files: joined.files,
+            at_least: joined.at_least,
         });
+    }
+
+    /// Compares the headers of GGUF files with their names and with each other.
+    fn compare_parts(&mut self, files: &[(String, shards::Told)], warnings: &mut Warnings) {
+        let shard = |path: &str| FileName::parse(shards::file_name(path)).into_shard();
+        let mut numbered: Vec<(Shard, &str, &shards::Told)> =
+            files.iter().filter_map(|(path, told)| Some((shard(path)?, path.as_str(), told))).collect();
+        numbered.sort_by_key(|(shard, ..)| shard.number);
+        let parts: Vec<Part<'_>> = numbered.iter().map(|(shard, path, told)| Part { path, shard, told }).collect();
+        let mut troubles = shards::against_each_other(&parts);
+        for (path, told) in files.iter().filter(|_| parts.is_empty()) {
+            let line = shards::unnamed_part(told);
+            troubles.extend(line.map(|line| Trouble { path: path.clone(), kind: Kind::Damage, line }));
+        }
+        let damaged = troubles.iter().filter(|trouble| trouble.kind == Kind::Damage).count();
+        if damaged > 0 {
+            self.note(FileStatus::Corrupt);
+        }
+        // One line says what is wrong with the set; verification says it of each file.
+        let (mut told, more) = (false, damaged.saturating_sub(1));
+        for trouble in troubles {
+            if trouble.kind == Kind::Damage && std::mem::replace(&mut told, true) {
+                continue;
+            }
+            let more = match more {
+                0 => String::new(),
+                1 => ", and 1 other contradiction in its set".to_owned(),
+                more => format!(", and {more} other contradictions in its set"),
+            };
+            let more = if trouble.kind == Kind::Damage { more } else { String::new() };
+            warnings.add(&format!("{}: {}{more}", printable(&trouble.path), trouble.line));
+        }
+    }
+
+    /// Compares the indexes with the sets, and joins the sets that one of them names. `is_there` says whether anything is at a
+    /// path inside the model; `lacks` is that of [`shards::against_index`], with the path of the index before the others.
+    pub(super) fn compare_indexes(
+        &mut self,
+        is_there: &dyn Fn(&str) -> bool,
+        lacks: &dyn Fn(&str, &str, &str) -> Option<String>,
+        warnings: &mut Warnings,
+    ) {
+        for indexed in std::mem::take(&mut self.indexes) {
+            if indexed.is_idle(is_there) {
+                let line = "names files that are not here; what lies beside it in one file is loaded";
+                warnings.add(&format!("{} {line}", printable(&indexed.path)));
+                continue;
+            }
+            let paths = indexed.paths();
+            if !paths.iter().any(|path| is_there(path)) {
+                self.note(FileStatus::Missing);
+                warnings.add(&format!("the weights that {} names are missing", printable(&indexed.path)));
+                continue;
+            }
+            let look = |path: &str| {
+                let files = self.sets.iter().filter(|set| set.current).flat_map(|set| &set.files);
+                match files.into_iter().find(|(known, _)| known == path) {
+                    Some((_, told)) => Look::Here(told.clone()),
+                    None if is_there(path) => Look::Elsewhere,
+                    None => Look::Absent,
+                }
+            };
+            let troubles = shards::against_index(&indexed, &look, &|name, path| lacks(&indexed.path, name, path));
+            let missing: Vec<String> = of_kind(&troubles, Kind::Missing).map(|trouble| trouble.path.clone()).collect();
+            let first = paths.first().map_or("", String::as_str);
+            let stem = FileName::parse(shards::file_name(first)).stem().to_owned();
+            let name = shards::join(shards::folder(first), &stem);
+            if let Some(line) = shards::missing_line(&name, &missing, Some(&indexed.path)) {
+                warnings.add(&line);
+                self.note(FileStatus::Missing);
+            }
+            for trouble in of_kind(&troubles, Kind::Damage) {
+                self.note(FileStatus::Corrupt);
+                warnings.add(&format!("{}: {}", printable(&trouble.path), trouble.line));
+            }
+            for trouble in of_kind(&troubles, Kind::Note) {
+                warnings.add(&format!("{}: {}", printable(&trouble.path), trouble.line));
+            }
+            self.join(&paths, missing.is_empty());
+        }
+    }
+
+    /// Makes one of the sets with these files; `whole` says that none is missing.
+    fn join(&mut self, paths: &BTreeSet<String>, whole: bool) {
+        let named = |set: &Told| set.current && set.files.iter().any(|(path, _)| paths.contains(path));
+        let (named, mut others): (Vec<Told>, Vec<Told>) = std::mem::take(&mut self.sets).into_iter().partition(named);
+        let mut sets = named.into_iter();
+        if let Some(mut joined) = sets.next() {
+            for set in sets {
+                match (&mut joined.metadata, &set.metadata) {
+                    (Some(all), Some(part)) => Arc::make_mut(all).add_part(part),
+                    (Some(all), None) => Arc::make_mut(all).lose_sums(),
+                    (None, _) => {}
+                }
+                joined.whole &= set.whole;
+                joined.at_least = joined.at_least.saturating_add(set.at_least);
+                joined.files.extend(set.files);
+            }
+            joined.whole &= whole;
+            others.push(joined);
+        }
+        self.sets = others;
+    }
+
+    /// Puts what a loader is given first before the others. Of a pipeline the parts are joined.
+    fn order(&mut self) {
+        if self.sets.iter().any(|set| set.format != Some(Format::Safetensors)) {
+            return;
+        }
+        let first_path = |set: &Told| set.files.first().map(|(path, _)| path.clone());
+        let paths: Vec<String> = self.sets.iter().filter(|set| set.current).filter_map(first_path).collect();
+        let kept = loaded(paths.iter().map(String::as_str));
+        let is_copy = |set: &Told| !first_path(set).is_some_and(|path| kept.contains(path.as_str()));
+        self.sets.sort_by_cached_key(|set| (!set.current, is_copy(set), first_path(set)));
+        let mut folders = BTreeSet::new();
+        let part = |set: &&Told| {
+            let folder = first_path(set).map(|path| shards::folder(&path).to_owned());
+            !is_copy(set) && folder.is_some_and(|folder| !folder.is_empty() && folders.insert(folder))
+        };
+        let parts: Vec<&Told> = self.sets.iter().filter(|set| self.pipeline && set.current).filter(part).collect();
+        if parts.len() < 2 {
+            return;
+        }
+        let mut whole = Metadata { parts: 0, structure: Structure::Whole, ..Metadata::unknown(Format::Safetensors) };
+        (whole.parameters, whole.tensor_bytes, whole.tensors) = (Some(0), Some(0), Some(0));
+        let largest = parts.iter().max_by_key(|set| set.metadata.as_ref().and_then(|metadata| metadata.tensor_bytes));
+        if let Some(largest) = largest.and_then(|set| set.metadata.as_ref()) {
+            whole.quantization.clone_from(&largest.quantization);
+            whole.quantization_guessed = largest.quantization_guessed;
+        }
+        for metadata in parts.iter().filter_map(|set| set.metadata.as_ref()) {
+            whole.licence = whole.licence.take().or_else(|| metadata.licence.clone());
+            whole.base_model = whole.base_model.take().or_else(|| metadata.base_model.clone());
+            whole.add_part(metadata);
+        }
+        if parts.iter().any(|set| set.metadata.is_none()) {
+            whole.lose_sums();
+        }
+        // Its parts run one after another, each in its own way.
+        whole.shape = Shape::default();
+        let at_least = parts.iter().fold(0_u64, |sum, set| sum.saturating_add(set.at_least));
+        if let Some(first) = self.sets.first_mut() {
+            (first.metadata, first.at_least) = (Some(Arc::new(whole)), at_least);
+        }
     }
 
     fn note(&mut self, damage: FileStatus) {
@@ -145,7 +330,8 @@ impl Weights {
     }
 
     /// Writes into `model` what is known now. Gives what the first set's headers tell, and what a program would load.
-    pub(super) fn tell(self, model: &mut Model, projector: Projector) -> (Option<Arc<Metadata>>, Loads) {
+    pub(super) fn tell(mut self, model: &mut Model, projector: Projector) -> (Option<Arc<Metadata>>, Loads) {
+        self.order();
         if let Some(damage) = self.damage {
             model.note_damage(damage);
         }
@@ -178,6 +364,13 @@ impl Weights {
             model.context_length = metadata.context_length;
             model.parameters = metadata.parameters.filter(|&sum| sum > 0);
         }
+        if let Some(told) = first.filter(|told| !told.whole || model.parameters.is_none()) {
+            // A file that is cut short still names all of its tensors.
+            let lacking = model.damage.is_some_and(|damage| damage != FileStatus::Truncated);
+            let known = model.parameters.filter(|_| !lacking);
+            model.parameters_at_least = Some(told.at_least).filter(|sum| known.is_none() && *sum > 0 && !told.whole);
+            model.parameters = known;
+        }
         let loads = sets
             .into_iter()
             .filter(|told| told.current && told.format == Some(Format::Gguf))
@@ -186,29 +379,11 @@ impl Weights {
     }
 }
 
-/// Ranges as people write them: `2, 4-6`.
-pub(super) fn ranges(ranges: &[(u32, u32)]) -> String {
-    let texts: Vec<String> = ranges
-        .iter()
-        .take(8)
-        .map(|&(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
-        .collect();
-    let more = if ranges.len() > 8 { ", …" } else { "" };
-    format!("{}{more}", texts.join(", "))
+fn of_kind(troubles: &[Trouble], kind: Kind) -> impl Iterator<Item = &Trouble> {
+    troubles.iter().filter(move |trouble| trouble.kind == kind)
 }
 
-/// The numbers from 1 to `count` that are not among `here`, which are in order, as ranges with both ends.
-pub(super) fn missing(here: impl IntoIterator<Item = u32>, count: u32) -> Vec<(u32, u32)> {
-    let mut next = 1;
-    let mut missing = Vec::new();
-    for number in here {
-        if number > next {
-            missing.push((next, number - 1));
-        }
-        next = next.max(number + 1);
-    }
-    if next <= count {
-        missing.push((next, count));
-    }
-    missing
+/// An escaped path as people read it.
+fn printable(path: &str) -> String {
+    text::printable_path(Path::new(&text::unescape(path)))
 }

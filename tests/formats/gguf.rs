@@ -255,12 +255,6 @@ fn shards_say_which_they_are() {
         assert_eq!(shard, &[""; 0]);
     }
     assert!(!first.sidecar && !second.sidecar);
-    for (name, hint) in
-        [("m-00002-of-00002.gguf", "part 2"), ("m-00001-of-00003.gguf", "3 parts"), ("m.gguf", "not named so")]
-    {
-        let warnings = tell(0, name).warnings;
-        assert!(warnings.len() == 1 && warnings[0].contains(hint), "{name}: {warnings:?}");
-    }
 }
 
 #[test]

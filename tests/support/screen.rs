@@ -209,6 +209,7 @@ pub fn model(name: &str, gib: u64, days: i64) -> Model {
         selects: Vec::new(),
         architecture: Some("llama".to_owned()),
         parameters: Some(gib * 1_700_000_000),
+        parameters_at_least: None,
         context_length: Some(32_768),
         file_count: 3,
         size_bytes: gib * GIB,

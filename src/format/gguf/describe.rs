@@ -28,7 +28,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
     let embedding_length = reading.number("embedding_length");
     let (experts, experts_used) = (reading.number("expert_count"), reading.number("expert_used_count"));
     let (quantization, quantization_guessed) = reading.quantization();
-    let (split_no, split_count) = reading.split(file_name);
+    let (split_no, split_count) = reading.split();
     let tally = complete.then_some(&header.tally);
     Metadata {
         format: Format::Gguf,
@@ -64,6 +64,8 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         partly_read: header.stopped,
         shape: super::shape::shape(header),
         parts: 1,
+        names: header.names.clone().filter(|_| complete),
+        index: None,
         warnings: reading.warnings.into_lines(),
     }
 }
@@ -128,9 +130,8 @@ impl Reading<'_> {
         (kind.map(Quantization::new), kind.is_some())
     }
 
-    /// `split.no` and `split.count`.
-    fn split(&mut self, file_name: &str) -> (Option<u64>, Option<u64>) {
-        let name = FileName::parse(file_name);
+    /// `split.no` and `split.count`. Whether they agree with the name is for who sees the whole set.
+    fn split(&mut self) -> (Option<u64>, Option<u64>) {
         let Some(value) = self.header.get("split.count") else { return (None, None) };
         let Some(count) = value.as_u64().filter(|count| *count > 0) else {
             self.warnings.add("split.count is no count of parts");
@@ -139,23 +140,6 @@ impl Reading<'_> {
         let number = self.header.get("split.no").and_then(Value::as_u64).filter(|number| *number < count);
         if number.is_none() {
             self.warnings.add(format!("split.no is no number below split.count, which is {count}"));
-        }
-        let named = name.shard().map(|shard| (u64::from(shard.number), u64::from(shard.count)));
-        let contradiction = match named {
-            Some((_, parts)) if parts != count => {
-                Some(format!("its name says one of {parts} parts, its header says one of {count}"))
-            }
-            Some((part, _)) if number.is_some_and(|number| number + 1 != part) => {
-                Some(format!("its name says part {part}, its header says another"))
-            }
-            // A blob whose name is a digest is told by the model that it belongs to.
-            None if count > 1 && name.is_gguf() => {
-                Some(format!("it is one of {count} parts, but is not named so; llama.cpp cannot load it"))
-            }
-            _ => None,
-        };
-        if let Some(line) = contradiction {
-            self.warnings.add(line);
         }
         if count > MANY_PARTS {
             self.warnings.add(format!("{count} parts are more than any model has"));

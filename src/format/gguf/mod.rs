@@ -21,6 +21,7 @@ mod write;
 
 use std::io::{Read, Seek};
 
+use super::names::TensorNames;
 use super::warnings::counted;
 
 pub(super) use describe::describe;
@@ -70,6 +71,8 @@ pub struct Header {
     pub stopped: bool,
     /// Bytes that were read; arrays that were passed over do not count.
     pub bytes_read: u64,
+    /// The names of the tensors of a file that is one of several parts.
+    pub(super) names: Option<TensorNames>,
     /// What is odd, one printable line each.
     pub warnings: Vec<String>,
 }

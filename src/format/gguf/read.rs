@@ -5,6 +5,7 @@ use std::io::{Read, Seek};
 use super::layout::{Extent, layout};
 use super::source::{Halt, Source, malformed};
 use super::{Array, Depth, Error, Header, Tally, TensorInfo, TensorType, Text, Value, ValueType};
+use crate::format::names::TensorNames;
 use crate::format::seen::Seen;
 use crate::format::sniff::LookAlike;
 use crate::format::warnings::{Warnings, counted, shown};
@@ -46,6 +47,8 @@ const MAGIC_BYTES: usize = 512;
 /// The alignment of a file that names none.
 const DEFAULT_ALIGNMENT: u32 = 32;
 const LARGEST_ALIGNMENT: u32 = 1 << 20;
+/// Tensors of a part whose names are compared with those of other parts; real parts have under 2,000.
+const KEPT_NAMES: u64 = 8_192;
 /// ggml's limit, with its terminator.
 const LONGEST_GGML_NAME: usize = 63;
 
@@ -291,6 +294,8 @@ impl<R: Read + Seek> Parser<R> {
         let mut extents = Vec::new();
         let (mut twice, mut long) = (Noted::default(), Noted::default());
         let (mut name, mut names) = (Vec::new(), 0_u64);
+        let is_part = self.header.get("split.count").and_then(Value::as_u64).is_some_and(|count| count > 1);
+        let mut part = (is_part && count <= KEPT_NAMES).then(TensorNames::default);
         for index in 0..count {
             self.name_into(&mut name, "name").map_err(|halt| placed(halt, "tensor", index, None))?;
             names += name.len() as u64;
@@ -303,6 +308,9 @@ impl<R: Read + Seek> Parser<R> {
             }
             if name.len() > LONGEST_GGML_NAME {
                 long.note(&name);
+            }
+            if let Some(part) = &mut part {
+                part.keep(&name);
             }
             extents.push(Extent { offset: info.offset, bytes: info.bytes });
             self.header.tally.add(&name, &info).ok_or_else(|| malformed("more than 2^63 parameters"))?;
@@ -317,6 +325,7 @@ impl<R: Read + Seek> Parser<R> {
         }
         let found = layout(self.source.position(), self.header.alignment, extents, self.length)?;
         self.header.layout = Some(found);
+        self.header.names = part.map(TensorNames::sorted);
         twice.warn(&mut self.warnings, "tensor name", "twice; llama.cpp refuses the file");
         long.warn(&mut self.warnings, "tensor name", "longer than llama.cpp allows");
         if !found.in_order {

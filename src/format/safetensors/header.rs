@@ -9,6 +9,7 @@ use ::safetensors::Dtype;
 use super::LONGEST_HEADER;
 use super::parse::{Raw, Tensor, parse};
 use crate::format::Structure;
+use crate::format::names::TensorNames;
 use crate::format::warnings::{Warnings, counted, shown};
 use crate::model::text;
 
@@ -196,6 +197,13 @@ impl Header {
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         self.data_bytes
+    }
+
+    /// The names of its tensors, as far as sets of files are compared by them.
+    pub(super) fn names(&self) -> TensorNames {
+        let mut names = TensorNames::default();
+        self.tensors().for_each(|tensor| names.add(tensor.name.as_bytes()));
+        names
     }
 
     /// What the header says about the length of the file.

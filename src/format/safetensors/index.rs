@@ -1,15 +1,18 @@
 //! `model.safetensors.index.json`: which file of a set holds which tensor.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::io::Read;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::Header;
 use crate::format::json::{bounded, object};
+use crate::format::names::TensorNames;
 use crate::format::warnings::shown;
 
 /// The index of the largest known models has about 10 MB.
@@ -18,21 +21,30 @@ const LONGEST: u64 = 24 << 20;
 const MOST_TENSORS: u64 = 262_144;
 /// Files of a set; real ones have a few hundred.
 const MOST_FILES: usize = 16_384;
+/// Folders that a file of a set lies in, below that of its index.
+const DEEPEST: usize = 8;
 
-/// Which file of a set holds which tensor.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Which file of a set holds which tensor. The names of the tensors are kept as a sum only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
     total_size: Option<u64>,
-    /// How many tensors each file has.
-    files: BTreeMap<String, u64>,
+    /// What each file should hold.
+    files: BTreeMap<String, Part>,
+}
+
+/// What one file of the set should hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    tensors: u64,
+    names: TensorNames,
 }
 
 impl Index {
     /// Reads an index from a file, at whose start `reader` stands.
     ///
     /// # Errors
-    /// A line that says what is wrong: too long, no JSON, or a file name that is no plain name, in which case nothing of
-    /// the index is believed.
+    /// A line that says what is wrong: too long, no JSON, or a file name that could leave the folder, in which case nothing
+    /// of the index is believed.
     pub fn read(reader: impl Read) -> Result<Self, String> {
         let bytes = bounded(reader, LONGEST)?;
         Self::parse(&bytes)
@@ -43,16 +55,34 @@ impl Index {
     /// # Errors
     /// As [`Index::read`].
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let raw: Raw<'_> = object(bytes)?;
-        // Some writers put a fraction or a text there, and the sum itself is wrong in some repositories.
-        let total_size = raw.metadata.and_then(|metadata| {
-            let totals: Totals<'_> = object(metadata.get().as_bytes()).ok()?;
-            serde_json::from_str(totals.total_size?.get()).ok()
-        });
-        Ok(Self { total_size, files: raw.weight_map.0 })
+        let mut files: BTreeMap<String, Part> = BTreeMap::new();
+        // Tensors of one file follow each other mostly.
+        let mut run: Option<(String, Part)> = None;
+        let total_size = each(bytes, |tensor, file| {
+            match &mut run {
+                Some((name, part)) if name == file => part.add(tensor),
+                _ => {
+                    if let Some((name, part)) = run.take() {
+                        files.insert(name, part);
+                    }
+                    if !is_below(file) {
+                        return Err(format!("'{}' is no plain file name", shown(file.as_bytes())));
+                    }
+                    if files.len() >= MOST_FILES {
+                        return Err("more tensors or files than any model has".to_owned());
+                    }
+                    let mut part = files.remove(file).unwrap_or_default();
+                    part.add(tensor);
+                    run = Some((file.to_owned(), part));
+                }
+            }
+            Ok(())
+        })?;
+        files.extend(run);
+        Ok(Self { total_size, files })
     }
 
-    /// The names of the files, sorted: plain names, none of which leaves the folder.
+    /// The names of the files, sorted: paths below the folder of the index, plain names nearly always.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
@@ -60,7 +90,19 @@ impl Index {
     /// How many tensors a file should hold.
     #[must_use]
     pub fn tensors_of(&self, file: &str) -> u64 {
-        self.files.get(file).copied().unwrap_or(0)
+        self.files.get(file).map_or(0, |part| part.tensors)
+    }
+
+    /// Whether a file whose header has tensors of these names holds exactly what it should; of any other it may still hold all.
+    #[must_use]
+    pub fn agrees(&self, file: &str, names: &TensorNames) -> bool {
+        self.files.get(file).is_some_and(|part| part.names.sum == names.sum)
+    }
+
+    /// The file that should hold exactly the tensors of these names.
+    #[must_use]
+    pub fn file_of(&self, names: &TensorNames) -> Option<&str> {
+        self.files.iter().find(|(_, part)| part.names.sum == names.sum).map(|(name, _)| name.as_str())
     }
 
     /// What the index says that all tensors take together; wrong in some repositories.
@@ -68,13 +110,67 @@ impl Index {
     pub fn total_size(&self) -> Option<u64> {
         self.total_size
     }
+
+    /// The first of the tensors that the index in a file names for `name` and that the header of that, `shard` of `length`
+    /// bytes, lacks. Both are read from their start.
+    ///
+    /// # Errors
+    /// A line that says why they cannot be read.
+    pub fn absent_tensor(index: &File, name: &str, shard: &File, length: u64) -> Result<Option<String>, String> {
+        let header = Header::read(shard, length).map_err(|error| error.to_string())?;
+        let here: HashSet<&str> = header.tensors().map(|tensor| tensor.name).collect();
+        let bytes = bounded(index, LONGEST)?;
+        let mut absent = None;
+        each(&bytes, |tensor, file| {
+            if absent.is_none() && file == name && !here.contains(tensor) {
+                absent = Some(shown(tensor.as_bytes()));
+            }
+            Ok(())
+        })?;
+        Ok(absent)
+    }
+}
+
+impl Part {
+    fn add(&mut self, tensor: &str) {
+        self.tensors += 1;
+        self.names.add(tensor.as_bytes());
+    }
+}
+
+/// Gives each tensor with the name of its file to `take`. Gives the sum that the index names.
+fn each(bytes: &[u8], mut take: impl FnMut(&str, &str) -> Result<(), String>) -> Result<Option<u64>, String> {
+    let raw: Raw<'_> = object(bytes)?;
+    let mut map = serde_json::Deserializer::from_str(raw.weight_map.get());
+    let mut count = 0;
+    let mut counted = |tensor: &str, file: &str| {
+        count += 1;
+        if count > MOST_TENSORS {
+            return Err("more tensors or files than any model has".to_owned());
+        }
+        take(tensor, file)
+    };
+    Entries(&mut counted).deserialize(&mut map).map_err(|error| {
+        let why = error.to_string();
+        // A place in the map is none in the file.
+        format!(
+            "malformed JSON: {}",
+            crate::format::warnings::shortened(why.split(" at line ").next().unwrap_or(&why), 200)
+        )
+    })?;
+    // Some writers put a fraction or a text there, and the sum itself is wrong in some repositories.
+    Ok(raw.metadata.and_then(|metadata| {
+        let totals: Totals<'_> = object(metadata.get().as_bytes()).ok()?;
+        serde_json::from_str(totals.total_size?.get()).ok()
+    }))
 }
 
 #[derive(Deserialize)]
 struct Raw<'a> {
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
-    weight_map: WeightMap,
+    #[serde(borrow)]
+    weight_map: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -83,69 +179,48 @@ struct Totals<'a> {
     total_size: Option<&'a RawValue>,
 }
 
-struct WeightMap(BTreeMap<String, u64>);
+/// Takes each entry of a map of tensors to files.
+struct Entries<'f, F>(&'f mut F);
 
-impl<'de> Deserialize<'de> for WeightMap {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
+impl<'de, F: FnMut(&str, &str) -> Result<(), String>> DeserializeSeed<'de> for Entries<'_, F> {
+    type Value = ();
 
-        impl<'de> Visitor<'de> for Entries {
-            type Value = WeightMap;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of tensors to files")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WeightMap, A::Error> {
-                let mut files = BTreeMap::new();
-                let mut all = 0;
-                // Tensors of one file follow each other mostly.
-                let mut run: Option<(Name<'de>, u64)> = None;
-                while let Some((_, file)) = map.next_entry::<IgnoredAny, Name<'de>>()? {
-                    all += 1;
-                    match &mut run {
-                        Some((name, tensors)) if name.0 == file.0 => *tensors += 1,
-                        _ => {
-                            if !is_plain(&file.0) {
-                                let why = format!("'{}' is no plain file name", shown(file.0.as_bytes()));
-                                return Err(A::Error::custom(why));
-                            }
-                            add(&mut files, run.replace((file, 1)));
-                        }
-                    }
-                    if all > MOST_TENSORS || files.len() > MOST_FILES {
-                        return Err(A::Error::custom("more tensors or files than any model has"));
-                    }
-                }
-                add(&mut files, run);
-                Ok(WeightMap(files))
-            }
-        }
-
-        deserializer.deserialize_map(Entries)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
     }
 }
 
-/// A file's name, taken from the text where it has no escapes.
+impl<'de, F: FnMut(&str, &str) -> Result<(), String>> Visitor<'de> for Entries<'_, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map of tensors to files")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((tensor, file)) = map.next_entry::<Name<'de>, Name<'de>>()? {
+            (self.0)(&tensor.0, &file.0).map_err(A::Error::custom)?;
+        }
+        Ok(())
+    }
+}
+
+/// A name, taken from the text where it has no escapes.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn add(files: &mut BTreeMap<String, u64>, run: Option<(Name<'_>, u64)>) {
-    if let Some((name, tensors)) = run {
-        match files.get_mut(name.0.as_ref()) {
-            Some(known) => *known += tensors,
-            None => drop(files.insert(name.0.into_owned(), tensors)),
-        }
-    }
+/// Whether a path stays below its folder and can be a file's path there.
+fn is_below(path: &str) -> bool {
+    path.split('/').count() <= DEEPEST && path.split('/').all(is_plain)
 }
 
-/// Whether a name stays in its folder and can be a file's name.
+/// Whether a name can be a file's name.
 fn is_plain(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 255
         && name != "."
         && name != ".."
-        && !name.contains(|c: char| c == '/' || c == '\\' || c.is_control())
+        && !name.contains(|c: char| c == '\\' || c.is_control())
 }
 
 #[cfg(test)]
@@ -169,12 +244,27 @@ mod tests {
 
     #[test]
     fn one_name_that_leaves_the_folder_refuses_the_index() {
-        for name in ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\\\b", "a\\u0000b", "a\\u001bb"] {
+        for name in ["../x", "/etc/passwd", "a/../b", "a//b", "a/", "..", ".", "", "a\\\\b", "a\\u0000b", "a\\u001bb"] {
             let text = format!(r#"{{"weight_map":{{"t":"model.safetensors","u":"{name}"}}}}"#);
             let error = Index::parse(text.as_bytes()).unwrap_err();
             assert!(error.contains("no plain file name"), "{name}: {error}");
             assert!(!error.chars().any(char::is_control), "{error:?}");
         }
+    }
+
+    #[test]
+    fn files_are_told_by_the_names_of_their_tensors() {
+        let index = Index::parse(br#"{"weight_map":{"a":"x","b":"y","c":"x","d":"sub/z"}}"#).unwrap();
+        let names = |all: &[&str]| {
+            let mut names = TensorNames::default();
+            all.iter().for_each(|name| names.add(name.as_bytes()));
+            names
+        };
+        assert!(index.agrees("x", &names(&["c", "a"])) && !index.agrees("x", &names(&["b"])));
+        assert!(!index.agrees("elsewhere", &names(&[])));
+        assert_eq!(index.file_of(&names(&["b"])), Some("y"));
+        assert_eq!(index.file_of(&names(&["a", "b"])), None);
+        assert_eq!(index.files().collect::<Vec<_>>(), ["sub/z", "x", "y"]);
     }
 
     #[test]

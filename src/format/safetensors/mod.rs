@@ -80,6 +80,7 @@ pub(super) fn metadata(
         packed,
         tensor_bytes,
         tensors: Some(header.tensors().len() as u64),
+        names: Some(header.names()),
         sidecar: adapter.is_some(),
         adapter,
         quantization_guessed: guessed.is_some() && !is_sure,

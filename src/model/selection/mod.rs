@@ -9,13 +9,14 @@ mod safetensors;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::repo_path::wildcard;
-use super::{FileName, Quantization, RemoteFile, RepoPath, Role, text};
+use super::{FileName, Quantization, RemoteFile, RepoPath, Role, Shard, text};
 use crate::error::{Error, Result};
 pub(crate) use projector::precision_rank;
 pub use projector::{is_projector, projector, with_projector};
+pub(crate) use safetensors::loaded;
 use safetensors::safetensors_set;
 
 /// What is asked of a repository.
@@ -79,7 +80,7 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
     let mut paths: Vec<&str> = paths.into_iter().collect();
     paths.sort_unstable();
     let name = |path: &&'a str| FileName::parse(path.rsplit('/').next().unwrap_or(path));
-    let begins = |path: &&'a str| name(path).shard().is_none_or(|shard| shard.number == 1);
+    let begins = |path: &&'a str| name(path).shard().is_none_or(Shard::is_first);
     let first = |wanted: &dyn Fn(&&'a str) -> bool| paths.iter().copied().find(|path| wanted(path));
     let gguf = |path: &&'a str| name(path).is_gguf() && name(path).is_weights();
     first(&|path| gguf(path) && begins(path))
@@ -93,19 +94,19 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
 /// the missing files would have.
 #[must_use]
 pub fn missing_shards<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut sets: BTreeMap<(String, String, u32), BTreeSet<u32>> = BTreeMap::new();
+    let mut sets: BTreeMap<(String, &str, Shard), Vec<Shard>> = BTreeMap::new();
     for path in paths {
         let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
-        if let Some(shard) = FileName::parse(name).shard() {
+        if let Some(shard) = FileName::parse(name).into_shard() {
             let extension = name.rsplit('.').next().unwrap_or_default();
-            let prefix = if folder.is_empty() { shard.stem.clone() } else { format!("{folder}/{}", shard.stem) };
-            sets.entry((prefix, extension.to_owned(), shard.count)).or_default().insert(shard.number);
+            let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+            sets.entry((folder, extension, shard.of_nobody())).or_default().push(shard);
         }
     }
     let mut missing = Vec::new();
-    for ((prefix, extension, count), numbers) in sets {
-        let absent = (1..=count).filter(|number| !numbers.contains(number));
-        missing.extend(absent.map(|number| format!("{prefix}-{number:05}-of-{count:05}.{extension}")));
+    for ((folder, extension, _), shards) in sets {
+        let names = Shard::missing(&shards, MOST_MISSING).into_iter();
+        missing.extend(names.map(|(_, name)| format!("{folder}{name}.{extension}")));
     }
     missing
 }
@@ -122,7 +123,10 @@ pub fn quantizations(files: &[RemoteFile]) -> Vec<Quantization> {
     labels
 }
 
-const INDEX: &str = ".safetensors.index.json";
+/// Most missing shards that are named: a name may claim a million.
+const MOST_MISSING: usize = 1000;
+
+pub(crate) const INDEX: &str = ".safetensors.index.json";
 
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
@@ -188,9 +192,7 @@ fn by_file<'a>(listing: &Candidates<'a>, path: &RepoPath) -> Result<Vec<&'a Remo
             || shard.as_ref().is_some_and(|shard| {
                 folder(candidate) == folder(path.as_str())
                     && same_extension(candidate, name)
-                    && FileName::parse(file_name(candidate))
-                        .shard()
-                        .is_some_and(|other| other.stem == shard.stem && other.count == shard.count)
+                    && FileName::parse(file_name(candidate)).shard().is_some_and(|other| other.is_of_set(shard))
             })
     };
     refuse_listed(listing, wanted)?;

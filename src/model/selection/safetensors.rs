@@ -34,30 +34,13 @@ fn extension(path: &str) -> String {
 /// The weights in safetensors with configuration and tokenizer; no `original/`, no copy in another format or precision.
 pub(super) fn safetensors_set<'a>(listing: &Candidates<'a>) -> Result<Vec<&'a RemoteFile>> {
     let original = |path: &str| path.split('/').next().is_some_and(|part| part == "original");
-    let weights: Vec<&str> = all_paths(listing)
-        .filter(|path| FileName::parse(file_name(path)).is_safetensors() && !original(path))
-        .collect();
-    if weights.is_empty() {
+    let kept = loaded(all_paths(listing));
+    if kept.is_empty() {
         return Err(not_found(listing, "GGUF or safetensors weights".to_owned(), names(listing.files)));
     }
-    // Where the top has weights, folders hold exports and copies; a pipeline has its parts in folders and none at the top.
-    let top = weights.iter().any(|path| folder(path).is_empty());
-    let kept: BTreeSet<&str> = weights
-        .iter()
-        .copied()
-        .filter(|path| !top || folder(path).is_empty())
-        .filter(|path| !is_copy(path, &weights))
-        .collect();
     let weight_folders: BTreeSet<&str> = kept.iter().map(|path| folder(path)).collect();
     let foreign_folders: BTreeSet<&str> =
         all_paths(listing).filter(|path| OTHER_WEIGHTS.contains(&extension(path).as_str())).map(folder).collect();
-    let sharded: BTreeSet<String> = kept
-        .iter()
-        .filter_map(|path| {
-            let name = FileName::parse(file_name(path));
-            name.shard().map(|shard| format!("{}/{}", folder(path), shard.stem))
-        })
-        .collect();
     let wanted = |path: &str| {
         if kept.contains(path) {
             return true;
@@ -66,7 +49,9 @@ pub(super) fn safetensors_set<'a>(listing: &Candidates<'a>) -> Result<Vec<&'a Re
             return false;
         }
         if let Some(stem) = file_name(path).strip_suffix(INDEX) {
-            return sharded.contains(&format!("{}/{stem}", folder(path)));
+            // Beside one whole file of its name nobody reads it.
+            let whole = |other: &&str| folder(other) == folder(path) && plain_stem(file_name(other)) == Some(stem);
+            return kept.iter().any(|other| folder(other) == folder(path)) && !kept.iter().any(|other| whole(&other));
         }
         if file_name(path).ends_with(".index.json") && OTHER_WEIGHTS.iter().any(|e| path.contains(&format!(".{e}."))) {
             return false;
@@ -80,6 +65,24 @@ pub(super) fn safetensors_set<'a>(listing: &Candidates<'a>) -> Result<Vec<&'a Re
     refuse_listed(listing, wanted)?;
     let chosen: Vec<&RemoteFile> = listing.files.iter().filter(|file| wanted(file.path.as_str())).collect();
     complete(listing, chosen)
+}
+
+/// The weights in safetensors among `paths` that a loader is given: no `original/`, no copy in another format or precision.
+pub(crate) fn loaded<'a>(paths: impl IntoIterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let original = |path: &str| path.split('/').next().is_some_and(|part| part == "original");
+    let is_weights = |path: &&str| FileName::parse(file_name(path)).is_safetensors() && !original(path);
+    let weights: Vec<&str> = paths.into_iter().filter(is_weights).collect();
+    // Where the top has weights, folders hold exports and copies; a pipeline has its parts in folders and none at the top.
+    let top = weights.iter().any(|path| folder(path).is_empty());
+    let kept = weights.iter().copied().filter(|path| !top || folder(path).is_empty());
+    kept.filter(|path| !is_copy(path, &weights)).collect()
+}
+
+/// The stem of a file that is no shard.
+fn plain_stem(name: &str) -> Option<&str> {
+    let parsed = FileName::parse(name);
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    parsed.shard().is_none().then_some(stem)
 }
 
 /// Whether the weights are there a second time: `consolidated` files beside the usual ones, a precision variant beside the

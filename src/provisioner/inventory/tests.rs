@@ -57,6 +57,7 @@ impl Files {
             selects: Vec::new(),
             architecture: None,
             parameters: None,
+            parameters_at_least: None,
             context_length: None,
             file_count: 1,
             size_bytes: usage.size_bytes(),

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::model::{Digest, ModelId, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
-const MAX_MISSING: u32 = 1000;
+const MAX_MISSING: usize = 1000;
 
 /// How a program lays out its models.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
@@ -354,8 +354,10 @@ impl<L: Layout> Store for FileStore<L> {
         let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
         let mut missing: BTreeSet<PathBuf> = BTreeSet::new();
         for set in unit.folder.sets.iter().filter(|set| all_of(set).any(|index| part.contains(&index))) {
-            let numbers = set.missing.iter().flat_map(|&(from, to)| from..=to);
-            missing.extend(numbers.take(MAX_MISSING as usize).map(|number| set.key.shard_path(number)));
+            // Of a whole row the index says it.
+            if target.part != Part::Whole || !unit.folder.has_index(set) {
+                missing.extend(unit.folder.missing_of(set).take(MAX_MISSING));
+            }
             missing.extend(set.staging.iter().filter_map(|&at| unit.folder.staging_target(at)).map(Path::to_owned));
         }
         missing.retain(|path| !here.contains(&unit.folder.below.join(path)));

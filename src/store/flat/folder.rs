@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use super::record::Record;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
-use crate::model::{FileName, FileStatus, Inode, Quantization, Role, text};
+use crate::model::{FileName, FileStatus, Inode, Quantization, Role, Shard, text};
 use crate::store::Part;
 use crate::store::beside::Beside;
 use crate::store::headers::Headers;
+use crate::store::shards;
 use crate::store::surroundings::Warnings;
 use crate::store::tree::{Entry, Tree};
 use crate::store::verify::Expected;
-use crate::store::weights::{self, Joined};
+use crate::store::weights::Joined;
 
 /// What an entry is to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +70,8 @@ impl RecordState {
 pub(in crate::store) struct SetKey {
     folder: PathBuf,
     stem: String,
-    /// 0 for a file that is no shard.
-    count: u32,
+    /// What a shard has in common with the others of its set.
+    shard: Option<Shard>,
     extension: String,
 }
 
@@ -82,7 +83,7 @@ impl SetKey {
         parsed.is_weights().then(|| Self {
             folder: path.parent().map(Path::to_owned).unwrap_or_default(),
             stem: parsed.stem().to_owned(),
-            count: parsed.shard().map_or(0, |shard| shard.count),
+            shard: parsed.shard().map(Shard::of_nobody),
             extension: name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase(),
         })
     }
@@ -91,20 +92,9 @@ impl SetKey {
         &self.folder
     }
 
-    /// 0 for a file that is no shard.
-    pub(in crate::store) fn shard_count(&self) -> u32 {
-        self.count
-    }
-
     /// The path of the set as people write it: without number.
     pub(in crate::store) fn name(&self) -> PathBuf {
         self.folder.join(text::unescape(&self.stem))
-    }
-
-    /// The path that shard `number` of this set has.
-    pub(in crate::store) fn shard_path(&self, number: u32) -> PathBuf {
-        let name = format!("{}-{number:05}-of-{:05}.{}", self.stem, self.count, self.extension);
-        self.folder.join(text::unescape(&name))
     }
 }
 
@@ -116,8 +106,8 @@ pub(in crate::store) struct WeightSet {
     pub(in crate::store) members: Vec<usize>,
     /// Entries of its partial files and journals.
     pub(in crate::store) staging: Vec<usize>,
-    /// Numbers that are missing, as ranges with both ends.
-    pub(in crate::store) missing: Vec<(u32, u32)>,
+    /// Names of the shards that are missing by the names of the others, escaped.
+    pub(in crate::store) missing: Vec<String>,
     /// The quantization that the name, or the folder that holds it, tells.
     pub(in crate::store) label: Option<Quantization>,
 }
@@ -259,7 +249,8 @@ impl ModelFolder {
             } else if entry.status.size_bytes == 0 {
                 joined.add_unread(Some((FileStatus::Truncated, format!("{} is empty", name()))), warnings);
             } else {
-                joined.add(&headers.get(root, &self.location(entry), &entry.status), &name, warnings);
+                let header = headers.get(root, &self.location(entry), &entry.status);
+                joined.add(&header, &entry.path, &name, warnings);
             }
         }
         if let Some(metadata) = &mut joined.metadata {
@@ -304,6 +295,17 @@ impl ModelFolder {
             }
         }
         Vec::new()
+    }
+
+    /// The paths of the shards of a set that are missing by the names of the others.
+    pub(in crate::store) fn missing_of<'a>(&self, set: &'a WeightSet) -> impl Iterator<Item = PathBuf> + 'a {
+        set.missing.iter().map(|name| set.key.folder().join(text::unescape(name)))
+    }
+
+    /// Whether an index lies beside a set, which says better than names what belongs to it.
+    pub(in crate::store) fn has_index(&self, set: &WeightSet) -> bool {
+        let name = format!("{}{}", set.key.stem, crate::model::selection::INDEX);
+        !set.is_gguf() && self.find(&set.key.folder().join(text::unescape(&name))).is_some()
     }
 
     /// The content and staging entries that a part of the row means; `None` when there is nothing of it.
@@ -443,11 +445,11 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
     sets
 }
 
-/// Entries are in byte order, so members come in the order of their numbers.
-fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<(u32, u32)> {
-    let number = |member: &usize| Some(FileName::parse(&text::escape(entries[*member].name())).shard()?.number);
-    let numbers: Option<Vec<u32>> = set.members.iter().map(number).collect();
-    numbers.map_or_else(Vec::new, |numbers| weights::missing(numbers, set.key.count))
+/// The names of the shards that are missing.
+fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<String> {
+    let shard = |member: &usize| FileName::parse(&text::escape(entries[*member].name())).into_shard();
+    let here: Vec<Shard> = set.members.iter().filter_map(shard).collect();
+    shards::missing_names(&here, &set.key.extension)
 }
 
 /// The quantization that a file's name, else the name of its folder, tells.

@@ -62,7 +62,7 @@ use crate::model::selector::{Choice, arguments};
 use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
 
 /// Most missing shards that are named one by one: a hostile name claims up to 99,999.
-const MAX_MISSING: u32 = 1000;
+const MAX_MISSING: usize = 1000;
 
 /// Most rows of a group that are named where one has to be chosen.
 const MAX_CHOICES: usize = 40;
@@ -166,8 +166,10 @@ impl FlatStore {
         let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
         let mut missing: BTreeSet<PathBuf> = BTreeSet::new();
         for set in folder.sets.iter().filter(|set| folder::all_of(set).any(|index| part.contains(&index))) {
-            let numbers = set.missing.iter().flat_map(|&(from, to)| from..=to);
-            missing.extend(numbers.take(MAX_MISSING as usize).map(|number| set.key.shard_path(number)));
+            // Of a whole row the index says it.
+            if target.part != Part::Whole || !folder.has_index(set) {
+                missing.extend(folder.missing_of(set).take(MAX_MISSING));
+            }
             missing.extend(set.staging.iter().filter_map(|&index| folder.staging_target(index)).map(Path::to_owned));
         }
         if target.part == Part::Whole {

@@ -1,15 +1,17 @@
 //! What the weights of a folder tell together.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::folder::{Class, ModelFolder, SetKey, Wanted, all_of, takes};
+use super::folder::{Class, ModelFolder, Wanted, all_of, takes};
 use crate::format::Metadata;
 use crate::model::{Bytes, FileStatus, Format, Model, Role, text};
+use crate::store::beside::Companion;
 use crate::store::headers::Headers;
 use crate::store::loads::{Loads, Projector};
 use crate::store::planning::{lexical, way_of_link};
+use crate::store::shards;
 use crate::store::surroundings::Warnings;
 use crate::store::tree::Entry;
 use crate::store::weights::{Set, Weights};
@@ -25,19 +27,31 @@ impl ModelFolder {
         model: &mut Model,
         warnings: &mut Warnings,
     ) -> (Option<Arc<Metadata>>, Loads) {
-        let mut weights = Weights::default();
+        let mut weights = Weights::of(self.find(Path::new("model_index.json")).is_some());
+        for (_, entry, _) in self.indexes(wanted) {
+            let header = headers.beside(root, &self.location(entry), &entry.status, Companion::Index);
+            weights.add_index(&entry.path, &header, warnings);
+        }
         for set in self.sets.iter().filter(|set| all_of(set).any(|index| takes(wanted, index))) {
             let joined = self.join(set, root, headers, warnings);
             let set = Set {
                 name: &|| shown(&set.key.name()),
                 named: set.label.clone(),
                 format: Some(if set.is_gguf() { Format::Gguf } else { Format::Safetensors }),
-                count: set.key.shard_count(),
                 missing: &set.missing,
                 current: true,
             };
             weights.add(&set, joined, warnings);
         }
+        let is_there = |path: &str| {
+            let path = Path::new(path);
+            self.find(Path::new(&text::unescape(&path.to_string_lossy()))).is_some() || self.is_begun(path)
+        };
+        let lacks = |index: &str, name: &str, path: &str| {
+            let at = |path: &str| self.below.join(text::unescape(path));
+            shards::absent_tensor(root, &at(index), name, &at(path))
+        };
+        weights.compare_indexes(&is_there, &lacks, warnings);
         let mut projector = Projector::default();
         for (_, entry, _) in self.content().filter(|(_, entry, role)| entry.is_file() && *role == Role::Mmproj) {
             projector.look(&text::escape(entry.path.as_os_str()), entry.status.size_bytes);
@@ -54,19 +68,24 @@ impl ModelFolder {
             let room = Bytes(entry.status.disk_bytes);
             warnings.add(&format!("{} is not whole yet: a partial download of it takes {room}", shown(target)));
         }
-        for (index, entry, _) in self.content() {
+        for (_, entry, _) in self.content() {
             if model.format.is_none() && is_other_weights(entry.name()) {
                 model.format = Some(Format::Other);
             }
-            if takes(wanted, index)
-                && is_index(entry)
-                && !self.sets.iter().any(|set| set.key.is_in(entry.path.parent()))
-            {
-                model.note_damage(FileStatus::Missing);
-                warnings.add(&format!("the weights that {} names are missing", shown(&entry.path)));
-            }
         }
         told
+    }
+
+    /// The indexes of which something is wanted.
+    fn indexes(&self, wanted: Wanted<'_>) -> impl Iterator<Item = (usize, &Entry, Role)> {
+        let is_one = |entry: &Entry| entry.is_file() && shards::is_index(&text::escape(entry.name()));
+        self.content().filter(move |(index, entry, _)| takes(wanted, *index) && is_one(entry))
+    }
+
+    /// Whether a download of the file at an escaped path has begun, which is told by itself.
+    fn is_begun(&self, path: &Path) -> bool {
+        let path = PathBuf::from(text::unescape(&path.to_string_lossy()));
+        self.classes.iter().any(|class| matches!(class, Class::Staging { target, .. } if *target == path))
     }
 
     /// Says what of it could not be read.
@@ -111,14 +130,4 @@ pub(super) fn is_other_weights(name: &OsStr) -> bool {
     let name = text::escape(name).to_ascii_lowercase();
     let extension = name.rsplit_once('.').map(|(_, extension)| extension).unwrap_or_default();
     matches!(extension, "bin" | "pt" | "pth" | "ckpt" | "h5" | "msgpack" | "onnx" | "engine" | "ggml")
-}
-
-fn is_index(entry: &Entry) -> bool {
-    text::escape(entry.name()).ends_with(".safetensors.index.json")
-}
-
-impl SetKey {
-    fn is_in(&self, folder: Option<&Path>) -> bool {
-        self.folder() == folder.unwrap_or(Path::new(""))
-    }
 }

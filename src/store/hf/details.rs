@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{self, Target};
 use super::read::{Blob, Content, Entry, Ref, Repository, Revision as ReadRevision};
+use super::sets::WeightSet;
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::model::{Digest, Inode, ModelFile, Role, text};
 use crate::store::loads::Projector;
+use crate::store::shards;
 use crate::store::{Revision, SharedFile};
 
 /// A file of one or more revisions.
@@ -221,6 +223,30 @@ pub(super) fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
         (!refs.any(|r| r.name.as_os_str() == "main"), none)
     });
     revisions
+}
+
+/// The revision that counts: that of the sets that come first, else the one that comes first by name.
+pub(super) fn current<'a>(repository: &'a Repository, sets: &[WeightSet<'a>]) -> Option<&'a ReadRevision> {
+    let first = sets.iter().find(|set| set.current).and_then(|set| set.files.first()).map(|file| file.revision);
+    first.or_else(|| by_name(repository).first().copied())
+}
+
+/// The paths of the indexes of a revision.
+pub(super) fn indexes(revision: &ReadRevision) -> impl Iterator<Item = &Path> {
+    let is_one = |path: &&Path| path.file_name().and_then(OsStr::to_str).is_some_and(shards::is_index);
+    revision.entries.iter().map(|entry| entry.path.as_path()).filter(is_one)
+}
+
+/// Whether a revision is a pipeline, whose parts lie in folders of their own.
+pub(super) fn is_pipeline(revision: &ReadRevision) -> bool {
+    revision.entries.iter().any(|entry| entry.path == Path::new("model_index.json"))
+}
+
+/// Where the bytes of the file at a path of a revision lie, and their metadata.
+pub(super) fn place(repository: &Repository, revision: &ReadRevision, path: &Path) -> Option<(PathBuf, Status)> {
+    let entry = revision.entries.iter().find(|entry| entry.path == path)?;
+    let (blob, status) = bytes_of(repository, entry)?;
+    Some((location(repository, &revision.commit, entry, blob), *status))
 }
 
 fn location(repository: &Repository, commit: &OsStr, entry: &Entry, blob: Option<&OsString>) -> PathBuf {

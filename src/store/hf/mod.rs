@@ -27,9 +27,10 @@ use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
-use super::beside::Beside;
+use super::beside::{Beside, Companion};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
+use super::shards;
 use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
 use super::verify::Expected;
@@ -103,14 +104,24 @@ impl HfStore {
     /// Adds to `row` what the headers of its weights tell, of those that are `chosen`.
     fn add_headers(&self, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool, row: &mut Row) {
         let mut warnings = Warnings::default();
-        let mut weights = Weights::default();
-        for set in sets::of(repository, chosen) {
+        let all = sets::of(repository, chosen);
+        let current = details::current(repository, &all);
+        let mut weights = Weights::of(current.is_some_and(details::is_pipeline));
+        let beside = |path: &Path| details::place(repository, current?, path);
+        for path in current.iter().flat_map(|revision| details::indexes(revision)) {
+            if let Some((location, status)) = beside(path).filter(|_| current.is_some_and(|r| chosen(&r.commit, path)))
+            {
+                let header = self.headers.beside(&self.root, &location, &status, Companion::Index);
+                weights.add_index(path, &header, &mut warnings);
+            }
+        }
+        for set in all {
             let mut joined = Joined::default();
             for file in &set.files {
                 let own_name = || text::escape(file.path().file_name().unwrap_or_default());
                 let name = || text::printable_path(file.path());
                 let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
-                joined.add(&header, &name, &mut warnings);
+                joined.add(&header, file.path(), &name, &mut warnings);
             }
             (0..set.foreign).for_each(|_| joined.add_unread(None, &mut warnings));
             if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {
@@ -123,12 +134,20 @@ impl HfStore {
                 name: &|| text::printable_path(&set.name()),
                 named: set.named.clone(),
                 format: Some(set.format),
-                count: set.count,
                 missing: &set.missing,
                 current: set.current,
             };
             weights.add(&set, joined, &mut warnings);
         }
+        let is_there = |path: &str| {
+            let path = text::unescape(path);
+            current.is_some_and(|revision| revision.entries.iter().any(|entry| entry.path.as_os_str() == path))
+        };
+        let lacks = |index: &str, name: &str, path: &str| {
+            let at = |path: &str| Some(beside(Path::new(&text::unescape(path)))?.0);
+            shards::absent_tensor(&self.root, &at(index)?, name, &at(path)?)
+        };
+        weights.compare_indexes(&is_there, &lacks, &mut warnings);
         if !weights.is_empty() || row.model.format.is_some() {
             let (metadata, loads) = weights.tell(&mut row.model, details::projector(repository));
             (row.metadata, row.loads) = (metadata, loads);

@@ -117,10 +117,10 @@ impl Lacks {
             }
         }
         if !missing.is_empty() {
-            for set in sets::of(repository, &|_, _| true).iter().filter(|set| set.is_here() && set.count > 1) {
+            for set in sets::of(repository, &|_, _| true).iter().filter(|set| set.is_here() && set.is_sharded()) {
                 let shard = |path: &Path| {
                     let name = path.file_name().and_then(OsStr::to_str).map(FileName::parse)?;
-                    Some((path.parent()?.to_owned(), name.shard()?.stem.clone(), name.shard()?.count))
+                    Some((path.parent()?.to_owned(), name.shard()?.of_nobody()))
                 };
                 let key = shard(set.path);
                 let before = missing.len();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::details::{self, WeightsFile};
 use super::layout::Target;
 use super::read::{Blob, Content, Entry, Repository, Revision};
-use crate::model::{FileName, Format, Quantization, RepoPath};
-use crate::store::weights;
+use crate::model::{FileName, Format, Quantization, RepoPath, Shard, text};
+use crate::store::shards;
 
 /// One file or shards of one revision.
 pub(super) struct WeightSet<'a> {
@@ -18,21 +18,21 @@ pub(super) struct WeightSet<'a> {
     /// The quantization that its name, or its folder's, tells.
     pub(super) named: Option<Quantization>,
     pub(super) format: Format,
-    /// How many files its name says it has; 1 for no shard.
-    pub(super) count: u32,
     /// Those of its files whose bytes are here, in the order of their numbers.
     pub(super) files: Vec<WeightsFile<'a>>,
-    /// Numbers that nothing is here of, as ranges with both ends; none where nothing at all is here.
-    pub(super) missing: Vec<(u32, u32)>,
+    /// Names of the shards that nothing is here of, escaped; none where nothing at all is here.
+    pub(super) missing: Vec<String>,
     /// Files that lead elsewhere, of which nothing is read.
     pub(super) foreign: usize,
     /// Whether it is of the revision that comes first.
     pub(super) current: bool,
-    numbers: Vec<u32>,
+    /// What is here, as far as its names are those of shards.
+    shards: Vec<Shard>,
+    here: bool,
 }
 
-/// What makes shards one set: folder, stem, count, whether they are GGUF.
-type Key<'a> = (&'a OsStr, String, u32, bool);
+/// What makes shards one set: folder, what their names have in common, whether they are GGUF.
+type Key<'a> = (&'a OsStr, Shard, bool);
 
 /// The sets, those of the revision that `main` names before all others, by path. Of other revisions only those with a file that no
 /// earlier one has. `chosen` says which entries count.
@@ -72,47 +72,49 @@ fn of_revision<'a>(
     let mut sets: Vec<WeightSet<'a>> = Vec::with_capacity(entries.len());
     let mut sharded: BTreeMap<Key<'a>, usize> = BTreeMap::new();
     for (entry, name) in entries {
-        let new = |sets: &mut Vec<WeightSet<'a>>, count| {
-            sets.push(WeightSet::new(&entry.path, name.is_gguf(), count));
+        let new = |sets: &mut Vec<WeightSet<'a>>| {
+            sets.push(WeightSet::new(&entry.path, name.is_gguf()));
             sets.len() - 1
         };
         let at = match name.shard() {
-            None => new(&mut sets, 1),
+            None => new(&mut sets),
             Some(shard) => {
                 let folder = entry.path.parent().map_or(OsStr::new(""), Path::as_os_str);
-                let key = (folder, shard.stem.clone(), shard.count, name.is_gguf());
-                *sharded.entry(key).or_insert_with(|| new(&mut sets, shard.count))
+                let key = (folder, shard.of_nobody(), name.is_gguf());
+                *sharded.entry(key).or_insert_with(|| new(&mut sets))
             }
         };
         let set = &mut sets[at];
-        let number = name.shard().map_or(1, |shard| shard.number);
         if let Some(file) = WeightsFile::of(repository, revision, entry) {
             set.files.push(file);
-            set.numbers.push(number);
         } else if is_foreign(repository, entry) {
             set.foreign += 1;
-            set.numbers.push(number);
+        } else {
+            continue;
         }
+        set.here = true;
+        set.shards.extend(name.into_shard());
     }
-    for set in sets.iter_mut().filter(|set| !set.numbers.is_empty()) {
-        set.missing = weights::missing(set.numbers.iter().copied(), set.count);
+    for set in &mut sets {
+        let extension = set.path.extension().map(text::escape).unwrap_or_default();
+        set.missing = shards::missing_names(&set.shards, &extension);
     }
     sets
 }
 
 impl<'a> WeightSet<'a> {
-    fn new(path: &'a Path, gguf: bool, count: u32) -> Self {
+    fn new(path: &'a Path, gguf: bool) -> Self {
         Self {
             path,
             // Names of safetensors are those of the parts of a model.
             named: if gguf { named(path) } else { None },
             format: if gguf { Format::Gguf } else { Format::Safetensors },
-            count,
             files: Vec::new(),
             missing: Vec::new(),
             foreign: 0,
             current: false,
-            numbers: Vec::new(),
+            shards: Vec::new(),
+            here: false,
         }
     }
 
@@ -122,9 +124,14 @@ impl<'a> WeightSet<'a> {
         self.path.with_file_name(FileName::parse(file).stem())
     }
 
+    /// Whether its names are those of shards.
+    pub(super) fn is_sharded(&self) -> bool {
+        !self.shards.is_empty()
+    }
+
     /// Whether anything of it is here.
     pub(super) fn is_here(&self) -> bool {
-        !self.numbers.is_empty()
+        self.here
     }
 }
 

@@ -1,6 +1,7 @@
 //! A tag as a row of the table, and its files.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::OllamaStore;
@@ -167,7 +168,7 @@ impl OllamaStore {
         for (hex, header) in self.headers_of(contents, tag) {
             let name = || kind_of(tag, hex);
             match header {
-                Some(header) => joined.add(&header, &name, warnings),
+                Some(header) => joined.add(&header, Path::new(hex), &name, warnings),
                 // A blob that is not there is told with the others.
                 None => joined.add_unread(None, warnings),
             }
@@ -175,14 +176,8 @@ impl OllamaStore {
         if let Some(metadata) = &mut joined.metadata {
             self.add_layers(contents, tag, metadata, warnings);
         }
-        let set = Set {
-            name: &|| text::printable(&tag.id),
-            named: named(tag),
-            format: None,
-            count: 1,
-            missing: &[],
-            current: true,
-        };
+        let set =
+            Set { name: &|| text::printable(&tag.id), named: named(tag), format: None, missing: &[], current: true };
         let mut weights = Weights::default();
         weights.add(&set, joined, warnings);
         weights.tell(model, Projector::default())

@@ -5,13 +5,13 @@ use std::io;
 use std::path::Path;
 
 use super::hash::{self, HashError, Reading};
-use super::sets::Split;
 use super::{Depth, Expected, Options};
 use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure, read_metadata};
 use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, text};
 use crate::store::remembered::Fingerprint;
+use crate::store::shards::Told;
 
 const STRUCTURE: &str = "structure";
 
@@ -19,7 +19,7 @@ const STRUCTURE: &str = "structure";
 pub(super) struct Checked {
     pub(super) check: FileCheck,
     /// What its header says of its set.
-    pub(super) split: Option<Split>,
+    pub(super) split: Option<Told>,
 }
 
 /// Checks one file.
@@ -70,9 +70,11 @@ fn opened(
         return Ok(());
     }
     let digest = expected.digest.filter(|_| options.depth != Depth::Quick);
-    // With a digest the header matters only for what it says of its set.
-    let header = (is_weights && (digest.is_none() || parsed.shard().is_some())).then(|| read_metadata(file, name));
-    checked.split = header.as_ref().and_then(|header| header.as_ref().ok()).map(Split::of);
+    // With a digest the header matters only for what it says of its set: of a file whose name makes it one of several, or may.
+    // What was found right before and is no shard by its name has been asked then.
+    let of_set = parsed.shard().is_some() || parsed.is_safetensors() || options.depth != Depth::Changed;
+    let header = (is_weights && (digest.is_none() || of_set)).then(|| read_metadata(file, name));
+    checked.split = header.as_ref().and_then(|header| header.as_ref().ok()).map(Told::of);
     if let Some(digest) = digest {
         content(file, fingerprint, digest, expected, options, reading, &mut checked.check)?;
         if checked.check.status == FileStatus::Corrupt && is_weights {

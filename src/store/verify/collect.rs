@@ -88,7 +88,7 @@ impl<'a> Collector<'a> {
             let mut check = checked.check.clone();
             check.path.clone_from(&expected.path);
             check.revisions.clone_from(&expected.revisions);
-            self.keep(task, file, Checked { check, split: checked.split }, sink);
+            self.keep(task, file, Checked { check, split: checked.split.clone() }, sink);
         }
         self.keep(task, file, checked, sink);
     }
@@ -123,7 +123,7 @@ impl<'a> Collector<'a> {
     fn finish(&mut self, task: usize, sink: &mut dyn FnMut(Event<'_>)) {
         let work = &self.work.tasks[task];
         let checked: Vec<Checked> = std::mem::take(&mut self.checked[task]).into_iter().flatten().collect();
-        let splits: Vec<_> = checked.iter().map(|checked| checked.split).collect();
+        let splits: Vec<_> = checked.iter().map(|checked| checked.split.clone()).collect();
         let mut files: Vec<FileCheck> = checked.into_iter().map(|checked| checked.check).collect();
         if work.whole {
             sets::compare(&work.root, &work.files, &splits, &mut files);

@@ -1,85 +1,31 @@
 //! What files tell of each other: shards of one set, and the index that names them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Expected;
 use crate::disk::safe;
-use crate::format::Metadata;
 use crate::format::safetensors::Index;
-use crate::model::{FileCheck, FileName, FileStatus, text};
+use crate::model::{FileCheck, FileName, FileStatus, Shard, text};
+use crate::store::shards::{self, Indexed, Kind, Look, Part, Told, Trouble, file_name, folder, join};
 
-/// Most missing shards that are named one by one: a hostile name or header claims up to 99,999.
+/// Most missing shards that are named one by one: a hostile name or header claims up to 999,999.
 const MAX_MISSING: usize = 1000;
-
-/// What the header of a GGUF file says of its set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Split {
-    number: Option<u64>,
-    count: Option<u64>,
-    all_tensors: Option<u64>,
-    tensors: Option<u64>,
-}
-
-impl Split {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            number: metadata.split_no,
-            count: metadata.split_count,
-            all_tensors: metadata.split_tensors,
-            tensors: metadata.tensors,
-        }
-    }
-}
 
 const STRUCTURE: &str = "structure";
 
-/// Compares the members of each set with each other: changes `checks`, which are of `files` in the same order, and adds the
-/// files that are missing.
-pub(super) fn compare(root: &Path, files: &[Expected], splits: &[Option<Split>], checks: &mut Vec<FileCheck>) {
-    let paths: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    let mut missing: BTreeSet<String> = BTreeSet::new();
-    let mut sets: BTreeMap<(&str, String, u32, String), BTreeMap<u32, usize>> = BTreeMap::new();
-    for (at, file) in files.iter().enumerate() {
-        let (folder, name) = split_path(&file.path);
-        let parsed = FileName::parse(name);
-        if let Some(shard) = parsed.shard().filter(|_| parsed.is_gguf() || parsed.is_safetensors()) {
-            let extension = name.rsplit('.').next().unwrap_or_default().to_owned();
-            let key = (folder, shard.stem.clone(), shard.count, extension);
-            sets.entry(key).or_default().entry(shard.number).or_insert(at);
-            agree_with_name(shard.number, shard.count, splits[at], &mut checks[at]);
-        } else if let Some(count) = splits[at].and_then(|split| split.count).filter(|count| *count > 1) {
-            let number = splits[at].and_then(|split| split.number).unwrap_or(0) + 1;
-            // Its loader finds the others by their names, which this one does not have.
-            checks[at].say(&format!("its header says that it is shard {number} of {count}, its name does not"));
-            checks[at].status = worse(checks[at].status, FileStatus::Missing);
-        }
-        if name.ends_with(".safetensors.index.json") {
-            let opened = safe::open_below(root, &file.location).map_err(|_| ());
-            match opened.map(Index::read) {
-                Ok(Ok(index)) => {
-                    let named = index.files().map(|name| (name, join(folder, &text::escape(name.as_ref()))));
-                    let absent = named.filter(|(_, path)| !paths.contains(path.as_str()));
-                    let gone = absent.filter(|(name, _)| !lies_beside(root, &file.location, name));
-                    missing.extend(gone.map(|(_, path)| path).take(MAX_MISSING));
-                }
-                Ok(Err(why)) => {
-                    checks[at].say(&text::printable(&why));
-                    checks[at].status = worse(checks[at].status, FileStatus::Corrupt);
-                }
-                // Its own check says why.
-                Err(()) => {}
-            }
-        }
+/// Compares the members of each set with each other: changes `checks`, which are of `files` in the same order as `told` is, and
+/// adds the files that are missing.
+pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], checks: &mut Vec<FileCheck>) {
+    let mut sets = Sets { root, files, told, checks, missing: BTreeSet::new() };
+    let indexes = sets.indexes();
+    for (at, indexed) in &indexes {
+        sets.compare_index(*at, indexed);
     }
-    for ((folder, stem, count, extension), members) in sets {
-        let Some(first) = members.values().next().map(|at| &files[*at].location) else { continue };
-        let absent = (1..=count).filter(|number| !members.contains_key(number)).take(MAX_MISSING);
-        let named = absent.map(|number| format!("{stem}-{number:05}-of-{count:05}.{extension}"));
-        let gone = named.filter(|name| !lies_beside(root, first, text::unescape(name)));
-        missing.extend(gone.map(|name| join(folder, &name)).filter(|path| !paths.contains(path.as_str())));
-        add_up(count, &members, splits, checks);
-    }
+    let indexes: Vec<Indexed> = indexes.into_iter().map(|(_, indexed)| indexed).collect();
+    sets.compare_numbered(&indexes);
+    let missing = sets.missing;
     checks.extend(missing.into_iter().map(|path| {
         let mut check = FileCheck::new(path, FileStatus::Missing);
         check.algorithm = Some(STRUCTURE.to_owned());
@@ -87,53 +33,142 @@ pub(super) fn compare(root: &Path, files: &[Expected], splits: &[Option<Split>],
     }));
 }
 
-/// What is damage in a file that no digest vouches for; with one, its publisher made it so.
-fn worse(now: FileStatus, worse: FileStatus) -> FileStatus {
-    if now == FileStatus::NoChecksum { worse } else { now }
+struct Sets<'a> {
+    root: &'a Path,
+    files: &'a [Expected],
+    told: &'a [Option<Told>],
+    checks: &'a mut [FileCheck],
+    missing: BTreeSet<String>,
 }
 
-fn agree_with_name(number: u32, count: u32, split: Option<Split>, check: &mut FileCheck) {
-    let Some(split) = split else { return };
-    let other_number = split.number.is_some_and(|said| said + 1 != u64::from(number));
-    let other_count = split.count.is_some_and(|said| said != u64::from(count));
-    if other_number || other_count {
-        let said = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
-        check.say(&format!(
-            "shard {number} of {count} by its name, {} of {} by its header",
-            said(split.number.map(|said| said + 1)),
-            said(split.count)
-        ));
-        check.status = worse(check.status, FileStatus::Corrupt);
+impl Sets<'_> {
+    /// The indexes that can be read, each with the place of its file.
+    fn indexes(&mut self) -> Vec<(usize, Indexed)> {
+        let mut indexes = Vec::new();
+        for (at, file) in self.files.iter().enumerate().filter(|(_, file)| shards::is_index(file_name(&file.path))) {
+            // Its own check says why it cannot be opened.
+            let Ok(opened) = safe::open_below(self.root, &file.location) else { continue };
+            match Index::read(opened) {
+                Ok(index) => indexes.push((at, Indexed { path: file.path.clone(), index: Arc::new(index) })),
+                Err(why) => self.damage(at, &text::printable(&why)),
+            }
+        }
+        indexes
+    }
+
+    fn compare_index(&mut self, at: usize, indexed: &Indexed) {
+        let index_file = &self.files[at];
+        let place = |path: &str| {
+            self.files
+                .iter()
+                .position(|file| file.path == path && shares_revision(&file.revisions, &index_file.revisions))
+        };
+        let lies_there = |path: &str| {
+            let below = folder(&indexed.path);
+            let inside = path.strip_prefix(below).map_or(path, |path| path.trim_start_matches('/'));
+            lies_beside(self.root, &index_file.location, text::unescape(inside))
+        };
+        let is_there = |path: &str| place(path).is_some() || lies_there(path);
+        if indexed.is_idle(&is_there) {
+            self.checks[at].say("it names files that are not here; what lies beside it in one file is loaded");
+            return;
+        }
+        let look = |path: &str| match place(path) {
+            // A second name of a file elsewhere in the store is none of the model's own files, and not missing either.
+            None => {
+                if lies_there(path) {
+                    Look::Elsewhere
+                } else {
+                    Look::Absent
+                }
+            }
+            Some(at) => {
+                self.told.get(at).and_then(Option::as_ref).map_or(Look::Elsewhere, |told| Look::Here(told.clone()))
+            }
+        };
+        let lacks = |name: &str, path: &str| {
+            shards::absent_tensor(self.root, &index_file.location, name, &self.files[place(path)?].location)
+        };
+        let troubles = shards::against_index(indexed, &look, &lacks);
+        let places: Vec<Option<usize>> = troubles.iter().map(|trouble| place(&trouble.path)).collect();
+        for (trouble, place) in troubles.into_iter().zip(places) {
+            self.take(trouble, place);
+        }
+    }
+
+    fn compare_numbered(&mut self, indexes: &[Indexed]) {
+        let mut sets: BTreeMap<(&str, Shard, String), BTreeMap<u32, (Shard, usize)>> = BTreeMap::new();
+        for (at, file) in self.files.iter().enumerate() {
+            let name = file_name(&file.path);
+            let parsed = FileName::parse(name);
+            if let Some(shard) = parsed.shard().filter(|_| parsed.is_gguf() || parsed.is_safetensors()) {
+                let extension = name.rsplit('.').next().unwrap_or_default().to_owned();
+                let set = sets.entry((folder(&file.path), shard.of_nobody(), extension)).or_default();
+                set.entry(shard.number).or_insert_with(|| (shard.clone(), at));
+            } else if let Some(line) = self.told.get(at).and_then(Option::as_ref).and_then(shards::unnamed_part) {
+                self.damage(at, &line);
+            }
+        }
+        for ((below, _, extension), members) in sets {
+            let Some((_, first)) = members.values().next() else { continue };
+            // An index knows better than names.
+            if !indexes.iter().any(|index| index.speaks_for(&self.files[*first].path)) {
+                let here: Vec<Shard> = members.values().map(|(shard, _)| shard.clone()).collect();
+                let location = &self.files[*first].location;
+                let names = shards::missing_names(&here, &extension).into_iter().take(MAX_MISSING);
+                let gone = names.filter(|name| !lies_beside(self.root, location, text::unescape(name)));
+                let gone: Vec<String> = gone.map(|name| join(below, &name)).collect();
+                self.missing.extend(gone.into_iter().filter(|path| !self.files.iter().any(|file| file.path == *path)));
+            }
+            let parts: Vec<Part<'_>> = members
+                .values()
+                .filter_map(|(shard, at)| {
+                    let told = self.told.get(*at).and_then(Option::as_ref).filter(|told| told.count.is_some())?;
+                    Some(Part { path: &self.files[*at].path, shard, told })
+                })
+                .collect();
+            for trouble in shards::against_each_other(&parts) {
+                let place = members.values().map(|(_, at)| *at).find(|at| self.files[*at].path == trouble.path);
+                self.take(trouble, place);
+            }
+        }
+    }
+
+    /// Takes what is wrong with the file at a place, or with one that is not there.
+    fn take(&mut self, trouble: Trouble, place: Option<usize>) {
+        match (trouble.kind, place) {
+            (Kind::Missing, _) => {
+                if self.missing.len() < MAX_MISSING {
+                    self.missing.insert(trouble.path);
+                }
+            }
+            (Kind::Damage, Some(at)) => self.damage(at, &trouble.line),
+            (Kind::Note, Some(at)) => self.checks[at].say(&trouble.line),
+            (Kind::Damage | Kind::Note, None) => {}
+        }
+    }
+
+    /// A set that no loader takes is not right, whatever the checksums of its files are.
+    fn damage(&mut self, at: usize, line: &str) {
+        let check = &mut self.checks[at];
+        check.say(line);
+        if check.status.is_ok() {
+            if check.status == FileStatus::Ok && check.algorithm.as_deref() != Some(STRUCTURE) {
+                check.say("its bytes are those that are promised");
+            }
+            check.status = FileStatus::Corrupt;
+        }
     }
 }
 
-/// The tensors of all shards are as many as the headers say.
-fn add_up(count: u32, members: &BTreeMap<u32, usize>, splits: &[Option<Split>], checks: &mut [FileCheck]) {
-    if members.len() != usize::try_from(count).unwrap_or(usize::MAX) {
-        return;
-    }
-    let tensors: Option<u64> = members
-        .values()
-        .map(|at| splits[*at].and_then(|split| split.tensors))
-        .try_fold(0_u64, |sum, more| sum.checked_add(more?));
-    let said = members.values().find_map(|at| splits[*at].and_then(|split| split.all_tensors));
-    let (Some(tensors), Some(said), Some(first)) = (tensors, said, members.values().next()) else { return };
-    if tensors != said {
-        checks[*first].say(&format!("the shards have {tensors} tensors together, their headers say {said}"));
-        checks[*first].status = worse(checks[*first].status, FileStatus::Corrupt);
-    }
+/// Whether two files are of one revision, where none named means all.
+fn shares_revision(a: &[String], b: &[String]) -> bool {
+    a.is_empty() || b.is_empty() || a.iter().any(|commit| b.contains(commit))
 }
 
 /// Whether something of that name is in the folder of a file: a second name of a file elsewhere in the store is none of the
 /// model's own files, and not missing either.
-fn lies_beside(root: &Path, location: &Path, name: impl AsRef<Path>) -> bool {
-    root.join(location).with_file_name(name.as_ref()).symlink_metadata().is_ok()
-}
-
-fn split_path(path: &str) -> (&str, &str) {
-    path.rsplit_once('/').unwrap_or(("", path))
-}
-
-fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+fn lies_beside(root: &Path, location: &Path, name: impl Into<PathBuf>) -> bool {
+    let folder = location.parent().unwrap_or(Path::new(""));
+    root.join(folder).join(name.into()).symlink_metadata().is_ok()
 }

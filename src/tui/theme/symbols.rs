@@ -25,6 +25,8 @@ pub struct Symbols {
     pub bar: [&'static str; 2],
     /// Between the sides of a size: `80×24`.
     pub times: &'static str,
+    /// Before a lower bound.
+    pub at_least: &'static str,
 }
 
 pub(super) static UNICODE: Symbols = Symbols {
@@ -39,6 +41,7 @@ pub(super) static UNICODE: Symbols = Symbols {
     sorted: ["▲", "▼"],
     bar: ["█", "░"],
     times: "×",
+    at_least: "≥",
 };
 
 pub(super) static ASCII: Symbols = Symbols {
@@ -53,4 +56,5 @@ pub(super) static ASCII: Symbols = Symbols {
     sorted: ["^", "v"],
     bar: ["#", "."],
     times: "x",
+    at_least: ">=",
 };

@@ -245,7 +245,7 @@ fn facts(
         page.field("quantization", &model.quantization_line(metadata.and_then(Metadata::bits_per_weight)));
     }
     page.known("architecture", model.architecture.as_deref().map(clean::printable));
-    page.known("parameters", model.parameters.map(size::parameters));
+    page.known("parameters", model.parameters_line());
     page.known("context", model.context_length.map(|tokens| format!("{} tokens", grouped(tokens))));
     if let Some(report) = report(state, model, metadata, loads) {
         page.field_as("fits", &report.answer(), role(report.fit.verdict));

@@ -9,7 +9,7 @@ use super::canvas::Canvas;
 use super::figures::{age, short};
 use crate::model::filter::{SortKey, last_use};
 use crate::model::memory::Verdict;
-use crate::model::{Model, size, text as clean};
+use crate::model::{Model, text as clean};
 use crate::store::Row;
 use crate::store::fit::fit_of_row;
 use crate::tui::state::{Focus, Layout, State, TABLE};
@@ -176,7 +176,7 @@ impl Column {
                 [one] => model.shown(one),
                 [first, rest @ ..] => format!("{}+{}", model.shown(first), rest.len()),
             },
-            Self::Parameters => known(model.parameters.map(size::parameters)),
+            Self::Parameters => known(model.parameters_label(symbols.at_least)),
             Self::Size => model.size(model.disk_bytes),
             Self::Used => known(last_use(model).map(|used| age(used, wall))),
             Self::InUse => match model.in_use_by.as_deref() {

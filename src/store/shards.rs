@@ -1,0 +1,316 @@
+//! What the files of one set say of each other: the index that names them, and the headers of the parts.
+//!
+//! Tables, details and verification ask here, so that they agree.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::safe;
+use crate::format::safetensors::Index;
+use crate::format::{Metadata, Structure, TensorNames};
+use crate::model::selection::INDEX;
+use crate::model::size::grouped;
+use crate::model::{FileName, Shard, text};
+
+/// Missing files that are named one by one: an index may name very many.
+const MOST_MISSING: usize = 1000;
+/// Missing shards of a set that are counted: a name may claim a million.
+const MOST_NUMBERS: usize = 100_000;
+/// Names in one line.
+const MOST_NAMES: usize = 3;
+
+/// What the header of a file says of its place in a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// `split.no`, from 0.
+    pub(super) number: Option<u64>,
+    /// `split.count`.
+    pub(super) count: Option<u64>,
+    /// Tensors of all parts together.
+    pub(super) all_tensors: Option<u64>,
+    pub(super) tensors: Option<u64>,
+    pub(super) tensor_bytes: Option<u64>,
+    pub(super) names: Option<TensorNames>,
+}
+
+impl Told {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        Self {
+            number: metadata.split_no,
+            count: metadata.split_count,
+            all_tensors: metadata.split_tensors,
+            tensors: metadata.tensors,
+            tensor_bytes: metadata.tensor_bytes,
+            names: metadata.names.clone(),
+        }
+    }
+}
+
+/// What kind of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A file that is not there.
+    Missing,
+    /// A loader refuses the set, or loads something else than it should.
+    Damage,
+    /// Worth a word.
+    Note,
+}
+
+/// What is wrong with a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// The file that it is about: its path inside the model, escaped.
+    pub(super) path: String,
+    pub(super) kind: Kind,
+    /// What is wrong with that file.
+    pub(super) line: String,
+}
+
+/// An index and where it lies.
+#[derive(Clone, Debug)]
+pub(super) struct Indexed {
+    /// Its path inside the model, escaped.
+    pub(super) path: String,
+    pub(super) index: Arc<Index>,
+}
+
+impl Indexed {
+    /// The file that it names `name`, as a path inside the model, escaped.
+    pub(super) fn path_of(&self, name: &str) -> String {
+        join(folder(&self.path), &text::escape(name.as_ref()))
+    }
+
+    /// The files that it names, as paths inside the model, escaped.
+    pub(super) fn paths(&self) -> BTreeSet<String> {
+        self.index.files().map(|name| self.path_of(name)).collect()
+    }
+
+    fn file_name(&self) -> &str {
+        file_name(&self.path)
+    }
+
+    /// Whether it, and not the names of files, says what belongs to the set of the file at `path`.
+    pub(super) fn speaks_for(&self, path: &str) -> bool {
+        let name = FileName::parse(file_name(path));
+        let stem = || self.file_name().strip_suffix(INDEX);
+        let by_name = name.is_safetensors() && folder(path) == folder(&self.path) && stem() == Some(name.stem());
+        by_name || self.index.files().any(|name| self.path_of(name) == path)
+    }
+
+    /// Whether loaders never look at it: the weights lie beside it in one file, and it names no other that is there.
+    pub(super) fn is_idle(&self, is_here: &dyn Fn(&str) -> bool) -> bool {
+        let stem = self.path.strip_suffix(INDEX).unwrap_or(&self.path);
+        is_here(&format!("{stem}.safetensors")) && !self.index.files().any(|name| is_here(&self.path_of(name)))
+    }
+}
+
+/// Whether a file of that name is an index.
+pub(super) fn is_index(name: &str) -> bool {
+    name.ends_with(INDEX)
+}
+
+/// What is at a place that an index names.
+pub(super) enum Look {
+    /// Nothing.
+    Absent,
+    /// Something of which others tell what is wrong.
+    Elsewhere,
+    /// A file, and what its header tells.
+    Here(Told),
+}
+
+/// Compares an index with the files that it names. `lacks` gives a tensor that the index names for a file and that the file's
+/// header lacks; it reads both, and is asked only where their sums differ.
+pub(super) fn against_index(
+    indexed: &Indexed,
+    look: &dyn Fn(&str) -> Look,
+    lacks: &dyn Fn(&str, &str) -> Option<String>,
+) -> Vec<Trouble> {
+    let index = &indexed.index;
+    let own = text::printable(indexed.file_name());
+    let mut troubles = Vec::new();
+    let mut bytes = Some(0_u64);
+    for name in index.files() {
+        let path = indexed.path_of(name);
+        let told = match look(&path) {
+            Look::Absent => {
+                bytes = None;
+                if troubles.len() < MOST_MISSING {
+                    troubles.push(Trouble { path, kind: Kind::Missing, line: format!("named by {own}") });
+                }
+                continue;
+            }
+            Look::Elsewhere => {
+                bytes = None;
+                continue;
+            }
+            Look::Here(told) => told,
+        };
+        bytes = bytes.zip(told.tensor_bytes).and_then(|(sum, more)| sum.checked_add(more));
+        let Some(names) = told.names.as_ref().filter(|names| !index.agrees(name, names)) else { continue };
+        let line = match index.file_of(names) {
+            Some(other) => format!("it has the tensors that {own} says are in {}", text::printable(other)),
+            // It may have more tensors than the index names, which nobody misses.
+            None => match lacks(name, &path) {
+                Some(tensor) => format!("{own} says that tensor '{tensor}' is in it, which it is not"),
+                None => continue,
+            },
+        };
+        troubles.push(Trouble { path, kind: Kind::Damage, line });
+    }
+    if let (Some(bytes), Some(said)) = (bytes, index.total_size())
+        && bytes != said
+    {
+        let line = format!("it says that all tensors take {} bytes, they take {}", grouped(said), grouped(bytes));
+        troubles.push(Trouble { path: indexed.path.clone(), kind: Kind::Note, line });
+    }
+    troubles
+}
+
+/// A tensor that an index names for a file and that the header of that file lacks. Both lie below `root`, and are read now.
+pub(super) fn absent_tensor(root: &Path, index: &Path, name: &str, file: &Path) -> Option<String> {
+    let (index, file) = (safe::open_below(root, index).ok()?, safe::open_below(root, file).ok()?);
+    let length = file.metadata().ok()?.len();
+    Index::absent_tensor(&index, name, &file, length).ok().flatten()
+}
+
+/// A part of a GGUF model by its name, and what its header tells.
+pub(super) struct Part<'a> {
+    pub(super) path: &'a str,
+    pub(super) shard: &'a Shard,
+    pub(super) told: &'a Told,
+}
+
+/// Compares the headers of the parts of one set, in the order of their numbers, with their names and with each other.
+pub(super) fn against_each_other(parts: &[Part<'_>]) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    let mut trouble = |path: &str, kind, line: String| troubles.push(Trouble { path: path.to_owned(), kind, line });
+    for Part { path, shard, told } in parts {
+        let other_number = told.number.is_some_and(|said| said + 1 != u64::from(shard.number));
+        let other_count = told.count.is_some_and(|said| said != u64::from(shard.count));
+        if other_number || other_count {
+            let said = |value: Option<u64>| value.map_or_else(|| "unknown".to_owned(), |value| value.to_string());
+            let (number, count) = (said(told.number.map(|said| said + 1)), said(told.count));
+            let line =
+                format!("shard {} of {} by its name, {number} of {count} by its header", shard.number, shard.count);
+            trouble(path, Kind::Damage, line);
+        }
+    }
+    let Some(first) = parts.first() else { return troubles };
+    if parts.len() == usize::try_from(first.shard.count).unwrap_or(usize::MAX) {
+        let sum = parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.told.tensors?));
+        let said = parts.iter().find_map(|part| part.told.all_tensors);
+        if let (Some(sum), Some(said)) = (sum, said)
+            && sum != said
+        {
+            let line = format!("the shards have {sum} tensors together, their headers say {said}");
+            trouble(first.path, Kind::Damage, line);
+        }
+    }
+    let names: Vec<(&str, &TensorNames)> =
+        parts.iter().filter_map(|part| Some((part.path, part.told.names.as_ref()?))).collect();
+    for (at, (path, own)) in names.iter().enumerate() {
+        let before = names.get(..at).unwrap_or_default().iter();
+        if let Some((other, twice)) = before.map(|(other, known)| (other, own.in_common(known))).find(|(_, n)| *n > 0) {
+            let tensors = if twice == 1 { "1 tensor".to_owned() } else { format!("{twice} tensors") };
+            let other = text::printable(file_name(other));
+            trouble(
+                path,
+                Kind::Note,
+                format!("{tensors} of it {} in {other} as well", if twice == 1 { "is" } else { "are" }),
+            );
+        }
+    }
+    troubles
+}
+
+/// What is wrong with a part whose name does not say that it is one; `None` for a file that is whole by itself.
+pub(super) fn unnamed_part(told: &Told) -> Option<String> {
+    let count = told.count.filter(|count| *count > 1)?;
+    let place = match told.number {
+        Some(number) => format!("shard {} of {count}", number + 1),
+        None => format!("one of {count} shards"),
+    };
+    Some(format!("its header says that it is {place}, its name does not, so that no loader finds the others"))
+}
+
+/// The names of the files of one numbered set that are missing if these are here.
+pub(super) fn missing_names(here: &[Shard], extension: &str) -> Vec<String> {
+    let missing = Shard::missing(here, MOST_NUMBERS).into_iter();
+    missing.map(|(_, name)| format!("{name}.{extension}")).collect()
+}
+
+/// What a row says of the missing files of one set: the set as people write it, what is missing in the order of its names,
+/// and what names it where that is an index.
+pub(super) fn missing_line(set: &str, missing: &[String], index: Option<&str>) -> Option<String> {
+    let first = missing.first()?;
+    let mut names: Vec<String> = missing.iter().take(MOST_NAMES).map(|path| text::printable(file_name(path))).collect();
+    if missing.len() > MOST_NAMES {
+        names.push(format!("{} more", missing.len() - MOST_NAMES));
+    }
+    let names = names.join(", ");
+    let shards: Option<Vec<Shard>> = missing.iter().map(|path| FileName::parse(file_name(path)).into_shard()).collect();
+    let count = FileName::parse(file_name(first)).shard().map_or(0, |shard| shard.count);
+    let one = missing.len() == 1;
+    Some(match (shards, index) {
+        (Some(shards), _) => {
+            let (noun, verb) = if one { ("shard", "is") } else { ("shards", "are") };
+            format!("{}: {noun} {} of {count} {verb} missing ({names})", text::printable(set), ranges(&shards))
+        }
+        (None, Some(index)) => {
+            let verb = if one { "is" } else { "are" };
+            format!("{names} {verb} missing, named by {}", text::printable(file_name(index)))
+        }
+        (None, None) => format!("{names} {} missing", if one { "is" } else { "are" }),
+    })
+}
+
+/// Numbers as people write them: `2, 4-6`.
+fn ranges(shards: &[Shard]) -> String {
+    const MOST: usize = 8;
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    let numbers: BTreeSet<u32> = shards.iter().map(|shard| shard.number).collect();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, end)) if *end + 1 == number => *end = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let one = |(from, to): &(u32, u32)| if from == to { from.to_string() } else { format!("{from}-{to}") };
+    let texts: Vec<String> = ranges.iter().take(MOST).map(one).collect();
+    let more = if ranges.len() > MOST { ", …" } else { "" };
+    format!("{}{more}", texts.join(", "))
+}
+
+/// What a row says of a weights file by its header, one line each.
+pub(super) fn header_lines(name: &str, metadata: &Metadata) -> Vec<String> {
+    let mut lines = Vec::new();
+    match metadata.structure {
+        Structure::Truncated { missing: Some(1) } => lines.push(format!("{name} is cut short, 1 byte is missing")),
+        Structure::Truncated { missing: Some(bytes) } => {
+            lines.push(format!("{name} is cut short, {bytes} bytes are missing"));
+        }
+        Structure::Truncated { missing: None } => lines.push(format!("{name} is cut short")),
+        Structure::Extra { bytes } => {
+            let bytes = if bytes == 1 { "1 byte".to_owned() } else { format!("{bytes} bytes") };
+            lines.push(format!("{name} is {bytes} longer than its header says"));
+        }
+        Structure::Whole | Structure::Partial => {}
+    }
+    lines.extend(metadata.warnings.iter().map(|warning| format!("{name}: {warning}")));
+    lines
+}
+
+pub(super) fn folder(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+pub(super) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+pub(super) fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
