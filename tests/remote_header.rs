@@ -150,3 +150,53 @@ async fn a_header_that_stops_on_its_way_is_not_waited_for_forever() {
     let (told, ()) = tokio::join!(provisioner.remote_metadata(&header), passes);
     assert!(matches!(told, Err(Error::Unreachable { .. })), "{told:?}");
 }
+
+#[tokio::test]
+async fn a_set_is_all_of_its_files_however_they_are_counted() {
+    let many: Vec<String> = (1..=11).map(|number| format!("model-{number:05}-of-000011.safetensors")).collect();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let cases = [
+        (many, 11),
+        (
+            names(&[
+                "model-00000-of-00002.safetensors",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+            ]),
+            3,
+        ),
+        ((1..=11).map(|number| format!("model-{number}-of-11.safetensors")).collect(), 11),
+        (
+            names(&[
+                "model.safetensors.index.json",
+                "model_layer_0.safetensors",
+                "model_layer_1.safetensors",
+                "other.safetensors",
+            ]),
+            3,
+        ),
+        (names(&["model.safetensors", "model.fp16.safetensors", "onnx/x.safetensors"]), 1),
+        (names(&["consolidated.safetensors", "model-1-of-2.safetensors", "model-2-of-2.safetensors"]), 2),
+        (names(&["model_index.json", "unet/a.safetensors", "vae/b.safetensors"]), 2),
+        (
+            names(&[
+                "m-Q4_K_M-00001-of-00002.gguf",
+                "m-Q4_K_M-00002-of-00002.gguf",
+                "m-Q8_0-with-more-bytes-than-the-others.gguf",
+            ]),
+            2,
+        ),
+    ];
+    for (names, count) in cases {
+        let hub = TestHub::start().await;
+        for name in &names {
+            hub.put(REPOSITORY, name, name.as_bytes());
+        }
+        let base = tempfile::tempdir().unwrap();
+        let header = header(&provisioner(&hub, base.path())).await;
+        let set: Vec<&str> = header.set.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(set.len(), count, "{names:?}: {set:?}");
+        assert!(set.contains(&header.file.path.as_str()), "{set:?}");
+        assert_eq!(header.set_bytes(), set.iter().map(|name| name.len() as u64).sum::<u64>());
+    }
+}

@@ -165,7 +165,7 @@ async fn complete(
             hit.architecture.clone_from(&metadata.architecture);
             hit.context_length = metadata.context_length;
             if hit.quantizations.is_empty() {
-                hit.quantizations.extend(unquantized(&files, &header, &metadata));
+                hit.quantizations.push(unquantized(&header, &metadata));
             }
             for offer in &mut hit.quantizations {
                 offer.fit = offer
@@ -185,25 +185,16 @@ async fn listing(hub: &HubClient, id: &str) -> Result<(Repository, Vec<RemoteFil
 }
 
 /// The weights of a repository whose names tell no quantization, under what the header tells.
-fn unquantized(files: &[RemoteFile], header: &RemoteHeader, metadata: &Metadata) -> Option<Offer> {
-    let set = |path: &RepoPath| {
-        let name = FileName::parse(path.file_name());
-        let folder = path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-        let stem = name.shard().map_or_else(|| path.file_name().to_owned(), |shard| shard.stem.clone());
-        let loads = name.is_safetensors() || name.is_gguf();
-        (loads && name.is_weights()).then_some((folder, stem))
-    };
-    let wanted = set(&header.file.path)?;
-    let files: Vec<&RemoteFile> = files.iter().filter(|file| set(&file.path).as_ref() == Some(&wanted)).collect();
-    Some(Offer {
+fn unquantized(header: &RemoteHeader, metadata: &Metadata) -> Offer {
+    Offer {
         name: metadata.quantization.as_ref().map_or_else(
             || if header.file.path.as_str().ends_with(".gguf") { "GGUF" } else { "safetensors" }.to_owned(),
             ToString::to_string,
         ),
-        size_bytes: Some(files.iter().map(|file| file.size).fold(0, u64::saturating_add)),
-        files: files.iter().map(|file| file.path.as_str().to_owned()).collect(),
+        size_bytes: Some(header.set_bytes()),
+        files: header.set.iter().map(|file| file.path.as_str().to_owned()).collect(),
         fit: None,
-    })
+    }
 }
 
 fn offers(files: &[RemoteFile], sizes: bool) -> Vec<Offer> {

@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::format::config_json::Config;
 use crate::format::{Metadata, Prefix, read_prefix};
 use crate::hub::{HubClient, Repository};
-use crate::model::{FileName, Quantization, RemoteFile, Validator, text};
+use crate::model::memory::Shape;
+use crate::model::selection::{INDEX, loaded};
+use crate::model::{FileName, Quantization, RemoteFile, Shard, Validator, text};
 
 /// What is asked for at first: the keys of nearly every GGUF file stand in less.
 const FIRST: u64 = 256 << 10;
@@ -38,8 +40,8 @@ pub struct RemoteHeader {
     pub file: RemoteFile,
     /// The `config.json` beside it, where its own header does not tell enough.
     pub config: Option<RemoteFile>,
-    /// Whether it is the only file of its weights.
-    pub alone: bool,
+    /// All files of its weights, itself among them, in the order of their names.
+    pub set: Vec<RemoteFile>,
 }
 
 impl RemoteHeader {
@@ -48,7 +50,7 @@ impl RemoteHeader {
     pub fn of(repository: &Repository, files: &[RemoteFile]) -> Option<Self> {
         let first = |file: &&RemoteFile| {
             let name = FileName::parse(file.path.file_name());
-            name.is_weights() && name.shard().is_none_or(|shard| shard.number == 1)
+            name.is_weights() && name.shard().is_none_or(Shard::is_first)
         };
         let gguf = files
             .iter()
@@ -56,12 +58,10 @@ impl RemoteHeader {
             .filter(|file| FileName::parse(file.path.file_name()).is_gguf())
             // One that names its quantization is a model rather than something beside it.
             .min_by_key(|file| (Quantization::of_path(&file.path).is_none(), file.size));
-        let safetensors = || {
-            let all = files.iter().filter(first);
-            all.filter(|file| FileName::parse(file.path.file_name()).is_safetensors()).min_by_key(|file| &file.path)
-        };
+        let set = safetensors_set(files);
+        let safetensors = || set.iter().copied().find(first).or_else(|| set.first().copied());
         let file = gguf.or_else(safetensors)?;
-        let folder = file.path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let folder = folder(file);
         let config = |path: &str| match path.rsplit_once('/') {
             Some((before, "config.json")) => before == folder,
             _ => folder.is_empty() && path == "config.json",
@@ -71,9 +71,69 @@ impl RemoteHeader {
             commit: repository.commit.clone(),
             file: file.clone(),
             config: files.iter().find(|file| gguf.is_none() && config(file.path.as_str())).cloned(),
-            alone: FileName::parse(file.path.file_name()).shard().is_none(),
+            set: if gguf.is_some() { gguf_set(file, files) } else { set.into_iter().cloned().collect() },
         })
     }
+
+    /// Whether it is the only file of its weights.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.set.len() < 2
+    }
+
+    /// Bytes of all files of its weights.
+    #[must_use]
+    pub fn set_bytes(&self) -> u64 {
+        self.set.iter().map(|file| file.size).fold(0, u64::saturating_add)
+    }
+}
+
+/// The shards of the set that a GGUF file belongs to.
+fn gguf_set(file: &RemoteFile, files: &[RemoteFile]) -> Vec<RemoteFile> {
+    let own = FileName::parse(file.path.file_name());
+    let of_set = |other: &&RemoteFile| {
+        let name = FileName::parse(other.path.file_name());
+        let alike = || name.shard().zip(own.shard()).is_some_and(|(a, b)| a.is_of_set(b));
+        other.path == file.path || (name.is_gguf() && folder(other) == folder(file) && alike())
+    };
+    files.iter().filter(of_set).cloned().collect()
+}
+
+/// The files in safetensors that a loader is given first. An index beside them names them, but has up to 10 MB, so that it is
+/// not fetched: where one is, all weights of its folder belong to it, unless the names of some of them count them.
+fn safetensors_set(files: &[RemoteFile]) -> Vec<&RemoteFile> {
+    let kept = loaded(files.iter().map(|file| file.path.as_str()));
+    let mut kept: Vec<&RemoteFile> = files.iter().filter(|file| kept.contains(file.path.as_str())).collect();
+    kept.sort_by_key(|file| &file.path);
+    let Some(first) = kept.first().copied() else { return Vec::new() };
+    if folder(first) != "" && files.iter().any(|file| file.path.as_str() == "model_index.json") {
+        // A pipeline loads its parts from all of its folders.
+        return kept;
+    }
+    let stem = |file: &RemoteFile| FileName::parse(file.path.file_name()).stem().to_owned();
+    let index = |file: &RemoteFile| {
+        let name = file.path.file_name();
+        name.strip_suffix(INDEX).filter(|_| folder(file) == folder(first)).map(str::to_owned)
+    };
+    let here: Vec<&RemoteFile> = kept.iter().copied().filter(|file| folder(file) == folder(first)).collect();
+    let counted = |file: &RemoteFile| FileName::parse(file.path.file_name()).into_shard();
+    let shard = here.iter().find_map(|file| counted(file));
+    let indexed: Vec<String> = files.iter().filter_map(index).collect();
+    let whole = |index: &String| here.iter().any(|file| counted(file).is_none() && stem(file) == *index);
+    match (counted(first), shard) {
+        (Some(own), _) => {
+            here.into_iter().filter(|file| counted(file).is_some_and(|other| other.is_of_set(&own))).collect()
+        }
+        (None, Some(shard)) if indexed.contains(&shard.stem) => {
+            here.into_iter().filter(|file| counted(file).is_some_and(|other| other.is_of_set(&shard))).collect()
+        }
+        _ if indexed.iter().any(|index| !whole(index)) => here,
+        _ => vec![first],
+    }
+}
+
+fn folder(file: &RemoteFile) -> &str {
+    file.path.as_str().rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Headers that were fetched, by repository, commit and path: what stands at a commit never changes.
@@ -105,9 +165,13 @@ impl ModelProvisioner {
             let config = Config::parse(&bytes).map_err(|why| no_model(&hub, config, &why))?;
             config.complete(&mut metadata);
         }
-        if !header.alone {
+        if !header.is_alone() {
             metadata.lose_sums();
-            metadata.tensors = None;
+            (metadata.tensors, metadata.names) = (None, None);
+        }
+        if header.set.iter().any(|file| folder(file) != folder(&header.file)) {
+            // What one part of a pipeline takes beside its weights says nothing of the others.
+            (metadata.shape, metadata.architecture) = (Shape::default(), None);
         }
         let metadata = Arc::new(metadata);
         let mut known = self.remote_headers().0.lock().unwrap_or_else(PoisonError::into_inner);
