@@ -73,7 +73,7 @@ fn a_missing_quantization_is_told_with_those_that_are_here() {
     for line in ["delete mine:q5_0 --dry-run", "info mine:q5_0", "verify mine:q5_0", "delete flat:mine:q5_0 --dry-run"]
     {
         let refused = bench.run(line).expect(1);
-        assert!(refused.error().contains("flat:mine has: F16"), "{line}: {refused:?}");
+        assert!(refused.error().contains("flat:mine has: Q4_K_M, Q8_0"), "{line}: {refused:?}");
     }
     assert!(
         bench
