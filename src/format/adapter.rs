@@ -8,9 +8,9 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::Metadata;
 use super::json::{bounded, object};
 use super::warnings::shortened;
+use super::{Kind, Metadata};
 use crate::model::{Format, text};
 
 /// It is one KB; lists of modules make it a few more.
@@ -91,7 +91,13 @@ impl AdapterConfig {
     /// As the metadata of an adapter of which nothing else is known.
     pub(crate) fn into_metadata(self) -> Metadata {
         let Self { adapter, base_model } = self;
-        Metadata { sidecar: true, adapter: Some(adapter), base_model, ..Metadata::unknown(Format::Safetensors) }
+        Metadata {
+            sidecar: true,
+            kind: Kind::Adapter,
+            adapter: Some(adapter),
+            base_model,
+            ..Metadata::unknown(Format::Safetensors)
+        }
     }
 }
 

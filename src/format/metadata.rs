@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::adapter::Adapter;
 use super::config_json::Config;
 use super::gguf::{self, Depth};
+use super::kind::Kind;
 use super::names::TensorNames;
 use super::safetensors::{self, Index, Packed};
 use super::sniff::LookAlike;
@@ -98,6 +99,9 @@ pub struct Metadata {
     pub tensors: Option<u64>,
     /// Whether it is a sidecar (projector, adapter, importance matrix, vocabulary) and no model.
     pub sidecar: bool,
+    /// What it is.
+    #[serde(default)]
+    pub kind: Kind,
     /// What an adapter is, where a file beside it tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Adapter>,
@@ -234,6 +238,7 @@ impl Metadata {
             split_tensors: None,
             tensors: None,
             sidecar: false,
+            kind: Kind::default(),
             adapter: None,
             structure: Structure::Partial,
             shape: Shape::default(),
@@ -302,13 +307,16 @@ impl Metadata {
             facts.extend(value.filter(|value| !value.is_empty()).map(|value| (name, text::printable(&value))));
         };
         fact("name", self.name.clone());
-        fact("kind", self.adapter.as_ref().map(ToString::to_string));
+        let kind = Some(self.kind).filter(|kind| *kind != Kind::Model).map(|kind| kind.to_string());
+        fact("kind", self.adapter.as_ref().map(ToString::to_string).or(kind));
         fact("weights", self.packing().map(str::to_owned));
         fact("bits/weight", self.bits_per_weight().map(|bits| format!("{bits:.2}")));
         fact("layers", self.layers.map(|count| count.to_string()));
         fact(
             "heads",
             self.heads.map(|heads| match self.heads_kv {
+                _ if heads == 0 => "none".to_owned(),
+                Some(0) => format!("{heads}, none for keys and values"),
                 Some(kv) => format!("{heads}, {kv} for keys and values"),
                 None => heads.to_string(),
             }),

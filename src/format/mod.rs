@@ -7,6 +7,7 @@ pub mod config_json;
 mod config_shape;
 pub mod gguf;
 mod json;
+mod kind;
 pub(crate) mod layers;
 mod metadata;
 mod names;
@@ -19,6 +20,7 @@ mod sniff;
 pub mod tokenizer;
 mod warnings;
 
+pub use kind::Kind;
 pub(crate) use metadata::UNREADABLE;
 pub use metadata::{Metadata, Structure, read_metadata, read_summary};
 pub use names::TensorNames;

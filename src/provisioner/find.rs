@@ -71,6 +71,11 @@ pub(super) fn loadable(files: &[ModelFile]) -> Option<&ModelFile> {
         let name = FileName::parse(file.path.rsplit('/').next().unwrap_or(&file.path));
         matches!(file.role, Role::Weights | Role::Shard) && name.shard().is_none_or(Shard::is_first)
     });
-    let path = principal(files.iter().map(|file| file.path.as_str())).filter(|_| has_weights)?;
+    // What lies beside weights may have the name of some.
+    let is_sidecar = |file: &&ModelFile| {
+        file.path.to_ascii_lowercase().ends_with(".gguf") && !matches!(file.role, Role::Weights | Role::Shard)
+    };
+    let paths = files.iter().filter(|file| !is_sidecar(file)).map(|file| file.path.as_str());
+    let path = principal(paths).filter(|_| has_weights)?;
     files.iter().find(|file| file.path == path)
 }

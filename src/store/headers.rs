@@ -16,11 +16,11 @@ use crate::disk::folder::Status;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::Result as Outcome;
-use crate::format::{Metadata, UNREADABLE, read_metadata, read_summary};
-use crate::model::{Format, text};
+use crate::format::{Kind, Metadata, UNREADABLE, read_metadata, read_summary};
+use crate::model::{FileName, Format, Role, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 8 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 9 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -106,6 +106,35 @@ impl Headers {
     ) -> Header {
         let read = if self.glance.is_some() { read_summary } else { read_metadata };
         self.remember_as(0, root, location, status, |file| read(file, &name()))
+    }
+
+    /// What a file of a row is for: what its header says of a GGUF file, else what its name does.
+    pub(super) fn role(&self, root: &Path, location: &Path, status: &Status, by_name: Role) -> Role {
+        let name = text::escape(location.file_name().unwrap_or_default());
+        self.role_named(root, status, || location.to_owned(), &name, by_name)
+    }
+
+    /// The same where the model calls the file `name`.
+    pub(super) fn role_named(
+        &self,
+        root: &Path,
+        status: &Status,
+        location: impl FnOnce() -> PathBuf,
+        name: &str,
+        by_name: Role,
+    ) -> Role {
+        let parsed = FileName::parse(name);
+        if !parsed.is_gguf() || status.size_bytes == 0 {
+            return by_name;
+        }
+        match self.get_named(root, status, location, || name.to_owned()) {
+            Ok(told) if told.partly_read && told.kind == Kind::Model => by_name,
+            Ok(told) => told.kind.role().unwrap_or(match parsed.shard() {
+                Some(_) => Role::Shard,
+                None => Role::Weights,
+            }),
+            Err(_) => by_name,
+        }
     }
 
     /// What a file at `location` below `root` tells of the weights that it lies beside.

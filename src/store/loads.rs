@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::format::{Metadata, Structure};
+use crate::format::{Kind, Metadata, Structure};
 use crate::model::selection::precision_rank;
 use crate::model::{FileName, Label, Quantization};
 
@@ -52,13 +52,19 @@ impl Loads {
 pub(super) struct Projector(Option<((usize, String), u64)>);
 
 impl Projector {
-    /// Looks at a file of the row. Programs load one projector, in F16 where there are several.
-    pub(super) fn look(&mut self, path: &str, size_bytes: u64) {
+    /// Looks at a file of the row and at its header, which says whether it is a projector; its name does only where there is no
+    /// header. Programs load one projector, in F16 where there are several.
+    pub(super) fn look(&mut self, path: &str, size_bytes: u64, header: Option<&Metadata>) {
         let file = path.rsplit('/').next().unwrap_or(path);
         let name = FileName::parse(file);
-        if !name.is_gguf() || !name.stem().to_ascii_lowercase().contains("mmproj") {
+        let is_one = match header {
+            Some(header) => header.kind == Kind::Projector,
+            None => name.is_gguf() && name.stem().to_ascii_lowercase().contains("mmproj"),
+        };
+        if !is_one {
             return;
         }
+        let size_bytes = header.and_then(|header| header.tensor_bytes).unwrap_or(size_bytes);
         let rank = (precision_rank(file), path.to_owned());
         if self.0.as_ref().is_none_or(|(known, _)| rank < *known) {
             self.0 = Some((rank, size_bytes));
@@ -73,6 +79,7 @@ impl Projector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Format;
 
     #[test]
     fn one_projector_is_loaded() {
@@ -86,8 +93,14 @@ mod tests {
             ("mmproj.json", 100),
             ("m-Q4_K_M.gguf", 100),
         ] {
-            projector.look(path, bytes);
+            projector.look(path, bytes, None);
         }
-        assert_eq!(projector.bytes(), 7);
+        assert_eq!(projector.clone().bytes(), 7);
+        // The header decides, whatever the name is.
+        let told = |kind| Metadata { kind, tensor_bytes: Some(3), ..Metadata::unknown(Format::Gguf) };
+        projector.look("mmproj-a-f16.gguf", 100, Some(&told(Kind::Imatrix)));
+        assert_eq!(projector.clone().bytes(), 7);
+        projector.look("a/vision-f16.gguf", 100, Some(&told(Kind::Projector)));
+        assert_eq!(projector.bytes(), 3);
     }
 }

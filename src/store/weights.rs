@@ -8,7 +8,7 @@ use super::headers::Header;
 use super::loads::{Load, Loads, Projector};
 use super::shards::{self, Indexed, Kind, Look, Part, Trouble};
 use super::surroundings::Warnings;
-use crate::format::{Metadata, Structure, UNREADABLE};
+use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
 use crate::model::memory::Shape;
 use crate::model::selection::loaded;
 use crate::model::{FileName, FileStatus, Format, Label, Model, Quantization, Shard, text};
@@ -25,6 +25,13 @@ pub(super) struct Set<'a> {
     pub(super) missing: &'a [String],
     /// Whether a program would load it now; not so what only an older revision has.
     pub(super) current: bool,
+}
+
+impl<'a> Set<'a> {
+    /// A file that is no weights by its name.
+    pub(super) fn alone(name: &'a dyn Fn() -> String) -> Self {
+        Self { name, named: None, format: None, missing: &[], current: true }
+    }
 }
 
 /// What the headers of one set tell, file by file in the order of their numbers.
@@ -114,6 +121,8 @@ struct Told {
     current: bool,
     files: Vec<(String, shards::Told)>,
     at_least: u64,
+    /// What people call it, where it is a projector.
+    name: Option<String>,
 }
 
 impl Weights {
@@ -165,7 +174,9 @@ impl Weights {
         if let Some(line) = label.disagreement() {
             warnings.add(&format!("{}: {line}", (set.name)()));
         }
+        let is_projector = header.is_some_and(|metadata| metadata.kind == FileKind::Projector);
         self.sets.push(Told {
+            name: is_projector.then(|| (set.name)()),
             label,
             format: header.map(|metadata| metadata.format).or(set.format),
             whole: missing.is_empty() && joined.readable == joined.members,
@@ -330,13 +341,18 @@ impl Weights {
     }
 
     /// Writes into `model` what is known now. Gives what the first set's headers tell, and what a program would load.
-    pub(super) fn tell(mut self, model: &mut Model, projector: Projector) -> (Option<Arc<Metadata>>, Loads) {
+    pub(super) fn tell(mut self, model: &mut Model, mut projector: Projector) -> (Option<Arc<Metadata>>, Loads) {
         self.order();
         if let Some(damage) = self.damage {
             model.note_damage(damage);
         }
         let is_sidecar = |told: &Told| told.metadata.as_ref().is_some_and(|metadata| metadata.sidecar);
         let model_here = self.sets.iter().any(|told| !is_sidecar(told));
+        for told in self.sets.iter().filter(|told| model_here && told.current) {
+            if let (Some(name), Some(metadata)) = (&told.name, &told.metadata) {
+                projector.look(&format!("{name}.gguf"), 0, Some(metadata));
+            }
+        }
         let sets: Vec<Told> = self.sets.into_iter().filter(|told| !model_here || !is_sidecar(told)).collect();
         for told in &sets {
             if let Some(shown) = told.label.shown() {
@@ -381,6 +397,12 @@ impl Weights {
 
 fn of_kind(troubles: &[Trouble], kind: Kind) -> impl Iterator<Item = &Trouble> {
     troubles.iter().filter(move |trouble| trouble.kind == kind)
+}
+
+/// What is to be said of a row without a model; `None` where it has one, or an adapter, which is loaded like one.
+pub(super) fn no_model(metadata: Option<&Metadata>) -> Option<String> {
+    let kind = metadata.filter(|metadata| metadata.sidecar)?.kind;
+    (kind != FileKind::Adapter).then(|| format!("holds no model, but {}", kind.with_article()))
 }
 
 /// An escaped path as people read it.

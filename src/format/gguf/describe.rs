@@ -3,7 +3,7 @@
 use super::{FileType, Header, TensorType, Value};
 use crate::format::adapter::Adapter;
 use crate::format::warnings::{Warnings, shortened, shown};
-use crate::format::{Metadata, Structure};
+use crate::format::{Kind, Metadata, Structure};
 use crate::model::{FileName, Format, Quantization};
 
 /// Characters of a name that are shown anywhere.
@@ -30,6 +30,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
     let (quantization, quantization_guessed) = reading.quantization();
     let (split_no, split_count) = reading.split();
     let tally = complete.then_some(&header.tally);
+    let kind = kind(header, file_name);
     Metadata {
         format: Format::Gguf,
         architecture: reading.text("general.architecture"),
@@ -48,7 +49,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         experts_used: experts_used.filter(|n| *n > 0),
         chat_template: header.get("tokenizer.chat_templates").is_some()
             || matches!(header.get("tokenizer.chat_template"), Some(Value::String(text)) if text.length > 0),
-        tokenizer: reading.text("tokenizer.ggml.model"),
+        tokenizer: reading.tokenizer(),
         special_tokens: Vec::new(),
         licence: reading.licence(),
         base_model: reading.base_model(),
@@ -58,7 +59,8 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         split_no,
         split_tensors: header.get("split.tensors.count").and_then(Value::as_u64),
         tensors: complete.then_some(header.tensor_count),
-        sidecar: is_sidecar(header, file_name),
+        sidecar: kind != Kind::Model,
+        kind,
         adapter: reading.adapter(),
         structure: header.layout.map_or(structure, |layout| layout.structure),
         partly_read: header.stopped,
@@ -81,6 +83,13 @@ impl Reading<'_> {
     /// A text that is not empty, made printable.
     fn text(&self, key: &str) -> Option<String> {
         self.header.text(key).map(str::trim).filter(|text| !text.is_empty()).map(|text| shortened(text, LONGEST))
+    }
+
+    /// The kind of tokenizer, with how it splits texts before that, which tells more: `gpt2 (llama-bpe)`.
+    fn tokenizer(&self) -> Option<String> {
+        let kind = self.text("tokenizer.ggml.model")?;
+        let before = self.text("tokenizer.ggml.pre").filter(|before| before != "default" && *before != kind);
+        Some(before.map_or_else(|| kind.clone(), |before| format!("{kind} ({before})")))
     }
 
     fn own(&self, key: &str) -> Option<(String, &Value)> {
@@ -123,7 +132,8 @@ impl Reading<'_> {
                 }
                 return (Some(Quantization::new(label)), file_type.is_guess());
             }
-            self.warnings.add("general.file_type is no label that is known here");
+            let number = value.as_u64().map_or_else(|| "which is no number".to_owned(), |number| number.to_string());
+            self.warnings.add(format!("general.file_type {number} is no label that is known here"));
         }
         let complete = self.header.layout.is_some();
         let kind = complete.then(|| tally.most_frequent().and_then(TensorType::name)).flatten();
@@ -192,15 +202,21 @@ fn contradiction(file_type: FileType, header: &Header) -> Option<f64> {
     (!occurs && (bits > promised * 1.5 || bits * 1.5 < promised)).then_some(bits)
 }
 
-/// Whether it is no model of its own.
-fn is_sidecar(header: &Header, file_name: &str) -> bool {
+/// What it is. The header decides; only a head that proposes tokens is told by its name, since its header is a model's.
+fn kind(header: &Header, file_name: &str) -> Kind {
     let tally = &header.tally;
     let split = header.get("split.count").is_some();
     let is_all = |tensors: u64| tensors > 0 && tensors == header.tensor_count;
-    matches!(header.text("general.type"), Some("adapter" | "imatrix" | "mmproj" | "vocab"))
-        || matches!(header.architecture(), Some("clip" | "controlvector"))
-        || is_all(tally.adapter_tensors)
-        || is_all(tally.imatrix_tensors)
-        || (header.layout.is_some() && header.tensor_count == 0 && !split)
-        || FileName::parse(file_name).is_draft_head()
+    match (header.text("general.type"), header.architecture()) {
+        (Some("mmproj"), _) | (_, Some("clip")) => Kind::Projector,
+        (_, Some("controlvector")) => Kind::ControlVector,
+        (Some("adapter"), _) => Kind::Adapter,
+        (Some("imatrix"), _) => Kind::Imatrix,
+        (Some("vocab"), _) => Kind::Vocabulary,
+        _ if is_all(tally.adapter_tensors) => Kind::Adapter,
+        _ if is_all(tally.imatrix_tensors) => Kind::Imatrix,
+        _ if header.layout.is_some() && header.tensor_count == 0 && !split => Kind::Vocabulary,
+        _ if FileName::parse(file_name).is_draft_head() => Kind::Draft,
+        _ => Kind::Model,
+    }
 }

@@ -18,7 +18,7 @@ pub use packed::Packed;
 
 use super::adapter::Adapter;
 use super::warnings::Warnings;
-use super::{Metadata, Structure};
+use super::{Kind, Metadata, Structure};
 use crate::model::{Format, Quantization};
 
 /// The header that the crate accepts at most.
@@ -82,6 +82,7 @@ pub(super) fn metadata(
         tensors: Some(header.tensors().len() as u64),
         names: Some(header.names()),
         sidecar: adapter.is_some(),
+        kind: if adapter.is_some() { Kind::Adapter } else { Kind::Model },
         adapter,
         quantization_guessed: guessed.is_some() && !is_sure,
         ..empty(guessed, header.structure(), false, warnings)

@@ -9,6 +9,7 @@ use crate::store::flat::folder::{Class, Wanted, takes};
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
+use crate::store::weights::no_model;
 use crate::store::{Row, SharedFile};
 
 impl<L: Layout> FileStore<L> {
@@ -95,6 +96,10 @@ impl<L: Layout> FileStore<L> {
         folder.warn_of_links(&self.root, &mut warnings);
         folder.warn_of_unread(&mut model, &mut warnings);
         let begun = folder.sets.iter().any(|set| !set.staging.is_empty());
+        if let Some(line) = no_model(metadata.as_deref()) {
+            model.kind = ModelKind::Other;
+            warnings.add(&line);
+        }
         if model.format.is_none() && !begun {
             model.kind = ModelKind::Other;
             warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
@@ -124,7 +129,7 @@ impl<L: Layout> FileStore<L> {
                 absolute: self.root.join(&location),
                 size_bytes: entry.status.size_bytes,
                 disk_bytes: entry.status.disk_bytes,
-                role,
+                role: self.headers.role(&self.root, &location, &entry.status, role),
                 sha256: unit.known.get::<Path>(&location).and_then(|(_, digest)| *digest),
             }
         };

@@ -13,6 +13,7 @@ use crate::store::Row;
 use crate::store::large::{LARGE, LargeFile};
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
+use crate::store::weights::no_model;
 
 fn shown(path: &Path) -> String {
     text::printable_path(path)
@@ -104,6 +105,10 @@ impl FlatStore {
         folder.warn_of_links(&self.root, &mut warnings);
         folder.warn_of_unread(&mut model, &mut warnings);
         let claimed = folder.record.get().is_some();
+        if let Some(line) = no_model(metadata.as_deref()) {
+            model.kind = ModelKind::Other;
+            warnings.add(&line);
+        }
         if model.format.is_none() && !claimed {
             model.kind = ModelKind::Other;
             warnings.add(if file_count == 0 { "holds no files" } else { "holds no weights" });
@@ -190,7 +195,7 @@ impl FlatStore {
                 absolute: self.root.join(folder.location(entry)),
                 size_bytes: entry.status.size_bytes,
                 disk_bytes: entry.status.disk_bytes,
-                role,
+                role: self.headers.role(&self.root, &folder.location(entry), &entry.status, role),
                 sha256: self.known(folder, entry).1,
             })
             .collect();

@@ -14,7 +14,7 @@ use crate::store::planning::{lexical, way_of_link};
 use crate::store::shards;
 use crate::store::surroundings::Warnings;
 use crate::store::tree::Entry;
-use crate::store::weights::{Set, Weights};
+use crate::store::weights::{Joined, Set, Weights};
 
 impl ModelFolder {
     /// Reads the headers of all sets of which something is `wanted`, and writes into `model` what they tell; what is wrong with
@@ -53,8 +53,17 @@ impl ModelFolder {
         };
         weights.compare_indexes(&is_there, &lacks, warnings);
         let mut projector = Projector::default();
-        for (_, entry, _) in self.content().filter(|(_, entry, role)| entry.is_file() && *role == Role::Mmproj) {
-            projector.look(&text::escape(entry.path.as_os_str()), entry.status.size_bytes);
+        let alone = weights.is_empty();
+        for (index, entry, _) in self.content().filter(|(_, entry, role)| entry.is_file() && *role == Role::Mmproj) {
+            let header = headers.get(root, &self.location(entry), &entry.status);
+            let told = header.as_deref().ok().filter(|told| !told.partly_read);
+            projector.look(&text::escape(entry.path.as_os_str()), entry.status.size_bytes, told);
+            // Without weights it is what the row has.
+            if alone && takes(wanted, index) && entry.status.size_bytes > 0 {
+                let mut joined = Joined::default();
+                joined.add(&header, &entry.path, &|| shown(&entry.path), warnings);
+                weights.add(&Set::alone(&|| shown(&entry.path)), joined, warnings);
+            }
         }
         let told = weights.tell(model, projector);
         let partials = self.tree.entries.iter().zip(&self.classes).enumerate();

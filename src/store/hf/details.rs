@@ -10,7 +10,7 @@ use super::sets::WeightSet;
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::model::{Digest, Inode, ModelFile, Role, text};
-use crate::store::loads::Projector;
+use crate::store::headers::Headers;
 use crate::store::shards;
 use crate::store::{Revision, SharedFile};
 
@@ -24,6 +24,14 @@ pub(super) struct Distinct {
     pub(super) status: Status,
     /// Revisions that have it.
     pub(super) revisions: Vec<OsString>,
+}
+
+impl Distinct {
+    /// Where its bytes lie, relative to the cache.
+    fn location(&self, repository: &Repository) -> PathBuf {
+        let commit = self.revisions.first().map_or(OsStr::new(""), OsString::as_os_str);
+        location(repository, commit, &self.path, self.blob.as_ref())
+    }
 }
 
 /// Every file of every revision, once for each content, those of the revision that a ref names first.
@@ -64,7 +72,12 @@ pub(super) fn bytes_of<'a>(repository: &'a Repository, entry: &'a Entry) -> Opti
 
 /// The files as the detail pane and `info` show them: weights first, then by path. A path whose content differs between
 /// revisions is there once for each, with the commit behind it.
-pub(super) fn files(repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<ModelFile> {
+pub(super) fn files(
+    repository: &Repository,
+    root: &Path,
+    headers: &Headers,
+    chosen: &dyn Fn(&OsStr, &Path) -> bool,
+) -> Vec<ModelFile> {
     let distinct = distinct_files(repository);
     let mut seen = BTreeSet::new();
     let mut files: Vec<ModelFile> = distinct
@@ -83,7 +96,13 @@ pub(super) fn files(repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> b
                 absolute: snapshots.join(&file.path),
                 size_bytes: file.status.size_bytes,
                 disk_bytes: file.status.disk_bytes,
-                role: file.path.file_name().and_then(OsStr::to_str).map_or(Role::Other, Role::of),
+                role: match file.path.file_name().and_then(OsStr::to_str) {
+                    Some(name) => {
+                        let location = || file.location(repository);
+                        headers.role_named(root, &file.status, location, name, Role::of(name))
+                    }
+                    None => Role::Other,
+                },
                 sha256: file.blob.as_ref().and_then(|name| Digest::parse(name.to_str()?)),
             }
         })
@@ -179,6 +198,11 @@ impl<'a> WeightsFile<'a> {
         Some(Self { repository, revision, entry, blob, status: *status })
     }
 
+    /// Whether it is one of those that `chosen` says count.
+    pub(super) fn is_chosen(&self, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> bool {
+        chosen(&self.revision.commit, &self.entry.path)
+    }
+
     /// Path in the revision.
     pub(super) fn path(&self) -> &Path {
         &self.entry.path
@@ -186,31 +210,25 @@ impl<'a> WeightsFile<'a> {
 
     /// Where its bytes lie, relative to the cache.
     pub(super) fn location(&self) -> PathBuf {
-        location(self.repository, &self.revision.commit, self.entry, self.blob)
+        location(self.repository, &self.revision.commit, &self.entry.path, self.blob)
     }
 
     /// Where the bytes of the file at `path` of the same revision lie, and their metadata.
     pub(super) fn beside(&self, path: &Path) -> Option<(PathBuf, Status)> {
         let entry = self.revision.entries.iter().find(|entry| entry.path == path)?;
         let (blob, status) = bytes_of(self.repository, entry)?;
-        Some((location(self.repository, &self.revision.commit, entry, blob), *status))
+        Some((location(self.repository, &self.revision.commit, &entry.path, blob), *status))
     }
 }
 
-/// The projector that a program would load with the weights of the first revision.
-pub(super) fn projector(repository: &Repository) -> Projector {
-    let mut projector = Projector::default();
-    if let Some(revision) = by_name(repository).first() {
-        for entry in revision.entries.iter().filter(|entry| entry.path.to_str().is_some()) {
-            let name = entry.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            if Role::of(name) == Role::Mmproj
-                && let Some((_, status)) = bytes_of(repository, entry)
-            {
-                projector.look(&text::escape(entry.path.as_os_str()), status.size_bytes);
-            }
-        }
-    }
-    projector
+/// The files of the first revision that its names call sidecars of weights.
+pub(super) fn sidecars(repository: &Repository) -> Vec<WeightsFile<'_>> {
+    let Some(revision) = by_name(repository).first().copied() else { return Vec::new() };
+    let is_one = |entry: &&Entry| {
+        entry.path.to_str().is_some()
+            && entry.path.file_name().and_then(OsStr::to_str).is_some_and(|name| Role::of(name) == Role::Mmproj)
+    };
+    revision.entries.iter().filter(is_one).filter_map(|entry| WeightsFile::of(repository, revision, entry)).collect()
 }
 
 /// The revisions, that of `main` first, then those that have a name.
@@ -246,14 +264,14 @@ pub(super) fn is_pipeline(revision: &ReadRevision) -> bool {
 pub(super) fn place(repository: &Repository, revision: &ReadRevision, path: &Path) -> Option<(PathBuf, Status)> {
     let entry = revision.entries.iter().find(|entry| entry.path == path)?;
     let (blob, status) = bytes_of(repository, entry)?;
-    Some((location(repository, &revision.commit, entry, blob), *status))
+    Some((location(repository, &revision.commit, &entry.path, blob), *status))
 }
 
-fn location(repository: &Repository, commit: &OsStr, entry: &Entry, blob: Option<&OsString>) -> PathBuf {
+fn location(repository: &Repository, commit: &OsStr, path: &Path, blob: Option<&OsString>) -> PathBuf {
     let top = Path::new(&repository.folder);
     match blob.map(|name| (name, repository.blobs.get(name))) {
         Some((_, Some(Blob::Shared { digits, hash, .. }))) => Path::new(layout::SHARED).join(digits).join(hash),
         Some((name, _)) => top.join("blobs").join(name),
-        None => top.join("snapshots").join(commit).join(&entry.path),
+        None => top.join("snapshots").join(commit).join(path),
     }
 }

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::beside::{Beside, Companion};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
+use super::loads::Projector;
 use super::shards;
 use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
@@ -148,8 +149,22 @@ impl HfStore {
             shards::absent_tensor(&self.root, &at(index)?, name, &at(path)?)
         };
         weights.compare_indexes(&is_there, &lacks, &mut warnings);
+        let (mut projector, alone) = (Projector::default(), weights.is_empty());
+        for file in details::sidecars(repository) {
+            let own_name = || text::escape(file.path().file_name().unwrap_or_default());
+            let name = || text::printable_path(file.path());
+            let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
+            let told = header.as_deref().ok().filter(|told| !told.partly_read);
+            projector.look(&text::escape(file.path().as_os_str()), file.status.size_bytes, told);
+            // Without weights it is what the repository has.
+            if alone && file.is_chosen(chosen) {
+                let mut joined = Joined::default();
+                joined.add(&header, file.path(), &name, &mut warnings);
+                weights.add(&Set::alone(&name), joined, &mut warnings);
+            }
+        }
         if !weights.is_empty() || row.model.format.is_some() {
-            let (metadata, loads) = weights.tell(&mut row.model, details::projector(repository));
+            let (metadata, loads) = weights.tell(&mut row.model, projector);
             (row.metadata, row.loads) = (metadata, loads);
         }
         row.model.warnings.extend(warnings.finish());
@@ -236,7 +251,8 @@ impl Store for HfStore {
         Ok(Details {
             revisions: details::revisions(&repository, &users_of),
             shared: details::shared(&repository, &all),
-            ..Details::new(row.model, details::files(&repository, &chosen)).with_headers(row.metadata, row.loads)
+            ..Details::new(row.model, details::files(&repository, &self.root, &self.headers, &chosen))
+                .with_headers(row.metadata, row.loads)
         })
     }
 

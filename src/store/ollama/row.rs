@@ -145,7 +145,7 @@ impl OllamaStore {
         }
         model.warnings = warnings.finish();
         // Ollama loads all that its manifest names beside the weights.
-        let beside = tag.content.iter().filter(|(_, layer)| role(&layer.kind) == Role::Mmproj);
+        let beside = tag.content.iter().filter(|(_, layer)| is_loaded_beside(&layer.kind));
         let bytes = beside.filter_map(|(hex, _)| Some(contents.blob_file(hex)?.status.size_bytes));
         let loads = Loads { extra_bytes: bytes.fold(0, u64::saturating_add), ..loads };
         Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
@@ -272,10 +272,14 @@ pub(super) fn label(kind: &str, hex: &str) -> String {
     format!("{kind}-{}", &hex[..12])
 }
 
+fn is_loaded_beside(kind: &str) -> bool {
+    matches!(kind, "projector" | "adapter" | "draft")
+}
+
 fn role(kind: &str) -> Role {
     match kind {
         "model" | "tensor" => Role::Weights,
-        "projector" | "adapter" | "draft" => Role::Mmproj,
+        "projector" => Role::Mmproj,
         "config" | "params" | "json" => Role::Config,
         "template" => Role::Tokenizer,
         _ => Role::Other,
