@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::Metadata;
 use super::config_shape::{Attention, shape};
-use super::json::{bounded, object};
+use super::json::{as_python_reads, bounded, object};
 pub use super::quantization_config::QuantizationConfig;
 use super::warnings::shortened;
 use crate::model::memory::Shape;
@@ -63,7 +63,8 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let outer: Raw<'_> = object(bytes)?;
+        let bytes = as_python_reads(bytes);
+        let outer: Raw<'_> = object(&bytes)?;
         // Multimodal models keep the figures of the language model one level down.
         let inner: Raw<'_> = outer.text_config.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
         let both = [&outer, &inner];
@@ -240,6 +241,16 @@ mod tests {
         assert_eq!((config.heads, config.heads_kv, config.embedding_length), (Some(32), Some(8), Some(4096)));
         assert_eq!(config.dtype.as_deref(), Some("bfloat16"));
         assert_eq!(config.quantization, None);
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_and_keys_that_come_twice_cost_nothing_else() {
+        let config = Config::parse(
+            br#"{"model_type":"nemotron_h","time_step_limit":[0.0,Infinity],"num_hidden_layers":1,"x":NaN,"num_hidden_layers":52,
+                "text_config":{"hidden_size":-Infinity,"num_attention_heads":3,"num_attention_heads":40}}"#,
+        )
+        .unwrap();
+        assert_eq!((config.layers, config.heads, config.embedding_length), (Some(52), Some(40), None));
     }
 
     #[test]

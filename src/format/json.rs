@@ -1,7 +1,10 @@
 //! JSON objects of bounded length.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
@@ -49,6 +52,84 @@ pub(super) fn run_length(bytes: &[u8]) -> usize {
     words.len() * 8 + rest.iter().position(ends).unwrap_or(rest.len())
 }
 
+/// Longer objects are taken as they are.
+const MOST_TOLERATED: usize = 1 << 20;
+/// Deepest nesting that is looked into.
+const DEEPEST: usize = 128;
+
+/// The object as Python reads it: `NaN` and `Infinity` are numbers there, unknown ones here, and of a key that is there twice the
+/// last counts. Writers of configurations rely on both.
+pub(super) fn as_python_reads(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let edits = if bytes.len() > MOST_TOLERATED { Vec::new() } else { edits(bytes) };
+    if edits.is_empty() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut out = Vec::with_capacity(bytes.len() + edits.len());
+    let mut at = 0;
+    for (place, text) in edits {
+        out.extend_from_slice(bytes.get(at..place.start).unwrap_or_default());
+        out.extend_from_slice(text);
+        at = place.end;
+    }
+    out.extend_from_slice(bytes.get(at..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// What stands where, in its order: words that are no JSON, and keys that come again later.
+fn edits(bytes: &[u8]) -> Vec<(Range<usize>, &'static [u8])> {
+    const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
+    let mut edits: Vec<(Range<usize>, &'static [u8])> = Vec::new();
+    // The keys of each object that is open; none of a list.
+    let mut open: Vec<Option<HashMap<&[u8], Range<usize>>>> = Vec::new();
+    let (mut at, mut key_follows) = (0, false);
+    while let Some(byte) = bytes.get(at) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match byte {
+            b'"' => {
+                let start = at + 1;
+                let mut end = start;
+                loop {
+                    end += run_length(bytes.get(end..).unwrap_or_default());
+                    match bytes.get(end) {
+                        Some(b'\\') => end += 2,
+                        Some(b'"') => break,
+                        // No JSON either way.
+                        _ => return Vec::new(),
+                    }
+                }
+                if let (true, Some(Some(keys))) = (key_follows, open.last_mut())
+                    && let Some(earlier) = keys.insert(bytes.get(start..end).unwrap_or_default(), start..end)
+                {
+                    edits.push((earlier, b""));
+                }
+                key_follows = false;
+                at = end;
+            }
+            b'{' | b'[' if open.len() == DEEPEST => return Vec::new(),
+            b'{' => {
+                open.push(Some(HashMap::new()));
+                key_follows = true;
+            }
+            b'[' => open.push(None),
+            b'}' | b']' => {
+                open.pop();
+                key_follows = false;
+            }
+            b',' => key_follows = matches!(open.last(), Some(Some(_))),
+            b'N' | b'I' | b'-' => {
+                if let Some(word) = WORDS.iter().find(|word| rest.starts_with(word)) {
+                    edits.push((at..at + word.len(), b"null"));
+                    at += word.len() - 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    edits.sort_by_key(|(place, _)| place.start);
+    edits
+}
+
 /// Whether texts have so many escapes that only a file made for it has them: each takes as long as twenty other bytes. Adapters keep
 /// the tags of their training as JSON in a text, with some hundred thousand.
 pub(super) fn has_many_escapes(bytes: &[u8]) -> bool {
@@ -63,4 +144,28 @@ pub(super) fn is_cut(file: &File) -> bool {
     let count = file.read_at(&mut end, from).unwrap_or(0);
     let last = end.get(..count).unwrap_or_default().trim_ascii_end().last();
     last.is_some_and(|byte| *byte != b'}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_python_writes_and_takes_is_read() {
+        for (text, read) in [
+            (r#"{"a":[0.0,Infinity,-Infinity],"b":NaN}"#, r#"{"a":[0.0,null,null],"b":null}"#),
+            (r#"{"NaN":"Infinity, \"NaN","b":-1}"#, r#"{"NaN":"Infinity, \"NaN","b":-1}"#),
+            (r#"{"a":1,"b":{"a":2,"a":3},"a":4}"#, r#"{"":1,"b":{"":2,"a":3},"a":4}"#),
+            (r#"[{"a":1},{"a":["a","a"]}]"#, r#"[{"a":1},{"a":["a","a"]}]"#),
+            (r#"{"a":"a","b":"a"}"#, r#"{"a":"a","b":"a"}"#),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&as_python_reads(text.as_bytes())), read);
+        }
+        // What is no JSON stays none, and ends.
+        for text in ["{\"a", "{\"a\\", "]]]}", "{\"a\":Nan", "\"", ""] {
+            assert_eq!(as_python_reads(text.as_bytes()).as_ref(), text.as_bytes());
+        }
+        let deep = "[".repeat(200_000);
+        assert_eq!(as_python_reads(deep.as_bytes()).as_ref(), deep.as_bytes());
+    }
 }
