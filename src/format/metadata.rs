@@ -407,6 +407,11 @@ fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
                 metadata.warnings.push(gguf::Error::Truncated { at, missing }.to_string());
                 metadata
             }
+            Err(error @ gguf::Error::TooLarge(_)) => {
+                let mut metadata = gguf::describe(&header, name, Structure::Partial);
+                metadata.warnings.push(error.to_string());
+                metadata
+            }
             Err(error) => return Err(error.to_string()),
         }
     } else if safetensors::starts_like_one(head) {

@@ -22,6 +22,8 @@ pub enum Error {
     Unsupported(u32),
     /// A length, count, type or offset that no valid file has.
     Malformed(String),
+    /// More than is read of any file: which limit it is.
+    TooLarge(String),
     /// The system could not read the file.
     Io(io::Error),
 }
@@ -38,6 +40,9 @@ impl fmt::Display for Error {
                 write!(f, "truncated in its header ({at}): at least {n} bytes missing")
             }
             Self::Unsupported(version) => write!(f, "unsupported GGUF version {version}"),
+            Self::TooLarge(what) => {
+                write!(f, "its header is larger than this program reads: {}", text::printable(what))
+            }
             Self::Malformed(what) => write!(f, "malformed GGUF: {}", text::printable(what)),
             Self::Io(error) => write!(f, "cannot read the header: {}", text::printable(&error.to_string())),
         }

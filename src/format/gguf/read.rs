@@ -34,6 +34,8 @@ const KEPT_NUMBERS: u64 = 4_096;
 const KEPT_NUMBERS_IN_ALL: u64 = 16 * KEPT_NUMBERS;
 /// Bytes of keys and strings that are kept in all.
 const KEPT_BYTES: u64 = 4 << 20;
+/// Those of them that are for keys which are looked at, whatever stands before them.
+const RESERVED_BYTES: u64 = KEPT_BYTES / 2;
 /// What a kept entry costs beside its text, roughly.
 const ENTRY: u64 = 96;
 /// Arrays within arrays.
@@ -63,6 +65,7 @@ pub(super) fn read<R: Read + Seek>(reader: R, length: u64, depth: Depth) -> (Hea
         warnings: Warnings::default(),
         kept_bytes: KEPT_BYTES,
         kept_numbers: KEPT_NUMBERS_IN_ALL,
+        reserved: 0,
         arrays: MOST_ARRAYS,
         alignment: None,
     };
@@ -72,7 +75,7 @@ pub(super) fn read<R: Read + Seek>(reader: R, length: u64, depth: Depth) -> (Hea
             parser.header.stopped = true;
             Ok(())
         }
-        Err(Halt::Allowance) => Err(Error::Malformed(format!("its header is larger than {HEADER_BYTES} bytes"))),
+        Err(Halt::Allowance) => Err(Error::TooLarge(format!("more than {HEADER_BYTES} bytes"))),
         Err(Halt::Error(error)) => Err(error),
     };
     let Parser { source, mut header, warnings, .. } = parser;
@@ -90,6 +93,8 @@ struct Parser<R> {
     /// What may still be kept.
     kept_bytes: u64,
     kept_numbers: u64,
+    /// What of it is for keys that are looked at.
+    reserved: u64,
     /// How many more arrays may lie in others.
     arrays: u64,
     alignment: Option<Value>,
@@ -108,11 +113,15 @@ impl<R: Read + Seek> Parser<R> {
         if keys > MOST_KEYS {
             return Err(malformed(format!("key count {keys}")));
         }
-        if tensors > MOST_TENSORS {
+        // Each takes 24 bytes at least: what is there has room for no more.
+        if tensors > self.source.left() / 24 && tensors > MOST_TENSORS {
             return Err(malformed(format!("tensor count {tensors}")));
         }
         (self.header.key_count, self.header.tensor_count) = (keys, tensors);
         self.keys(keys)?;
+        if tensors > MOST_TENSORS {
+            return Err(Error::TooLarge(format!("{tensors} tensors")).into());
+        }
         self.header.alignment = alignment(self.alignment.as_ref())?;
         self.tensors(tensors)
     }
@@ -143,6 +152,7 @@ impl<R: Read + Seek> Parser<R> {
         let (mut twice, mut nameless, mut dropped) = (Noted::default(), 0u64, 0u64);
         for index in 0..count {
             let name = self.name("name").map_err(|halt| placed(halt, "key", index, None))?;
+            self.reserved = if is_wanted(&name) { 0 } else { RESERVED_BYTES };
             let value = self.value(&name).map_err(|halt| placed(halt, "key", index, Some(&name)))?;
             nameless += u64::from(name.is_empty());
             if !seen.insert(&name) {
@@ -152,9 +162,10 @@ impl<R: Read + Seek> Parser<R> {
             if name == b"general.alignment" {
                 self.alignment = Some(value.clone());
             }
-            match self.kept_bytes.checked_sub(ENTRY + name.len() as u64) {
-                Some(left) => {
-                    self.kept_bytes = left;
+            let cost = ENTRY + name.len() as u64;
+            match self.room().checked_sub(cost) {
+                Some(_) => {
+                    self.kept_bytes -= cost;
                     self.header.keys.push((String::from_utf8_lossy(&name).into_owned(), value));
                 }
                 None => dropped += 1,
@@ -168,6 +179,16 @@ impl<R: Read + Seek> Parser<R> {
             self.warnings.add(format!("{} passed over: too many to keep", counted(dropped, "key")));
         }
         Ok(())
+    }
+
+    /// Bytes that may still be kept of the key that is read.
+    fn room(&self) -> u64 {
+        self.kept_bytes.saturating_sub(self.reserved)
+    }
+
+    /// Numbers that may still be kept of it.
+    fn numbers_left(&self) -> u64 {
+        self.kept_numbers.saturating_sub(if self.reserved > 0 { KEPT_NUMBERS_IN_ALL / 2 } else { 0 })
     }
 
     /// A key or the name of a tensor.
@@ -205,7 +226,7 @@ impl<R: Read + Seek> Parser<R> {
         if length > LONGEST_STRING {
             return Err(malformed(format!("string of {length} bytes")));
         }
-        let bytes = self.source.bytes(length, KEPT_STRING.min(self.kept_bytes), "value")?;
+        let bytes = self.source.bytes(length, KEPT_STRING.min(self.room()), "value")?;
         self.kept_bytes -= bytes.len() as u64;
         Ok(Value::String(Text { kept: String::from_utf8_lossy(&bytes).into_owned(), length }))
     }
@@ -236,7 +257,7 @@ impl<R: Read + Seek> Parser<R> {
         let mut kept = Vec::new();
         match element.size() {
             // Vocabularies have arrays of numbers too, and nobody asks for those.
-            Some(_) if count <= KEPT_NUMBERS.min(self.kept_numbers) && !key.starts_with(b"tokenizer.") => {
+            Some(_) if count <= KEPT_NUMBERS.min(self.numbers_left()) && !key.starts_with(b"tokenizer.") => {
                 self.kept_numbers -= count;
                 for _ in 0..count {
                     kept.push(self.number(element)?);
@@ -453,4 +474,32 @@ impl Tally {
 
 fn contains(name: &[u8], part: &[u8]) -> bool {
     name.windows(part.len()).any(|window| window == part)
+}
+
+/// Whether a key may be one that is looked at: those about the file, the tokenizer, its set, and those of an architecture.
+fn is_wanted(key: &[u8]) -> bool {
+    let rest = match key.iter().position(|byte| *byte == b'.') {
+        Some(dot) => key.get(dot + 1..).unwrap_or_default(),
+        None => return false,
+    };
+    let about: [&[u8]; 6] = [b"general.", b"tokenizer.", b"split.", b"adapter.", b"clip.", b"imatrix."];
+    let own: [&[u8]; 16] = [
+        b"attention.",
+        b"block_count",
+        b"context_length",
+        b"embedding_length",
+        b"expert_",
+        b"feed_forward_length",
+        b"full_attention_interval",
+        b"nextn_predict_layers",
+        b"pooling_type",
+        b"rope.",
+        b"shortconv.",
+        b"ssm.",
+        b"token_shift_count",
+        b"vocab_size",
+        b"wkv.",
+        b"hidden_size",
+    ];
+    about.iter().any(|start| key.starts_with(start)) || own.iter().any(|start| rest.starts_with(start))
 }
