@@ -4,7 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::disk::regular;
+use crate::format::safetensors::Index;
 use crate::format::{Metadata, Structure, read_metadata};
+use crate::model::selection::{INDEX, missing_shards};
 use crate::model::{FileName, Format, text};
 
 /// Most files of a folder that are looked at.
@@ -17,6 +19,25 @@ pub(super) struct Source {
     config: Metadata,
 }
 
+/// A file of the weights that is missing in a folder with these weights and indexes, by an index or by the names.
+fn missing(folder: &Path, names: &[String]) -> Result<Option<String>, String> {
+    let mut counted: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.ends_with(INDEX)).collect();
+    for name in names {
+        let Some(stem) = name.strip_suffix(INDEX) else { continue };
+        if names.iter().any(|other| *other == format!("{stem}.safetensors")) {
+            continue;
+        }
+        let wrong = |why: String| format!("{}: {}", text::printable(name), text::printable(&why));
+        let file = regular::open(&folder.join(text::unescape(name))).map_err(|error| wrong(error.to_string()))?;
+        let index = Index::read(file).map_err(wrong)?;
+        if let Some(gone) = index.files().find(|file| !folder.join(file).is_file()) {
+            return Ok(Some(gone.to_owned()));
+        }
+        counted.retain(|name| FileName::parse(name).stem() != stem);
+    }
+    Ok(missing_shards(counted).into_iter().next())
+}
+
 impl Source {
     pub(super) fn read(folder: &Path) -> Result<Self, String> {
         let open = |name: &Path| regular::open(&folder.join(name)).map_err(|error| error.to_string());
@@ -26,9 +47,14 @@ impl Source {
         let entries = std::fs::read_dir(folder).map_err(|error| format!("its folder cannot be read: {error}"))?;
         let mut parameters = Some(0_u64);
         let mut found = false;
+        let mut names: Vec<String> = Vec::new();
         for entry in entries.flatten().take(MAX_FILES) {
             let name = text::escape(&entry.file_name());
-            if !FileName::parse(&name).is_safetensors() {
+            let is_weights = FileName::parse(&name).is_safetensors();
+            if is_weights || name.ends_with(INDEX) {
+                names.push(name.clone());
+            }
+            if !is_weights {
                 continue;
             }
             found = true;
@@ -41,6 +67,9 @@ impl Source {
         }
         if !found {
             return Err("there are no safetensors files beside its config.json".to_owned());
+        }
+        if let Some(missing) = missing(folder, &names)? {
+            return Err(format!("{} is missing; download it again", text::printable(&missing)));
         }
         Ok(Self { parameters: parameters.filter(|sum| *sum > 0), config })
     }
@@ -80,5 +109,33 @@ impl Source {
             return Err(format!("what it wrote has {result} parameters, its source {source}"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_without_all_of_its_weights_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| std::fs::write(scratch.path().join(name), bytes).unwrap();
+        let header = br#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#;
+        let weights = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 2]].concat();
+        put("config.json", br#"{"model_type":"llama"}"#);
+        put("model-1-of-2.safetensors", &weights);
+        let refused = || Source::read(scratch.path()).err().unwrap_or_default();
+        assert!(refused().starts_with("model-2-of-2.safetensors is missing"), "{}", refused());
+        put("model-2-of-2.safetensors", &weights);
+        assert_eq!(refused(), "");
+        // An index outranks the names.
+        let index = |other: &str| format!(r#"{{"weight_map":{{"a":"model-1-of-2.safetensors","b":"{other}"}}}}"#);
+        put("model.safetensors.index.json", index("layer.safetensors").as_bytes());
+        assert!(refused().starts_with("layer.safetensors is missing"), "{}", refused());
+        put("model.safetensors.index.json", index("../x").as_bytes());
+        assert!(refused().contains("no plain file name"), "{}", refused());
+        std::fs::remove_file(scratch.path().join("model-2-of-2.safetensors")).unwrap();
+        put("model.safetensors.index.json", index("model-1-of-2.safetensors").as_bytes());
+        assert_eq!(refused(), "");
     }
 }
