@@ -301,3 +301,44 @@ fn parts_of_gguf_agree_with_their_names_and_with_each_other() {
         assert_eq!(told.model().parameters, Some(2048), "the headers name all tensors");
     }
 }
+
+#[test]
+fn pieces_of_a_file_are_weights_that_have_to_be_joined() {
+    let mut whole = Vec::new();
+    let writer = Writer::new("llama").key("llama.context_length", 4096_u32).key("general.file_type", 1_u32);
+    writer.tensor("t", &[256, 64], TensorType::F16).write_to(&mut whole, 1).unwrap();
+    let cut = |names: &[&str], kept: &[usize]| -> Files {
+        let length = whole.len().div_ceil(names.len());
+        let pieces = names.iter().zip(whole.chunks(length)).enumerate().filter(|(at, _)| kept.contains(at));
+        pieces.map(|(_, (name, bytes))| ((*name).to_owned(), bytes.to_vec())).collect()
+    };
+    for names in [
+        ["m.gguf-split-a", "m.gguf-split-b", "m.gguf-split-c"],
+        ["m.gguf.part1of3", "m.gguf.part2of3", "m.gguf.part3of3"],
+        ["m.gguf.part00", "m.gguf.part01", "m.gguf.part02"],
+    ] {
+        for told in both(&cut(&names, &[0, 1, 2])) {
+            let model = told.model();
+            assert_eq!((model.complete, model.parameters), (true, Some(16_384)), "{:?}", told.warnings());
+            assert_eq!((model.architecture.as_deref(), model.context_length), (Some("llama"), Some(4096)));
+            assert_eq!(
+                told.warnings(),
+                ["m.gguf is here in 3 pieces, which nothing loads before they are joined in one file"]
+            );
+            assert!(told.quick.is_empty() && told.full.is_empty(), "{:?}", told.full);
+        }
+        for told in both(&cut(&names, &[0, 2])) {
+            assert!(!told.model().complete && told.model().damage.is_some());
+            assert!(told.warnings().iter().any(|line| line.contains(names[1])), "{:?}", told.warnings());
+            assert_eq!(told.full, BTreeMap::from([(names[1].to_owned(), FileStatus::Missing)]));
+            assert_eq!(told.quick, told.full);
+        }
+        for told in both(&cut(&names, &[0, 1])) {
+            assert!(!told.model().complete, "{names:?}: {:?}", told.warnings());
+            assert_eq!(told.full.len(), 1, "{:?}", told.full);
+        }
+        for told in both(&cut(&names, &[1, 2])) {
+            assert!(!told.model().complete && !told.full.is_empty(), "{names:?}: {:?}", told.warnings());
+        }
+    }
+}

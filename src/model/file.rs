@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Digest, FileName, RepoPath, text};
+use super::{Digest, FileName, Piece, RepoPath, text};
 
 /// What a file is for, told by its name (a header read later may say it for sure).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ impl Role {
         }
         if name.is_weights() {
             return if name.shard().is_some() { Self::Shard } else { Self::Weights };
+        }
+        if Piece::parse(file_name).is_some() {
+            return Self::Shard;
         }
         match lower.as_str() {
             "tokenizer.json"

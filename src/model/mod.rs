@@ -9,6 +9,7 @@ mod identity;
 mod label;
 pub mod memory;
 mod pauses;
+mod piece;
 mod plan;
 mod quantization;
 mod reference;
@@ -28,6 +29,7 @@ pub use file_name::{FileName, Shard};
 pub use identity::{ModelId, ModelKind, StoreKind};
 pub use label::Label;
 pub use pauses::Pauses;
+pub use piece::Piece;
 pub use plan::{Ask, Blocked, Broken, DeletionReport, Failure, Inode, Kept, Operation, Plan, Stamp, Step};
 #[cfg(test)]
 pub(crate) use quantization::IN_HEADERS;

@@ -15,6 +15,7 @@ pub mod loads;
 mod memory;
 pub mod ollama;
 pub mod parts;
+mod pieces;
 pub mod planning;
 pub mod remembered;
 mod shards;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::headers::Header;
 use super::loads::{Load, Loads, Projector};
+use super::pieces::{self, Pieces};
 use super::shards::{self, Indexed, Kind, Look, Part, Trouble};
 use super::surroundings::Warnings;
 use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
@@ -145,6 +146,32 @@ impl Weights {
                 warnings.add(&format!("{}: {why}", text::printable_path(path)));
             }
         }
+    }
+
+    /// Adds weights that lie here in pieces: each with its length, the first with its header, which is `None` where it is not
+    /// here.
+    pub(super) fn add_pieces(
+        &mut self,
+        pieces: &Pieces,
+        first: Option<(Header, u64)>,
+        bytes: u64,
+        current: bool,
+        warnings: &mut Warnings,
+    ) {
+        let name = || printable(&pieces.whole);
+        let mut joined = Joined::default();
+        match first {
+            Some((header, first)) => {
+                let header = pieces::joined(&header, first, bytes);
+                joined.add(&header, Path::new(&pieces.whole), &name, warnings);
+            }
+            None => joined.add_unread(None, warnings),
+        }
+        warnings.add(&pieces::line(&pieces.whole, pieces.places.len()));
+        let label = Quantization::of_file_name(shards::file_name(&pieces.whole));
+        let format = Some(Format::Gguf);
+        let set = Set { name: &name, named: label, format, missing: &pieces.missing, current };
+        self.add(&set, joined, warnings);
     }
 
     /// Adds a set.

@@ -10,6 +10,7 @@ use crate::model::{Bytes, FileStatus, Format, Model, Role, text};
 use crate::store::beside::Companion;
 use crate::store::headers::Headers;
 use crate::store::loads::{Loads, Projector};
+use crate::store::pieces;
 use crate::store::planning::{lexical, way_of_link};
 use crate::store::shards;
 use crate::store::surroundings::Warnings;
@@ -42,6 +43,21 @@ impl ModelFolder {
                 current: true,
             };
             weights.add(&set, joined, warnings);
+        }
+        let paths: Vec<(usize, String)> = self
+            .content()
+            .filter(|(index, entry, _)| entry.is_file() && takes(wanted, *index) && pieces::may_be(&entry.path))
+            .map(|(index, entry, _)| (index, text::escape(entry.path.as_os_str())))
+            .collect();
+        for pieces in pieces::of(paths.iter().map(|(index, path)| (*index, path.as_str()))) {
+            let entries = || pieces.places.iter().map(|&place| &self.tree.entries[place]);
+            let bytes = entries().map(|entry| entry.status.size_bytes).fold(0, u64::saturating_add);
+            let first = entries().next().filter(|_| pieces.begins).map(|entry| {
+                let name = || shards::file_name(&pieces.whole).to_owned();
+                let header = headers.get_named(root, &entry.status, || self.location(entry), name);
+                (header, entry.status.size_bytes)
+            });
+            weights.add_pieces(&pieces, first, bytes, true, warnings);
         }
         let is_there = |path: &str| {
             let path = Path::new(path);

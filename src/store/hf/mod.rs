@@ -31,6 +31,7 @@ use super::beside::{Beside, Companion};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
 use super::loads::Projector;
+use super::pieces;
 use super::shards;
 use super::surroundings::{Surroundings, Warnings};
 use super::sweep::SweepContext;
@@ -139,6 +140,24 @@ impl HfStore {
                 current: set.current,
             };
             weights.add(&set, joined, &mut warnings);
+        }
+        let paths: Vec<(usize, String)> = current
+            .map_or(&[][..], |revision| &revision.entries)
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| pieces::may_be(&entry.path) && current.is_some_and(|r| chosen(&r.commit, &entry.path)))
+            .map(|(at, entry)| (at, text::escape(entry.path.as_os_str())))
+            .collect();
+        for pieces in pieces::of(paths.iter().map(|(at, path)| (*at, path.as_str()))) {
+            let entry = |at: &usize| beside(&current?.entries.get(*at)?.path);
+            let here: Vec<_> = pieces.places.iter().filter_map(entry).collect();
+            let bytes = here.iter().map(|(_, status)| status.size_bytes).fold(0, u64::saturating_add);
+            let first = pieces.places.first().and_then(entry).filter(|_| pieces.begins);
+            let first = first.map(|(location, status)| {
+                let name = || shards::file_name(&pieces.whole).to_owned();
+                (self.headers.get_named(&self.root, &status, || location, name), status.size_bytes)
+            });
+            weights.add_pieces(&pieces, first, bytes, true, &mut warnings);
         }
         let is_there = |path: &str| {
             let path = text::unescape(path);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::Expected;
 use crate::disk::safe;
 use crate::format::safetensors::Index;
+use crate::format::{Structure, read_metadata};
 use crate::model::{FileCheck, FileName, FileStatus, Shard, text};
+use crate::store::pieces;
 use crate::store::shards::{self, Indexed, Kind, Look, Part, Told, Trouble, file_name, folder, join};
 
 /// Most missing shards that are named one by one: a hostile name or header claims up to 999,999.
@@ -25,6 +27,7 @@ pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], ch
     }
     let indexes: Vec<Indexed> = indexes.into_iter().map(|(_, indexed)| indexed).collect();
     sets.compare_numbered(&indexes);
+    sets.compare_pieces();
     let missing = sets.missing;
     checks.extend(missing.into_iter().map(|path| {
         let mut check = FileCheck::new(path, FileStatus::Missing);
@@ -130,6 +133,37 @@ impl Sets<'_> {
             for trouble in shards::against_each_other(&parts) {
                 let place = members.values().map(|(_, at)| *at).find(|at| self.files[*at].path == trouble.path);
                 self.take(trouble, place);
+            }
+        }
+    }
+
+    /// Pieces of a file are all here and long enough together for what the header in the first one names.
+    fn compare_pieces(&mut self) {
+        for pieces in pieces::of(self.files.iter().enumerate().map(|(at, file)| (at, file.path.as_str()))) {
+            let below = folder(&pieces.whole);
+            self.missing.extend(pieces.missing.iter().map(|name| join(below, name)));
+            let opened = |at: &usize| safe::open_below(self.root, &self.files[*at].location).ok();
+            let length = |at: &usize| Some(opened(at)?.metadata().ok()?.len());
+            let lengths: Option<Vec<u64>> = pieces.places.iter().map(length).collect();
+            let (Some(lengths), true, true) = (lengths, pieces.begins, pieces.missing.is_empty()) else { continue };
+            let (Some(first), Some(last)) = (pieces.places.first(), pieces.places.last()) else { continue };
+            let Some(file) = opened(first) else { continue };
+            let header = read_metadata(&file, file_name(&pieces.whole)).map(Arc::new).map_err(Arc::from);
+            let bytes = lengths.iter().fold(0_u64, |sum, more| sum.saturating_add(*more));
+            match pieces::joined(&header, lengths.first().copied().unwrap_or(0), bytes) {
+                Err(why) => self.damage(*first, &text::printable(&why)),
+                Ok(told) => {
+                    if let Structure::Truncated { missing: Some(missing) } = told.structure {
+                        let check = &mut self.checks[*last];
+                        check.say(&format!(
+                            "the pieces together lack {missing} bytes of {}",
+                            text::printable(&pieces.whole)
+                        ));
+                        if check.status.is_ok() {
+                            check.status = FileStatus::Truncated;
+                        }
+                    }
+                }
             }
         }
     }
