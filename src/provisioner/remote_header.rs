@@ -106,7 +106,7 @@ fn safetensors_set(files: &[RemoteFile]) -> Vec<&RemoteFile> {
     let mut kept: Vec<&RemoteFile> = files.iter().filter(|file| kept.contains(file.path.as_str())).collect();
     kept.sort_by_key(|file| &file.path);
     let Some(first) = kept.first().copied() else { return Vec::new() };
-    if folder(first) != "" && files.iter().any(|file| file.path.as_str() == "model_index.json") {
+    if !folder(first).is_empty() && files.iter().any(|file| file.path.as_str() == "model_index.json") {
         // A pipeline loads its parts from all of its folders.
         return kept;
     }

@@ -51,7 +51,7 @@ pub(super) fn safetensors_set<'a>(listing: &Candidates<'a>) -> Result<Vec<&'a Re
         if let Some(stem) = file_name(path).strip_suffix(INDEX) {
             // Beside one whole file of its name nobody reads it.
             let whole = |other: &&str| folder(other) == folder(path) && plain_stem(file_name(other)) == Some(stem);
-            return kept.iter().any(|other| folder(other) == folder(path)) && !kept.iter().any(|other| whole(&other));
+            return kept.iter().any(|other| folder(other) == folder(path)) && !kept.iter().any(whole);
         }
         if file_name(path).ends_with(".index.json") && OTHER_WEIGHTS.iter().any(|e| path.contains(&format!(".{e}."))) {
             return false;

@@ -36,6 +36,9 @@ pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], ch
     }));
 }
 
+/// The files of one set by their numbers, each with its place.
+type Members = BTreeMap<u32, (Shard, usize)>;
+
 struct Sets<'a> {
     root: &'a Path,
     files: &'a [Expected],
@@ -100,7 +103,7 @@ impl Sets<'_> {
     }
 
     fn compare_numbered(&mut self, indexes: &[Indexed]) {
-        let mut sets: BTreeMap<(&str, Shard, String), BTreeMap<u32, (Shard, usize)>> = BTreeMap::new();
+        let mut sets: BTreeMap<(&str, Shard, String), Members> = BTreeMap::new();
         for (at, file) in self.files.iter().enumerate() {
             let name = file_name(&file.path);
             let parsed = FileName::parse(name);
