@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -36,6 +36,10 @@ pub fn open(path: &Path) -> io::Result<File> {
 pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
+    read_opened(file, size, limit)
+}
+
+fn read_opened(file: File, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>> {
     if size > limit {
         return Ok(None);
     }
@@ -43,6 +47,25 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(64));
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+/// The same of a file that nobody but this user and the administrator can have written; `None` for others, too.
+///
+/// # Errors
+/// As [`open`].
+pub fn read_own(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = open(path)?;
+    let attributes = file.metadata()?;
+    if !is_own(attributes.uid(), attributes.gid(), attributes.mode()) {
+        return Ok(None);
+    }
+    read_opened(file, attributes.len(), limit)
+}
+
+fn is_own(owner: u32, group: u32, mode: u32) -> bool {
+    let (user, users) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    // Where each user has a group of his own, files may be writable by it.
+    (owner == user || owner == 0) && mode & 0o002 == 0 && (mode & 0o020 == 0 || group == users)
 }
 
 fn no_regular_file() -> io::Error {
@@ -54,6 +77,30 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     use super::*;
+
+    #[test]
+    fn only_who_could_write_it_anyway_is_believed() {
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let other = user.wrapping_add(12_345);
+        for (owner, of, mode, believed) in [
+            (user, group, 0o600, true),
+            (user, group, 0o664, true),
+            (0, 0, 0o644, true),
+            (user, group, 0o666, false),
+            (user, group.wrapping_add(1), 0o664, false),
+            (other, group, 0o600, false),
+        ] {
+            assert_eq!(is_own(owner, of, mode), believed, "{owner} {mode:o}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("f");
+        std::fs::write(&file, b"text").unwrap();
+        for (mode, read) in [(0o600, Some(b"text".to_vec())), (0o606, None)] {
+            std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(read_own(&file, 10).unwrap(), read);
+        }
+        assert_eq!(read_own(&file, 3).unwrap(), None);
+    }
 
     #[test]
     fn only_regular_files_are_read_and_nothing_waits() {

@@ -20,7 +20,7 @@ use crate::format::{Kind, Metadata, UNREADABLE, read_metadata, read_summary};
 use crate::model::{FileName, Format, Role, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 9 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 10 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -317,10 +317,15 @@ mod tests {
         std::fs::remove_file(root.join("m.gguf")).unwrap();
         assert_eq!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
 
-        // Cut anywhere, or of another version, it is as good as none.
+        // Cut anywhere, or with another bit anywhere, it is as good as none.
         let whole = std::fs::read(&file).unwrap();
         let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
-        for damaged in cut.chain([[&b"x"[..], &whole[1..]].concat()]) {
+        let flipped = (0..whole.len()).map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            bytes
+        });
+        for damaged in cut.chain(flipped) {
             std::fs::write(&file, damaged).unwrap();
             assert_ne!(Headers::remembered_in(file.clone()).get(root, name, &seen), wrong);
         }
@@ -335,6 +340,7 @@ mod tests {
         for at in [claims, claims + 4] {
             let mut bytes = whole.clone();
             bytes[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            crate::store::memory::seal(&mut bytes, VERSION);
             std::fs::write(&file, &bytes).unwrap();
             assert_eq!(Stored::read(&file, VERSION).iter().count(), 0);
         }

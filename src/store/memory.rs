@@ -1,7 +1,7 @@
 //! A file that remembers what was found out about a file or a folder while it stays the same: fixed records that are found by their key,
 //! and the texts that they point to, of which only those are looked at that are asked for.
 //!
-//! One line with the version; the number of texts and of keys; the keys; the texts, each with its length before it. Numbers are little-endian.
+//! One line with the version; a checksum of what follows; the number of texts and of keys; the keys; the texts, each with its length before it. Numbers are little-endian.
 //! A text stands there once however many keys have it.
 
 use std::collections::{HashMap, HashSet};
@@ -73,15 +73,20 @@ struct Place {
 }
 
 impl Stored {
-    /// Reads the file at `path`; empty when it is missing, damaged or of another `version`, which is its first line.
+    /// Reads the file at `path`; empty when it is missing, damaged, of another `version`, which is its first line, or when
+    /// another user may have written it.
     pub(super) fn read(path: &Path, version: &str) -> Self {
-        let bytes = regular::read(path, MAX_FILE).ok().flatten();
+        let bytes = regular::read_own(path, MAX_FILE).ok().flatten();
         bytes.and_then(|bytes| Self::parse(bytes, version)).unwrap_or_default()
     }
 
     fn parse(bytes: Vec<u8>, version: &str) -> Option<Self> {
         let mut rest = Reader { bytes: &bytes, at: 0 };
         if rest.take(version.len())? != version.as_bytes() {
+            return None;
+        }
+        let sum = rest.long()?;
+        if sum != checksum(bytes.get(rest.at..)?) {
             return None;
         }
         let (texts, keys) = (rest.number()? as usize, rest.number()? as usize);
@@ -172,14 +177,32 @@ impl Writer {
 
     /// The content of a file of that version.
     pub(super) fn finish(self, version: &str) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(version.len() + 8 + self.keys.len() + self.texts.len());
+        let mut bytes = Vec::with_capacity(version.len() + 16 + self.keys.len() + self.texts.len());
         bytes.extend_from_slice(version.as_bytes());
+        bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(&(self.known.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&self.count.to_le_bytes());
         bytes.extend_from_slice(&self.keys);
         bytes.extend_from_slice(&self.texts);
+        seal(&mut bytes, version);
         bytes
     }
+}
+
+/// Puts the checksum of what follows it behind the first line.
+pub(super) fn seal(bytes: &mut [u8], version: &str) {
+    if let Some((sum, rest)) = bytes.get_mut(version.len()..).and_then(|rest| rest.split_first_chunk_mut::<8>()) {
+        *sum = checksum(rest).to_le_bytes();
+    }
+}
+
+/// Tells damage, as of a disk or of a write that was cut short; it is no protection against anybody.
+fn checksum(bytes: &[u8]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let add = |sum: u64, word: u64| (sum ^ word).wrapping_mul(ODD).rotate_left(29);
+    let sum = words.iter().fold(bytes.len() as u64, |sum, word| add(sum, u64::from_le_bytes(*word)));
+    rest.iter().fold(sum, |sum, byte| add(sum, u64::from(*byte)))
 }
 
 fn split(time: Option<Timestamp>) -> (i64, u32) {

@@ -17,7 +17,7 @@ use crate::disk::folder::Status;
 use crate::disk::publish;
 use crate::store::memory::{Key, MAX_KEYS, Stored, Writer};
 
-const VERSION: &str = concat!("llorch-models links 1 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models links 2 ", env!("CARGO_PKG_VERSION"), "\n");
 /// Longest listing that is remembered.
 const MAX_LISTING: usize = 64 * 1024;
 /// Most bytes of all listings together.
