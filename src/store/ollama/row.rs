@@ -146,7 +146,11 @@ impl OllamaStore {
         model.warnings = warnings.finish();
         // Ollama loads all that its manifest names beside the weights.
         let beside = tag.content.iter().filter(|(_, layer)| is_loaded_beside(&layer.kind));
-        let bytes = beside.filter_map(|(hex, _)| Some(contents.blob_file(hex)?.status.size_bytes));
+        let bytes = beside.filter_map(|(hex, _)| {
+            let entry = contents.blob_file(hex)?;
+            let header = self.headers.get(&self.root, &entry.path, &entry.status);
+            Some(header.ok().and_then(|told| told.tensor_bytes).unwrap_or(entry.status.size_bytes))
+        });
         let loads = Loads { extra_bytes: bytes.fold(0, u64::saturating_add), ..loads };
         Row::new(model, usage).with_large(large).with_metadata(metadata).with_loads(loads)
     }
