@@ -203,14 +203,14 @@ async fn ways_out(
 /// Whether it is a payload that no listing names: it cannot be asked for by a name.
 fn is_unnamed(store: StoreKind, file: &FileCheck) -> bool {
     let is_payload = |path: &str| path.strip_prefix("blobs/").and_then(Digest::parse).is_some();
-    store == StoreKind::Hf && !file.status.is_ok() && is_payload(&file.path)
+    store == StoreKind::Hf && !file.is_ok() && is_payload(&file.path)
 }
 
 /// The options that name the files which are not right, and `--force` where other bytes lie under their names; `None` where
 /// there is none that fetching would mend, or they are too many to name.
 fn files_again(model: &Verification) -> Option<String> {
     let mends = |file: &&FileCheck| {
-        !file.status.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(model.model.store, file)
+        !file.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(model.model.store, file)
     };
     let damaged: Vec<&FileCheck> = model.files.iter().filter(mends).collect();
     let mut paths: Vec<&str> = damaged.iter().map(|file| file.path.as_str()).collect();
@@ -241,7 +241,7 @@ fn lines(model: &Verification) -> String {
         n => format!(" ({}, no checksum known)", looks_whole(n)),
     };
     let mut out = format!("{}  {}{note}\n", if model.ok { "ok     " } else { "damaged" }, model.model);
-    let told = |file: &&FileCheck| !file.status.is_ok() || file.note.is_some();
+    let told = |file: &&FileCheck| !file.is_ok() || file.note.is_some();
     for file in model.files.iter().filter(told) {
         let note = file.note.as_deref().map(|note| format!("; {}", text::printable(note))).unwrap_or_default();
         let (path, status) = (text::printable(&file.path), file.status.name());

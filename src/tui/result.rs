@@ -85,7 +85,7 @@ fn verified(models: &[Verification]) -> (Level, String) {
     let several = models.len() > 1;
     let files = || models.iter().flat_map(|model| model.files.iter().map(move |file| (model, file)));
     let wrong: Vec<String> = files()
-        .filter(|(_, file)| !file.status.is_ok())
+        .filter(|(_, file)| !file.is_ok())
         .map(|(model, file)| {
             let model = if several { format!("{} ", text::printable(&model.model.id)) } else { String::new() };
             format!("{model}{} is {}{}", text::printable(&file.path), file.status.name(), reason(file))

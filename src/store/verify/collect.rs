@@ -9,7 +9,7 @@ use super::check::Checked;
 use super::work::{Report, Work};
 use super::{Event, TICK, sets};
 use crate::error::{Error, Result};
-use crate::model::{FileCheck, FileStatus, Verification};
+use crate::model::{FileCheck, Verification};
 
 /// How long a cancelled verification waits for threads that read. One that hangs on a dead disk is left behind.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -128,7 +128,7 @@ impl<'a> Collector<'a> {
         if work.whole {
             sets::compare(&work.root, &work.files, &splits, &mut files);
         }
-        let ok = files.iter().all(|check: &FileCheck| FileStatus::is_ok(check.status));
+        let ok = files.iter().all(FileCheck::is_ok);
         let verification = Verification { model: work.model.clone(), ok, files };
         sink(Event::Finished { task, verification: &verification });
         self.results[task] = Some(verification);

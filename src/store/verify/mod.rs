@@ -239,7 +239,7 @@ mod tests {
 
     fn statuses(root: &Path, files: &[Expected], depth: Depth) -> Vec<FileStatus> {
         let verification = run(&model(), root, files, depth, &mut |_| {}, &CancellationToken::new()).unwrap();
-        assert_eq!(verification.ok, verification.files.iter().all(|file| file.status.is_ok()));
+        assert_eq!(verification.ok, verification.files.iter().all(FileCheck::is_ok));
         verification.files.iter().map(|file| file.status).collect()
     }
 

@@ -189,7 +189,7 @@ impl Sets<'_> {
     fn damage(&mut self, at: usize, line: &str) {
         let check = &mut self.checks[at];
         check.say(line);
-        if check.status.is_ok() {
+        if check.is_ok() {
             if check.status == FileStatus::Ok && check.algorithm.as_deref() != Some(STRUCTURE) {
                 check.say("its bytes are those that are promised");
             }

@@ -421,7 +421,7 @@ fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
                 page.gap();
                 page.say(&clean::printable(&model.model.id), Role::Title);
                 for file in &model.files {
-                    let role = if file.status.is_ok() { Role::Good } else { Role::Bad };
+                    let role = if file.is_ok() { Role::Good } else { Role::Bad };
                     let name = text::cut_middle(&file.path, page.width.saturating_sub(12), page.ellipsis);
                     page.lines.push(vec![(text::pad(file.status.name(), 12), role), (name, Role::Text)]);
                     if let Some(note) = &file.note {
