@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rbee_hive::format::Kind;
 use rbee_hive::format::gguf::{TensorType, Writer};
-use rbee_hive::model::{ModelKind, Role};
+use rbee_hive::model::{ModelKind, Quantization, Role};
 use rbee_hive::provisioner::ModelProvisioner;
 use rbee_hive::store::flat::FlatStore;
 use rbee_hive::store::{Details, Store};
@@ -115,7 +115,7 @@ fn beside_a_model_they_are_no_weights_of_it_whatever_they_are_called() {
                 let metadata = told.metadata.as_ref().unwrap();
                 assert_eq!((metadata.kind, metadata.sidecar), (Kind::Model, false), "{name}");
                 assert_eq!((role_of(&told, "m-Q4_K_M.gguf"), role_of(&told, name)), (Role::Weights, sidecar.role));
-                let labels: Vec<&str> = told.model.quantizations.iter().map(|label| label.as_str()).collect();
+                let labels: Vec<&str> = told.model.quantizations.iter().map(Quantization::as_str).collect();
                 assert_eq!((labels, told.model.parameters), (vec!["Q4_K_M"], Some(256 * 512)), "{name}");
                 // Only the projector is loaded with it.
                 let extra = if sidecar.kind == Kind::Projector { 16_384 } else { 0 };

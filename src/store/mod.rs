@@ -7,6 +7,7 @@ pub mod fit;
 pub mod flat;
 pub mod headers;
 pub mod hf;
+mod holes;
 pub mod large;
 mod listing;
 pub mod llama_cpp;

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::headers::Header;
+use super::holes::hole;
 use super::loads::{Load, Loads, Projector};
 use super::pieces::{self, Pieces};
 use super::shards::{self, Indexed, Kind, Look, Part, Trouble};
 use super::surroundings::Warnings;
+use crate::disk::folder::Status;
 use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
 use crate::model::memory::Shape;
 use crate::model::selection::loaded;
@@ -80,6 +82,19 @@ impl Joined {
             // What the first file says of the model no later one repeats.
             None if self.members == 1 => self.metadata = Some(Arc::clone(told)),
             None => {}
+        }
+    }
+
+    /// Says of a file with a header that most of it is not on disk.
+    pub(super) fn look_for_holes(
+        &self,
+        header: &Header,
+        status: &Status,
+        name: &dyn Fn() -> String,
+        warnings: &mut Warnings,
+    ) {
+        if let Some(line) = hole(status.size_bytes, status.disk_bytes).filter(|_| header.is_ok()) {
+            warnings.add(&format!("{}: {line}", name()));
         }
     }
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use rbee_hive::format::gguf::{Depth, Error, TensorType, Value, Writer};
 use rbee_hive::format::{LookAlike, Structure, read_metadata, read_summary};
 
+use rbee_hive::model::Quantization;
+
 use crate::memory::peak_of;
 use crate::support::{Pack, file, header, metadata, written};
 
@@ -342,4 +344,34 @@ fn a_header_of_holes_ends() {
     let told = result.unwrap();
     assert!(told.warnings.iter().any(|line| line.contains("twice")), "{:?}", told.warnings);
     assert!(peak < 16 << 20, "{peak}");
+}
+
+#[test]
+fn keys_of_no_meaning_take_no_room_from_those_that_tell_something() {
+    let mut writer = Writer::bare();
+    for number in 0..60_000_u32 {
+        writer = writer.key(&format!("junk.key.{number}"), "v");
+    }
+    let writer = writer
+        .key("general.architecture", "llama")
+        .key("general.file_type", 15_u32)
+        .key("llama.context_length", 4096_u32)
+        .key("llama.block_count", 2_u32)
+        .tensor("a", &[256], TensorType::Q4_K);
+    let told = metadata(&written(&writer)).unwrap();
+    assert_eq!((told.architecture.as_deref(), told.context_length, told.layers), (Some("llama"), Some(4096), Some(2)));
+    assert_eq!(told.quantization.as_ref().map(Quantization::as_str), Some("Q4_K_M"));
+    assert!(told.warnings.iter().any(|line| line.contains("passed over")), "{:?}", told.warnings);
+}
+
+#[test]
+fn more_than_is_read_is_a_limit_and_no_damage() {
+    let mut writer = Writer::new("llama").key("llama.context_length", 4096_u32);
+    for number in 0..132_000 {
+        writer = writer.tensor(&format!("{number}"), &[], TensorType::F32);
+    }
+    let told = metadata(&written(&writer)).unwrap();
+    assert_eq!((told.architecture.as_deref(), told.context_length, told.parameters), (Some("llama"), Some(4096), None));
+    assert_eq!(told.structure, Structure::Partial);
+    assert!(told.warnings.iter().any(|line| line.contains("larger than this program reads: 132000 tensors")));
 }

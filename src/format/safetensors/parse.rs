@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
                 Error::Malformed(why) => malformed(format!("tensor '{}': {why}", shown(name.as_bytes()))),
                 other => other,
             })?;
-            tensor.name = self.place(name, &mut raw.decoded)?;
+            tensor.name = self.place(&name, &mut raw.decoded)?;
             raw.tensors.push(tensor);
         }
         self.white();
@@ -149,8 +149,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Where a name stands.
-    fn place(&self, name: Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
-        let start = match &name {
+    fn place(&self, name: &Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
+        let start = match name {
             Cow::Borrowed(name) => name.as_ptr().addr().checked_sub(self.text.as_ptr().addr()),
             Cow::Owned(name) => {
                 decoded.push_str(name);

@@ -251,6 +251,7 @@ impl ModelFolder {
             } else {
                 let header = headers.get(root, &self.location(entry), &entry.status);
                 joined.add(&header, &entry.path, &name, warnings);
+                joined.look_for_holes(&header, &entry.status, &name, warnings);
             }
         }
         if let Some(metadata) = &mut joined.metadata {

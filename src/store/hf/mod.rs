@@ -124,6 +124,7 @@ impl HfStore {
                 let name = || text::printable_path(file.path());
                 let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
                 joined.add(&header, file.path(), &name, &mut warnings);
+                joined.look_for_holes(&header, &file.status, &name, &mut warnings);
             }
             (0..set.foreign).for_each(|_| joined.add_unread(None, &mut warnings));
             if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {

@@ -10,12 +10,11 @@ use super::{Depth, Expected, Options};
 use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure, read_metadata};
-use crate::model::{Algorithm, Bytes, Digest, FileCheck, FileName, FileStatus, text};
+use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, text};
+use crate::store::holes::hole;
 use crate::store::remembered::Fingerprint;
 use crate::store::shards::Told;
 
-/// Files from this length on are looked at for holes.
-const LARGE: u64 = 16 << 20;
 const STRUCTURE: &str = "structure";
 
 /// What was found.
@@ -90,7 +89,9 @@ fn opened(
         return Ok(());
     }
     structure(size, header, expected, options, &mut checked.check);
-    if let Some(line) = is_weights.then(|| hole(file, size)).flatten() {
+    if let Some(line) =
+        is_weights.then(|| file.metadata().ok().and_then(|of| hole(size, of.blocks().saturating_mul(512)))).flatten()
+    {
         checked.check.say(&line);
         if checked.check.status == FileStatus::Ok {
             checked.check.status = FileStatus::NoChecksum;
@@ -100,17 +101,6 @@ fn opened(
         options.memory.forget(&fingerprint);
     }
     Ok(())
-}
-
-/// That most of a file is not on disk. A preallocated file whose end was never written has its whole length; a file system that
-/// packs what it keeps takes weights down by a few tenths, never to an eighth.
-fn hole(file: &File, size: u64) -> Option<String> {
-    let disk = file.metadata().ok()?.blocks().saturating_mul(512);
-    // Some file systems do not tell, or not yet.
-    let told = size >= LARGE && disk > 512;
-    let line =
-        || format!("only {} of its {} are on disk; the rest is holes that read as zeros", Bytes(disk), Bytes(size));
-    (told && disk < size / 8).then(line)
 }
 
 fn compared(check: &mut FileCheck, algorithm: &str, expected: Option<String>, actual: String) {
