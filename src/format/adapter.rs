@@ -8,8 +8,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::json::{bounded, object};
-use super::warnings::shortened;
+use super::json::{self, bounded, object};
 use super::{Kind, Metadata};
 use crate::model::{Format, text};
 
@@ -78,10 +77,7 @@ impl AdapterConfig {
     pub fn read(reader: impl Read) -> Result<Self, String> {
         let bytes = bounded(reader, LONGEST)?;
         let raw: Raw<'_> = object(&bytes)?;
-        let known = |raw: Option<&RawValue>| {
-            let value: String = serde_json::from_str(raw?.get()).ok()?;
-            Some(shortened(value.trim(), LONGEST_TEXT)).filter(|value| !value.is_empty())
-        };
+        let known = |raw: Option<&RawValue>| json::text(raw, LONGEST_TEXT);
         let rank = raw.r.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let alpha = raw.lora_alpha.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let method = known(raw.peft_type).map(|method| method.to_ascii_uppercase());

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::Metadata;
 use super::config_shape::{Attention, shape};
-use super::json::{as_python_reads, bounded, object};
+use super::json::{self, as_python_reads, bounded, object};
 pub use super::quantization_config::QuantizationConfig;
 use super::warnings::shortened;
 use crate::model::memory::Shape;
@@ -217,10 +217,8 @@ fn list(raw: Option<&RawValue>) -> Option<Vec<String>> {
     serde_json::from_str::<Vec<String>>(text).ok().filter(|list| list.len() <= 4096)
 }
 
-/// A text that is not empty, made printable.
 fn string(raw: Option<&RawValue>) -> Option<String> {
-    let value: String = serde_json::from_str(raw?.get()).ok()?;
-    Some(shortened(value.trim(), LONGEST_TEXT)).filter(|value| !value.is_empty())
+    json::text(raw, LONGEST_TEXT)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::warnings::{shortened, shown};
 
@@ -20,6 +21,12 @@ pub(super) fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Strin
         return Err("malformed JSON: more escapes in its texts than in those of any model".to_owned());
     }
     serde_json::from_slice(bytes).map_err(|error| format!("malformed JSON: {}", shortened(&error.to_string(), 200)))
+}
+
+/// A text that is not empty, made printable and no longer than `most`.
+pub(super) fn text(raw: Option<&RawValue>, most: usize) -> Option<String> {
+    let value: String = serde_json::from_str(raw?.get()).ok()?;
+    Some(shortened(value.trim(), most)).filter(|value| !value.is_empty())
 }
 
 /// All bytes of a reader, of which there may be `most`.

@@ -10,9 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Metadata;
-use super::json::{bounded, object};
+use super::json::{self, bounded, object};
 use super::safetensors::Packed;
-use super::warnings::shortened;
 use crate::model::{Format, Quantization};
 
 /// Lists of excluded modules make it some hundred KB.
@@ -243,10 +242,8 @@ fn number(raw: Option<&RawValue>) -> Option<u64> {
     serde_json::from_str(raw?.get()).ok()
 }
 
-/// A text that is not empty, made printable.
 fn string(raw: Option<&RawValue>) -> Option<String> {
-    let value: String = serde_json::from_str(raw?.get()).ok()?;
-    Some(shortened(value.trim(), LONGEST_TEXT)).filter(|value| !value.is_empty())
+    json::text(raw, LONGEST_TEXT)
 }
 
 #[cfg(test)]
