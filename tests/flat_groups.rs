@@ -222,7 +222,7 @@ fn each_kind_of_evidence_makes_a_group() {
 
 #[test]
 fn everything_else_stays_one_row() {
-    let one: [(&str, &[&str]); 16] = [
+    let one: [(&str, &[&str]); 19] = [
         ("quantizations", &["n/Q4_K_M/x.gguf", "n/Q8_0/x.gguf"]),
         ("shards", &["n/BF16/x-00001-of-00002.gguf", "n/BF16/x-00002-of-00002.gguf"]),
         ("a quantization with metadata", &["n/Q4_K_M/x.gguf", "n/Q4_K_M/.cache/huggingface/.gitignore"]),
@@ -261,6 +261,26 @@ fn everything_else_stays_one_row() {
                 "n/checkpoint-5/x.safetensors",
                 "n/checkpoint-9/config.json",
                 "n/checkpoint-9/x.safetensors",
+            ],
+        ),
+        (
+            "a clone of several parts",
+            &[
+                "n/README.md",
+                "n/first/config.json",
+                "n/first/x.safetensors",
+                "n/second/config.json",
+                "n/second/x.safetensors",
+            ],
+        ),
+        ("a history", &["n/.git/HEAD", "n/a-GGUF/x.gguf", "n/b-GGUF/x.gguf"]),
+        (
+            "towers",
+            &[
+                "n/language_model/config.json",
+                "n/language_model/x.safetensors",
+                "n/vision_tower/config.json",
+                "n/vision_tower/x.safetensors",
             ],
         ),
         ("a cache", &["n/models--o--a-GGUF/snapshots/c/x.gguf", "n/models--o--b-GGUF/snapshots/c/x.gguf"]),
@@ -405,12 +425,16 @@ fn an_id_and_a_repository_find_the_folder() {
     for text in ["acmeorg", "acmeorg:Q5_K_M", "m1-GGUF", "acmeorg/m1", "acmeorg/m1-GGUF:Q2_K", "x/m1-GGUF"] {
         assert_eq!(bench.meaning(text), "-", "{text}");
     }
-    // The exact id comes before a record of that name, and a record before another case.
+    // Between the exact id and a record of that name nobody but a person can choose; what has the quantization is meant. A
+    // download goes to the record's, which also comes before another case.
     bench.gguf("mine/x-Q8_0.gguf");
     bench.record("mine", "acmeorg/m1-GGUF");
-    assert_eq!(bench.meaning("acmeorg/m1-GGUF"), "acmeorg/m1-GGUF");
+    let both = bench.store.resolve(&Reference::parse("acmeorg/m1-GGUF").unwrap()).unwrap_err();
+    assert!(both.to_string().ends_with("say one of: flat:acmeorg/m1-GGUF, flat:mine"), "{both}");
     assert_eq!(bench.meaning("acmeorg/m1-GGUF:Q4_K_M"), "acmeorg/m1-GGUF:Q4_K_M");
+    assert_eq!(bench.meaning("acmeorg/m1-GGUF:Q8_0"), "mine:Q8_0");
     assert_eq!(bench.meaning("AcmeOrg/m1-GGUF"), "mine");
+    assert_eq!(bench.target_folder("acmeorg/m1-GGUF"), "mine");
     // A folder with the record of another repository never answers to org/name; its id still names it.
     bench.record("acmeorg/m2-GGUF", "other/thing");
     assert_eq!(bench.meaning("acmeorg/m2-GGUF"), "-");

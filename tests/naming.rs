@@ -85,6 +85,38 @@ fn a_missing_quantization_is_told_with_those_that_are_here() {
 }
 
 #[test]
+fn a_label_of_a_header_selects_only_what_has_none_in_its_name() {
+    // All of them say Q4_K_M in their headers.
+    let bench = Bench::new();
+    for path in ["m/model.gguf", "m/model-UD-Q4_K_XL.gguf", "only/m-Q8_0.gguf"] {
+        support::stores::put(bench.model(path), &support::stores::small_gguf(15, 16, path.len() as u64));
+    }
+    for line in ["delete only:Q4_K_M --yes", "verify only:Q4_K_M", "info only:Q4_K_M"] {
+        bench.run(line).expect(1);
+    }
+    bench.run("delete m:Q4_K_M --yes").expect(0);
+    assert!(!bench.model("m/model.gguf").exists() && bench.model("m/model-UD-Q4_K_XL.gguf").exists());
+    bench.run("delete m:Q4_K_M --yes").expect(1);
+    assert!(bench.model("m/model-UD-Q4_K_XL.gguf").exists() && bench.model("only/m-Q8_0.gguf").exists());
+}
+
+#[test]
+fn what_the_official_client_leaves_of_a_folder_elsewhere_makes_no_name_ambiguous() {
+    let bench = with(&["org/name/a-Q4_K_M.gguf", "org/other/a-Q4_K_M.gguf"]);
+    for name in ["name", "other"] {
+        let metadata = bench.model(&format!("org/{name}/.cache/huggingface/download/a-Q4_K_M.gguf.metadata"));
+        support::stores::put(metadata, b"c\ne\n1\n");
+    }
+    let hub = bench.scratch.path().join("home/.cache/huggingface/hub/models--org--name");
+    support::stores::put(hub.join("refs/main"), "c".repeat(40).as_bytes());
+    for line in ["info org/name", "info org/name:Q4_K_M", "delete org/name --dry-run", "info hf:org/name"] {
+        bench.run(line).expect(0);
+    }
+    bench.run("delete org/name:Q4_K_M --yes").expect(0);
+    assert!(!bench.model("org/name").exists() && bench.model("org/other/a-Q4_K_M.gguf").exists());
+}
+
+#[test]
 fn a_name_as_it_is_shown_is_taken_back() {
     let bench = with(&["bad\u{1b}[31mname/a-Q4_0.gguf", "two\nlines/a-Q4_0.gguf", "back\\slash/a-Q4_0.gguf"]);
     let listed = bench.run("list").expect(0).stdout;

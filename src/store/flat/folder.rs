@@ -271,8 +271,8 @@ impl ModelFolder {
         told.and_then(|metadata| metadata.quantization.clone()).or_else(|| set.label.clone())
     }
 
-    /// The sets that `wanted` names. Names decide before headers, as on the hub; an exact label before a looser one, so
-    /// that no more is meant than what was said.
+    /// The sets that `wanted` names. Names decide, as on the hub, and headers only of what has no label in its name; an exact
+    /// label before a looser one, so that no more is meant than what was said.
     pub(in crate::store) fn sets_of(&self, wanted: &str, root: &Path, headers: &Headers) -> Vec<&WeightSet> {
         let exact = Quantization::new(wanted);
         let by_name: [&dyn Fn(&WeightSet) -> bool; 3] = [
@@ -286,7 +286,8 @@ impl ModelFolder {
                 return found;
             }
         }
-        let labels: Vec<_> = self.sets.iter().map(|set| (set, self.shown(set, root, headers))).collect();
+        let unnamed = self.sets.iter().filter(|set| set.label.is_none());
+        let labels: Vec<_> = unnamed.map(|set| (set, self.shown(set, root, headers))).collect();
         let by_header: [&dyn Fn(&Quantization) -> bool; 2] = [&|label| *label == exact, &|label| label.is(wanted)];
         for matches in by_header {
             let found: Vec<_> =

@@ -45,7 +45,7 @@ pub(super) fn read(base: &Folder, base_inode: Inode, name: &OsStr) -> Result<Con
     let record = RecordState::read(&folder);
     if record == RecordState::Missing && may_group(&tree) {
         let subs = subs(&folder, &tree);
-        if groups(&folder, &subs) {
+        if groups(&folder, &subs, is_described(&tree)) {
             return Ok(Content::Group(Group::new(&folder, name, &tree, subs)));
         }
     }
@@ -204,8 +204,14 @@ fn subs(folder: &Folder, tree: &Tree) -> Vec<Sub> {
     subs
 }
 
-/// Whether these folders in `folder` are models of their own, as far as they hold weights or the metadata of a download.
-fn groups(folder: &Folder, subs: &[Sub]) -> bool {
+/// Whether a readme, a licence or a clone's history lies in the folder itself, as they do in a model of several parts.
+fn is_described(tree: &Tree) -> bool {
+    direct(tree).any(|entry| entry.name() == ".git" || (entry.is_file() && !is_hidden(entry.name())))
+}
+
+/// Whether these folders in `folder` are models of their own, as far as they hold weights or the metadata of a download. Where the
+/// folder `is_described` itself, nothing but the latter tells that.
+fn groups(folder: &Folder, subs: &[Sub], is_described: bool) -> bool {
     let mut models: Vec<(&Sub, &Tree)> = Vec::new();
     for sub in subs {
         let claim = match &sub.content {
@@ -220,6 +226,7 @@ fn groups(folder: &Folder, subs: &[Sub]) -> bool {
     }
     match models.as_slice() {
         [] => false,
+        several if is_described && !several.iter().all(|(_, tree)| has_any(tree, &METADATA)) => false,
         // A single one may as well be what somebody made inside of a model's folder.
         [(sub, tree)] => is_named_or_configured(sub, tree) || records_its_name(folder, sub),
         several => several.iter().all(|(sub, tree)| is_named_or_configured(sub, tree) || has_any(tree, &METADATA)),

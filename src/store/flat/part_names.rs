@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use crate::model::{Quantization, text};
 
 /// Names of folders that hold a part of a model, or another form of the same one. A number may follow.
-const PARTS: [&str; 49] = [
+const PARTS: [&str; 62] = [
     "adapter",
     "adapters",
     "audio_encoder",
@@ -19,14 +19,18 @@ const PARTS: [&str; 49] = [
     "coreml",
     "decoder",
     "draft",
+    "ema",
     "encoder",
+    "epoch",
     "exl2",
     "feature_extractor",
     "flax",
     "ggml",
     "gguf",
+    "global_step",
     "hf",
     "image_encoder",
+    "language_model",
     "lora",
     "loras",
     "merged",
@@ -40,26 +44,41 @@ const PARTS: [&str; 49] = [
     "openvino",
     "original",
     "prior",
+    "projector",
     "pytorch",
     "refiner",
     "safetensors",
     "safety_checker",
     "scheduler",
     "snapshots",
+    "step",
+    "talker",
     "tensorrt",
     "text_encoder",
+    "text_model",
     "tf",
+    "thinker",
+    "token2wav",
     "tokenizer",
     "transformer",
     "transformers",
     "unet",
     "vae",
+    "vision_encoder",
+    "vision_model",
+    "vision_tower",
     "vocoder",
 ];
 
 /// Words for a precision that are no label of a quantization in [`Quantization`].
-const PRECISIONS: [&str; 12] =
-    ["awq", "bfloat16", "bnb", "dwq", "float16", "float32", "fp4", "fp8", "gptq", "imatrix", "int4", "int8"];
+const PRECISIONS: [&str; 27] = [
+    "asym", "awq", "bfloat16", "bnb", "dwq", "dynamic", "e4m3", "e4m3fn", "e5m2", "float16", "float32", "fp4", "fp6",
+    "fp8", "gptq", "half", "imat", "imatrix", "int4", "int8", "mxfp4", "mxfp6", "mxfp8", "nf4", "nvfp4", "scaled",
+    "sym",
+];
+
+/// What follows the width in labels.
+const SIZES: [&str; 14] = ["0", "1", "k", "s", "m", "l", "xl", "xs", "xxs", "nl", "ks", "kss", "kt", "kl"];
 
 /// What the names of repositories end in when they hold another form of a model. `MLX` may have a precision after it.
 const SUFFIXES: [&str; 2] = ["gguf", "mlx"];
@@ -88,17 +107,26 @@ pub(super) fn is_part(name: &OsStr) -> bool {
 
 /// Whether a name is a quantization, maybe with its format, and nothing else.
 fn is_quantization(name: &str) -> bool {
-    let words: Vec<&str> = name.split(['-', '.', ' ']).filter(|word| !word.is_empty()).collect();
-    let known = |word: &&str| is_precision(word) || matches!(*word, "ud" | "i1" | "exl2") || SUFFIXES.contains(word);
-    !words.is_empty() && words.iter().all(known)
+    let known = |word: &str| {
+        is_precision(word) || matches!(word, "ud" | "i1" | "exl2" | "bit" | "bits") || SUFFIXES.contains(&word)
+    };
+    let are_known = |between: &[char], further: &[&str]| {
+        let mut words = name.split(between).filter(|word| !word.is_empty()).peekable();
+        words.peek().is_some() && words.all(|word| known(word) || further.contains(&word))
+    };
+    // A label has underscores of its own, and so have words that stand beside one.
+    let first = name.split(['-', '.', ' ', '_']).next().unwrap_or_default();
+    are_known(&['-', '.', ' '], &[]) || (known(first) && are_known(&['-', '.', ' ', '_'], &SIZES))
 }
 
 fn is_precision(word: &str) -> bool {
     let label = Quantization::of_file_name(&format!("{word}.gguf"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let bits = ["bits", "bit", "bpw", "g"].iter().any(|unit| word.strip_suffix(unit).is_some_and(digits));
-    let short = word.strip_prefix(['q', 'w', 'h']).is_some_and(digits);
+    let short = ["q", "w", "h", "iq", "gs"].iter().any(|prefix| word.strip_prefix(prefix).is_some_and(digits));
     let both = word.strip_prefix('w').and_then(|rest| rest.split_once('a'));
+    let both = both.or_else(|| word.strip_prefix('q').and_then(|rest| rest.split_once('f')));
+    let both = both.or_else(|| word.strip_prefix("nvfp").and_then(|rest| rest.split_once('a')));
     let activations = both.is_some_and(|(weights, activations)| digits(weights) && digits(activations));
     label.is_some() || bits || short || activations || digits(word) || PRECISIONS.contains(&word)
 }
@@ -135,6 +163,25 @@ mod tests {
             "models--unsloth--X-GGUF",
             "i1",
             "1",
+            "fp8_e4m3fn",
+            "fp8_scaled",
+            "8bpw_h8",
+            "4-bit",
+            "bnb-nf4",
+            "NVFP4A16",
+            "mxfp8",
+            "int4-gs128-asym",
+            "IQ4_KSS",
+            "Q4_K_M_imat",
+            "q4f16_1",
+            "half",
+            "step_100",
+            "epoch-3",
+            "global_step500",
+            "ema",
+            "language_model",
+            "vision_tower",
+            "token2wav",
         ];
         for name in parts {
             assert!(is_part(OsStr::new(name)), "{name}");

@@ -43,8 +43,9 @@ impl FlatStore {
     ///
     /// The first of these that is here: a folder named exactly as typed (where that has a `:` or `@`); the alias's folder, or
     /// a former one that has the alias's file; the folder, or the weights file directly in the base folder, of exactly that
-    /// name; for `org/name` the row of exactly that id in a group; the folder whose record names the repository (of an alias: if it has the alias's file); the catalog's folder for it; the row in a
-    /// group of that id in another case; the last part of the name in lower case, then `org--name`. A folder that belongs to another repository never answers to `org/name`.
+    /// name; for `org/name` the row of exactly that id in a group, unless the record of another one has that name, too; the folder whose
+    /// record names the repository (of an alias: if it has the alias's file); the catalog's folder for it; the row in a group of that
+    /// id in another case; the last part of the name in lower case, then `org--name`. A folder that belongs to another repository never answers to `org/name`.
     ///
     /// # Errors
     /// [`Error::Ambiguous`] when several folders are equally meant, [`Error::Io`] when the base folder cannot be read.
@@ -87,7 +88,15 @@ impl FlatStore {
                         return Ok(found.folder);
                     }
                 }
-                Ok(None) | Err(Error::Ambiguous { .. }) => {}
+                // One that has it by its record is gone on with rather than begun anew.
+                Err(Error::Ambiguous { .. }) => {
+                    let whole = reference.of_repository();
+                    let known = base.as_ref().and_then(|base| self.having(&whole, recorded(base, repository)).next());
+                    if let Some(found) = known {
+                        return Ok(found.folder);
+                    }
+                }
+                Ok(None) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -329,7 +338,12 @@ impl FlatStore {
 
     fn by_repository(&self, base: &Base, reference: &Reference, repository: &str) -> Result<Option<Resolved>> {
         if let Some(found) = self.by_path(base, reference, repository) {
-            return Ok(Some(found));
+            // Of its own name, and another one whose record has that name: neither is meant for certain.
+            let mut meant = vec![found];
+            if meant.iter().all(|found| found.record.is_none()) {
+                meant.extend(self.having(reference, recorded(base, repository)));
+            }
+            return if meant.len() > 1 { Err(ambiguous(reference, &meant)) } else { Ok(meant.pop()) };
         }
         let defaults: Vec<String> = default_names(repository).collect();
         if let Some(found) = self.the_one(reference, &defaults, recorded(base, repository))? {
@@ -370,30 +384,32 @@ impl FlatStore {
         defaults: &[String],
         candidates: impl Iterator<Item = Found>,
     ) -> Result<Option<Resolved>> {
-        let mut having: Vec<Resolved> = candidates
-            .filter_map(|found| match found {
-                Found::Model(folder) => {
-                    let part = self.part_meant(&folder, reference)?;
-                    Some(self.resolved(&folder, part))
-                }
-                _ => None,
-            })
-            .collect();
+        let mut having: Vec<Resolved> = self.having(reference, candidates).collect();
         if having.len() > 1 {
             if let Some(at) = having.iter().position(|resolved| defaults.contains(&resolved.id)) {
                 return Ok(Some(having.swap_remove(at)));
             }
-            let quantization = reference.quantization().map(|label| format!(":{label}")).unwrap_or_default();
-            return Err(Error::Ambiguous {
-                reference: text::printable(reference.text()),
-                choices: having
-                    .iter()
-                    .map(|resolved| format!("flat:{}{quantization}", text::printable(&resolved.id)))
-                    .collect(),
-            });
+            return Err(ambiguous(reference, &having));
         }
         Ok(having.pop())
     }
+
+    /// The candidates that have what the reference means.
+    fn having(&self, reference: &Reference, candidates: impl Iterator<Item = Found>) -> impl Iterator<Item = Resolved> {
+        candidates.filter_map(|found| match found {
+            Found::Model(folder) => {
+                let part = self.part_meant(&folder, reference)?;
+                Some(self.resolved(&folder, part))
+            }
+            _ => None,
+        })
+    }
+}
+
+fn ambiguous(reference: &Reference, meant: &[Resolved]) -> Error {
+    let quantization = reference.quantization().map(|label| format!(":{label}")).unwrap_or_default();
+    let argument = |resolved: &Resolved| format!("flat:{}{quantization}", text::printable(&resolved.id));
+    Error::Ambiguous { reference: text::printable(reference.text()), choices: meant.iter().map(argument).collect() }
 }
 
 /// Folders for a repository without an alias, in the order in which they are tried.

@@ -318,6 +318,13 @@ impl Store for HfStore {
         if repository.id != reference.name() || repository.kind != ModelKind::Model {
             return Ok(None);
         }
+        // Of what is fetched into a folder of its own the official client leaves a reference here, and nothing that it leads to.
+        if repository.revisions.is_empty()
+            && repository.blobs.keys().next().is_none()
+            && repository.unreadable.is_empty()
+        {
+            return Ok(None);
+        }
         if reference.revision().is_some() && reference.file().is_some() {
             return Err(Error::Unsupported {
                 what: format!("a file of one revision of {}", text::printable(&repository.id)),
@@ -333,6 +340,13 @@ impl Store for HfStore {
             (None, Some(revision), None) => Part::Revision(revision.to_owned()),
             (None, None, None) => Part::Whole,
         };
+        // Another store may have what this one has not.
+        if let Part::Quantization(wanted) = &part {
+            let is = sets::is_named(&repository, wanted);
+            if !repository.revisions.iter().flat_map(|revision| &revision.entries).any(|entry| is(&entry.path)) {
+                return Ok(None);
+            }
+        }
         Ok(Some(Target { id: repository.id, part }))
     }
 
