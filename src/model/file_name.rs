@@ -136,11 +136,17 @@ impl<'a> FileName<'a> {
     #[must_use]
     pub fn is_sidecar(&self) -> bool {
         let lower = self.stem.to_ascii_lowercase();
-        lower.contains("mmproj")
+        self.is_projector()
             || lower.contains("imatrix")
             || self.is_draft_head()
             || lower.ends_with("-lora")
             || lower.ends_with("-vocab")
+    }
+
+    /// Whether it is called a projector, as all publishers of one do.
+    #[must_use]
+    pub fn is_projector(&self) -> bool {
+        self.stem.to_ascii_lowercase().contains("mmproj")
     }
 
     /// Whether it is a head that proposes tokens for another model: only its name tells, its header is a model's.

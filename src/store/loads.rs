@@ -59,7 +59,7 @@ impl Projector {
         let name = FileName::parse(file);
         let is_one = match header {
             Some(header) => header.kind == Kind::Projector,
-            None => name.is_gguf() && name.stem().to_ascii_lowercase().contains("mmproj"),
+            None => name.is_gguf() && name.is_projector(),
         };
         if !is_one {
             return;

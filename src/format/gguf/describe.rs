@@ -202,7 +202,8 @@ fn contradiction(file_type: FileType, header: &Header) -> Option<f64> {
     (!occurs && (bits > promised * 1.5 || bits * 1.5 < promised)).then_some(bits)
 }
 
-/// What it is. The header decides; only a head that proposes tokens is told by its name, since its header is a model's.
+/// What it is. The header decides; a head that proposes tokens is told by its name, since its header is a model's, and so is what
+/// calls itself a projector with a header that tells nothing else: no model is named so.
 fn kind(header: &Header, file_name: &str) -> Kind {
     let tally = &header.tally;
     let split = header.get("split.count").is_some();
@@ -217,6 +218,7 @@ fn kind(header: &Header, file_name: &str) -> Kind {
         _ if is_all(tally.imatrix_tensors) => Kind::Imatrix,
         _ if header.layout.is_some() && header.tensor_count == 0 && !split => Kind::Vocabulary,
         _ if FileName::parse(file_name).is_draft_head() => Kind::Draft,
+        _ if FileName::parse(file_name).is_projector() => Kind::Projector,
         _ => Kind::Model,
     }
 }
