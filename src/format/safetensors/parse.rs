@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
                 Error::Malformed(why) => malformed(format!("tensor '{}': {why}", shown(name.as_bytes()))),
                 other => other,
             })?;
-            tensor.name = self.place(&name, &mut raw.decoded)?;
+            tensor.name = self.place(name, &mut raw.decoded)?;
             raw.tensors.push(tensor);
         }
         self.white();
@@ -149,17 +149,16 @@ impl<'a> Walk<'a> {
     }
 
     /// Where a name stands.
-    fn place(&self, name: &Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
-        let start = match name {
-            Cow::Borrowed(name) => name.as_ptr().addr().checked_sub(self.text.as_ptr().addr()),
+    fn place(&self, name: Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
+        let (start, length, is_decoded) = match name {
+            Cow::Borrowed(name) => (name.as_ptr().addr().checked_sub(self.text.as_ptr().addr()), name.len(), false),
             Cow::Owned(name) => {
-                decoded.push_str(name);
-                Some(decoded.len() - name.len())
+                decoded.push_str(&name);
+                (Some(decoded.len() - name.len()), name.len(), true)
             }
         };
         let number = |number: usize| u32::try_from(number).map_err(|_| self.wrong("too far on"));
-        let start = number(start.unwrap_or(usize::MAX))?;
-        Ok(Name { start, length: number(name.len())?, is_decoded: matches!(name, Cow::Owned(_)) })
+        Ok(Name { start: number(start.unwrap_or(usize::MAX))?, length: number(length)?, is_decoded })
     }
 
     /// An entry without its name.
