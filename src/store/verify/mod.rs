@@ -142,7 +142,7 @@ pub enum Event<'a> {
 /// read, several times a second while files are read, and at their end.
 ///
 /// # Errors
-/// [`Error::Cancelled`]. What is wrong with a file is its status, never an error.
+/// [`crate::Error::Cancelled`]. What is wrong with a file is its status, never an error.
 pub fn run(
     model: &ModelId,
     root: &Path,
@@ -158,7 +158,7 @@ pub fn run(
 /// [`run_all`] for one model.
 ///
 /// # Errors
-/// [`Error::Cancelled`].
+/// [`crate::Error::Cancelled`].
 pub fn one(
     task: Task,
     options: &Options,
@@ -183,7 +183,7 @@ pub fn one(
 /// each in the order of [`Task::files`], with missing shards after them.
 ///
 /// # Errors
-/// [`Error::Cancelled`]; what was found until then is remembered. What is wrong with a file is its status, never an error.
+/// [`crate::Error::Cancelled`]; what was found until then is remembered. What is wrong with a file is its status, never an error.
 pub fn run_all(
     tasks: Vec<Task>,
     options: &Options,
