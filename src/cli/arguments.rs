@@ -235,8 +235,8 @@ pub struct Convert {
 pub struct Info {
     /// The model
     pub reference: String,
-    /// Whether it fits with this many tokens of context [default: what it was trained for, at most 8192]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    /// Whether it fits with this many tokens of context: 8192, 32k [default: what it was trained for, at most 8192]
+    #[arg(long, value_name = "TOKENS", value_parser = tokens)]
     pub context: Option<u64>,
     /// Whether it fits with this type of the cache of keys and values: f16, q8_0, … [default: f16]
     #[arg(long, value_name = "TYPE")]
@@ -398,6 +398,19 @@ fn connections(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| (1..=64).contains(count)).ok_or_else(|| "give a number from 1 to 64".to_owned())
 }
 
+/// A number of tokens; `k` are 1,024 of them, as in the names of models.
+fn tokens(text: &str) -> Result<u64, String> {
+    const MOST: u64 = 1_000_000_000;
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1024),
+        None => (text, 1),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    count
+        .filter(|count| (1..=MOST).contains(count))
+        .ok_or_else(|| format!("give a number of tokens from 1 to {MOST}, like 8192 or 32k"))
+}
+
 fn rate(text: &str) -> Result<Bytes, String> {
     Bytes::parse(text)
         .filter(|rate| rate.0 > 0)
@@ -417,6 +430,14 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         definition().debug_assert();
+    }
+
+    #[test]
+    fn tokens_are_counted_as_in_the_names_of_models() {
+        assert_eq!((tokens("8192"), tokens("32k"), tokens("1K")), (Ok(8192), Ok(32_768), Ok(1024)));
+        for wrong in ["", "k", "0", "-1", "32kk", "1.5k", "1000000001", "18446744073709551615k"] {
+            assert!(tokens(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
