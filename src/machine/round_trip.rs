@@ -210,7 +210,12 @@ mod linux {
             assert!(last.smoothed < Duration::from_millis(200) && last.least.unwrap() <= last.smoothed, "{last:?}");
             assert!(last.least.unwrap() < Duration::from_millis(50), "{last:?}");
             drop((local, remote));
-            assert_eq!(watched.look(), None, "it is closed");
+            // A process that another test starts just now may hold both ends until it becomes the program that it is for.
+            let closed = std::time::Instant::now();
+            while watched.look().is_some() {
+                assert!(closed.elapsed() < Duration::from_secs(20), "it is closed");
+                std::thread::yield_now();
+            }
         }
 
         #[test]
