@@ -177,7 +177,8 @@ fn advise(file: &File, start: u64, length: u64, hint: Hint) {
 #[cfg(not(target_os = "linux"))]
 fn advise(_file: &File, _start: u64, _length: u64, _hint: Hint) {}
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
     use std::path::Path;
