@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
         self.open(b'{')?;
         let mut first = true;
         while self.next(b'}', &mut first)? {
-            let name = self.key()?;
+            let (at, name) = self.key()?;
             if !seen.insert(name.as_bytes()) {
                 return Err(malformed(format!("'{}' is there twice", shown(name.as_bytes()))));
             }
@@ -138,7 +138,7 @@ impl<'a> Walk<'a> {
                 Error::Malformed(why) => malformed(format!("tensor '{}': {why}", shown(name.as_bytes()))),
                 other => other,
             })?;
-            tensor.name = self.place(name, &mut raw.decoded)?;
+            tensor.name = self.place(at, name, &mut raw.decoded)?;
             raw.tensors.push(tensor);
         }
         self.white();
@@ -148,17 +148,17 @@ impl<'a> Walk<'a> {
         Ok(raw)
     }
 
-    /// Where a name stands.
-    fn place(&self, name: Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
+    /// Where a name stands that begins at `at` of the header.
+    fn place(&self, at: usize, name: Cow<'a, str>, decoded: &mut String) -> Result<Name, Error> {
         let (start, length, is_decoded) = match name {
-            Cow::Borrowed(name) => (name.as_ptr().addr().checked_sub(self.text.as_ptr().addr()), name.len(), false),
+            Cow::Borrowed(name) => (at, name.len(), false),
             Cow::Owned(name) => {
                 decoded.push_str(&name);
-                (Some(decoded.len() - name.len()), name.len(), true)
+                (decoded.len() - name.len(), name.len(), true)
             }
         };
         let number = |number: usize| u32::try_from(number).map_err(|_| self.wrong("too far on"));
-        Ok(Name { start: number(start.unwrap_or(usize::MAX))?, length: number(length)?, is_decoded })
+        Ok(Name { start: number(start)?, length: number(length)?, is_decoded })
     }
 
     /// An entry without its name.
@@ -167,9 +167,9 @@ impl<'a> Walk<'a> {
         let (mut first, mut unknown) = (true, 0);
         self.open(b'{')?;
         while self.next(b'}', &mut first)? {
-            let key = self.key()?;
+            let (_, key) = self.key()?;
             let is_new = match key.as_ref() {
-                "dtype" => dtype.replace(kind_of(&self.string()?, &mut raw.types, last_type)).is_none(),
+                "dtype" => dtype.replace(kind_of(&self.string()?.1, &mut raw.types, last_type)).is_none(),
                 "shape" => shape.replace(self.numbers(&mut raw.shapes)?).is_none(),
                 "data_offsets" => place.replace(self.pair()?).is_none(),
                 _ => {
@@ -241,14 +241,14 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    fn key(&mut self) -> Result<Cow<'a, str>, Error> {
+    fn key(&mut self) -> Result<(usize, Cow<'a, str>), Error> {
         let key = self.string()?;
         self.open(b':')?;
         Ok(key)
     }
 
-    /// A text, decoded only if it has escapes.
-    fn string(&mut self) -> Result<Cow<'a, str>, Error> {
+    /// Where a text begins, and the text, decoded only if it has escapes.
+    fn string(&mut self) -> Result<(usize, Cow<'a, str>), Error> {
         self.open(b'"')?;
         let begin = self.at;
         let mut escaped = false;
@@ -268,9 +268,11 @@ impl<'a> Walk<'a> {
         self.at += 1;
         if escaped {
             let quoted = self.text.get(begin - 1..=end).unwrap_or_default();
-            return serde_json::from_str(quoted).map(Cow::Owned).map_err(|_| self.wrong("a text that is none"));
+            let decoded = serde_json::from_str(quoted).map_err(|_| self.wrong("a text that is none"))?;
+            return Ok((begin, Cow::Owned(decoded)));
         }
-        self.text.get(begin..end).map(Cow::Borrowed).ok_or_else(|| self.wrong("a text that is none"))
+        let text = self.text.get(begin..end).ok_or_else(|| self.wrong("a text that is none"))?;
+        Ok((begin, Cow::Borrowed(text)))
     }
 
     fn number(&mut self) -> Result<u64, Error> {
