@@ -135,6 +135,12 @@ impl JobEventKind {
         }
     }
 
+    /// Bytes of a file or, without one, of the job, of which nothing more is known.
+    #[must_use]
+    pub fn progress(file: Option<String>, bytes: u64, total: u64) -> Self {
+        Self::Progress { file, bytes, total, rate: None, eta_s: None, path: None, connections: None, courtesy: None }
+    }
+
     /// Whether the job has come to its end.
     #[must_use]
     pub fn is_end(&self) -> bool {

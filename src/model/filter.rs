@@ -398,36 +398,20 @@ mod tests {
     }
 
     fn model(id: &str) -> Model {
+        let identity = ModelId { store: StoreKind::Flat, store_path: PathBuf::from("/data/models"), id: id.to_owned() };
         Model {
-            identity: ModelId { store: StoreKind::Flat, store_path: PathBuf::from("/data/models"), id: id.to_owned() },
             kind: ModelKind::Model,
             reference: Some("TheBloke/TinyLlama-GGUF".to_owned()),
-            path: PathBuf::from("/data/models").join(id),
             owner: Some("alice".to_owned()),
             mount: Some(PathBuf::from("/data")),
-            format: None,
-            quantization: None,
             quantizations: vec![Quantization::new("Q4_K_M"), Quantization::new("F16")],
-            guessed: Vec::new(),
-            selects: Vec::new(),
             architecture: Some("llama".to_owned()),
-            parameters: None,
-            parameters_at_least: None,
-            context_length: None,
             file_count: 1,
             size_bytes: 20 << 30,
             disk_bytes: 20 << 30,
             reclaimable_bytes: 20 << 30,
-            measured: true,
             modified: Some("2026-01-01T00:00:00Z".parse().unwrap()),
-            accessed: None,
-            complete: true,
-            damage: None,
-            in_use_by: None,
-            verified: None,
-            warnings: Vec::new(),
-            protected: false,
-            duplicate: false,
+            ..Model::new(identity, PathBuf::from("/data/models").join(id))
         }
     }
 

@@ -196,35 +196,23 @@ pub fn id(store: StoreKind, name: &str) -> ModelId {
 pub fn model(name: &str, gib: u64, days: i64) -> Model {
     let used = Timestamp::from_second(WALL - days * DAY).unwrap();
     Model {
-        identity: id(StoreKind::Flat, name),
         kind: ModelKind::Model,
         reference: Some(format!("org/{name}")),
-        path: PathBuf::from("/data/models").join(name),
         owner: Some("alice".to_owned()),
         mount: Some(PathBuf::from("/data")),
         format: Some(Format::Gguf),
         quantization: Some(Quantization::new("Q4_K_M")),
         quantizations: vec![Quantization::new("Q4_K_M")],
-        guessed: Vec::new(),
-        selects: Vec::new(),
         architecture: Some("llama".to_owned()),
         parameters: Some(gib * 1_700_000_000),
-        parameters_at_least: None,
         context_length: Some(32_768),
         file_count: 3,
         size_bytes: gib * GIB,
         disk_bytes: gib * GIB + 4096,
         reclaimable_bytes: gib * GIB + 4096,
-        measured: true,
         modified: Some(used),
         accessed: Some(used),
-        complete: true,
-        damage: None,
-        in_use_by: None,
-        verified: None,
-        warnings: Vec::new(),
-        protected: false,
-        duplicate: false,
+        ..Model::new(id(StoreKind::Flat, name), PathBuf::from("/data/models").join(name))
     }
 }
 

@@ -99,17 +99,7 @@ impl Teller {
                 (self.tell)(JobEventKind::Started { file: Some(file.clone()), bytes: Some(0), total: Some(total) });
             }
             if self.files.insert(file.clone(), bytes) != Some(bytes) {
-                let progress = JobEventKind::Progress {
-                    file: Some(file.clone()),
-                    bytes,
-                    total,
-                    rate: None,
-                    eta_s: None,
-                    path: None,
-                    connections: None,
-                    courtesy: None,
-                };
-                (self.tell)(progress);
+                (self.tell)(JobEventKind::progress(Some(file), bytes, total));
             }
         }
         let now_told = Some((bytes, total, rate));

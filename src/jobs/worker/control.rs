@@ -137,24 +137,14 @@ impl Worker {
     /// Nothing of it is on disk any more.
     pub(super) fn forget_progress(&self, state: &mut State, id: JobId) {
         let Some(job) = state.snapshot.job(id) else { return };
-        let none = |file: Option<String>, total| JobEventKind::Progress {
-            file,
-            bytes: 0,
-            total,
-            rate: None,
-            eta_s: None,
-            path: None,
-            connections: None,
-            courtesy: None,
-        };
         let mut events: Vec<JobEventKind> = job
             .files
             .iter()
             .filter(|file| !file.finished)
-            .map(|file| none(Some(file.file.clone()), file.total))
+            .map(|file| JobEventKind::progress(Some(file.file.clone()), 0, file.total))
             .collect();
         // Of one that belongs elsewhere not even the size is known here.
-        events.push(none(None, job.total.unwrap_or(0)));
+        events.push(JobEventKind::progress(None, 0, job.total.unwrap_or(0)));
         for event in events {
             self.emit(state, id, event);
         }

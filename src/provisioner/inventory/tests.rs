@@ -43,36 +43,15 @@ impl Files {
         let mut usage = Usage::default();
         let inode = Inode { device: status.dev(), inode: status.ino() };
         usage.add(inode, status.len(), status.blocks() * 512, status.nlink());
+        let identity = ModelId { store: self.kind, store_path: self.root.clone(), id: id.to_owned() };
         let model = Model {
-            identity: ModelId { store: self.kind, store_path: self.root.clone(), id: id.to_owned() },
             kind: ModelKind::Model,
             reference: Some(format!("org/{id}")),
-            path,
-            owner: None,
-            mount: None,
-            format: None,
-            quantization: None,
-            quantizations: Vec::new(),
-            guessed: Vec::new(),
-            selects: Vec::new(),
-            architecture: None,
-            parameters: None,
-            parameters_at_least: None,
-            context_length: None,
             file_count: 1,
             size_bytes: usage.size_bytes(),
             disk_bytes: usage.disk_bytes(),
             reclaimable_bytes: usage.reclaimable_bytes(),
-            measured: true,
-            modified: None,
-            accessed: None,
-            complete: true,
-            damage: None,
-            in_use_by: None,
-            verified: None,
-            warnings: Vec::new(),
-            protected: false,
-            duplicate: false,
+            ..Model::new(identity, path)
         };
         Row::new(model, usage)
     }
