@@ -14,6 +14,7 @@ use crate::model::selector::Selector;
 use crate::model::size::grouped;
 use crate::model::{Bytes, Format, text};
 use crate::store::fit::{self, FitReport};
+use crate::store::flat::ORIGIN_UNKNOWN;
 use crate::store::{Details, Part};
 
 /// `info --json`: the row, its files, and what is known beside them.
@@ -55,9 +56,6 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The warning of a folder that no record says anything of.
-const NO_ORIGIN: &str = "origin unknown";
-
 /// A part as it was asked for.
 fn part_name(part: &Part) -> String {
     match part {
@@ -85,7 +83,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     fact("model", Some(model.identity.to_string()));
     fact("part", details.part.as_ref().map(|part| text::printable(&part_name(part))));
     // Without a record the catalog may still tell the repository, by the name of the file.
-    let guessed = model.reference.is_some() && model.warnings.iter().any(|warning| warning == NO_ORIGIN);
+    let guessed = model.reference.is_some() && model.warnings.iter().any(|warning| warning == ORIGIN_UNKNOWN);
     let by_name = if guessed { " (by the names of its files)" } else { "" };
     fact("reference", model.reference.as_deref().map(|reference| text::printable(reference) + by_name));
     fact("path", Some(text::printable_path(&model.path)));
@@ -151,7 +149,7 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     for holder in model.in_use_by.iter().flatten() {
         fact("in use by", Some(format!("{} ({}, {})", holder.pid, holder.user, holder.command)));
     }
-    for warning in model.warnings.iter().filter(|warning| !guessed || *warning != NO_ORIGIN) {
+    for warning in model.warnings.iter().filter(|warning| !guessed || *warning != ORIGIN_UNKNOWN) {
         fact("warning", Some(warning.clone()));
     }
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

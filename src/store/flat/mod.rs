@@ -42,6 +42,7 @@ use std::sync::atomic::AtomicBool;
 use tokio_util::sync::CancellationToken;
 
 pub use record::{Record, RecordedFile};
+pub use row::ORIGIN_UNKNOWN;
 
 /// Most folders that lie inside each other, the model's own included, of a file that is read and deleted.
 pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;

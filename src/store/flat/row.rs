@@ -15,6 +15,9 @@ use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 use crate::store::weights::no_model;
 
+/// The warning of a folder that no record says anything of.
+pub const ORIGIN_UNKNOWN: &str = "origin unknown";
+
 fn shown(path: &Path) -> String {
     text::printable_path(path)
 }
@@ -129,8 +132,8 @@ impl FlatStore {
     fn origin(&self, folder: &ModelFolder, warnings: &mut Warnings) -> Option<String> {
         match &folder.record {
             RecordState::Read(record) => return Some(text::printable(&record.repository)),
-            RecordState::Missing => warnings.add("origin unknown"),
-            RecordState::Unreadable(reason) => warnings.add(&format!("origin unknown: {reason}")),
+            RecordState::Missing => warnings.add(ORIGIN_UNKNOWN),
+            RecordState::Unreadable(reason) => warnings.add(&format!("{ORIGIN_UNKNOWN}: {reason}")),
         }
         let here = self.aliases_in(folder);
         here.first().map(|alias| alias.repository.clone())

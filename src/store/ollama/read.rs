@@ -19,8 +19,29 @@ pub(super) const BLOBS: &str = "blobs";
 /// The trees, the one that wins first.
 pub(super) const TREES: [&str; 2] = ["manifests-v2", "manifests"];
 
-/// What is said of what is there and was refused.
-pub(super) const CANNOT_READ: &str = "cannot be read";
+/// Why what something refers to is not known.
+#[derive(Debug)]
+enum Why {
+    /// It is there and was refused, for want of rights or of a disk that answers: it may be sound.
+    Refused(String),
+    /// It is none of what it should be.
+    Wrong(String),
+}
+
+impl Why {
+    fn line(&self) -> &str {
+        let (Self::Refused(line) | Self::Wrong(line)) = self;
+        line
+    }
+
+    /// The same, said of a part.
+    fn of(self, part: &str) -> Self {
+        match self {
+            Self::Refused(line) => Self::Refused(format!("{part}: {line}")),
+            Self::Wrong(line) => Self::Wrong(format!("{part}: {line}")),
+        }
+    }
+}
 
 /// Everything of one models folder.
 #[derive(Debug, Default)]
@@ -215,7 +236,7 @@ impl Contents {
         };
         std::iter::once(at).chain(self.tags[at].shadows.iter().copied()).find_map(of_tag).or_else(|| {
             let why = self.needs(at).into_iter().find_map(|hex| self.unread_blob(hex))?;
-            Some(format!("{BLOBS} {CANNOT_READ}: {why}"))
+            Some(format!("{BLOBS} cannot be read: {why}"))
         })
     }
 
@@ -247,10 +268,10 @@ impl Tag {
         matches!(self.kind, TagKind::Model(_) | TagKind::Nameless)
     }
 
-    fn set_unknown(&mut self, path: &Path, why: &str) {
-        let line = format!("{}: {why}", text::printable_path(path));
+    fn set_unknown(&mut self, path: &Path, why: &Why) {
+        let line = format!("{}: {}", text::printable_path(path), why.line());
         self.damage.push(line.clone());
-        self.unreadable |= why.contains(CANNOT_READ);
+        self.unreadable |= matches!(why, Why::Refused(_));
         self.unknown.get_or_insert(line);
     }
 
@@ -408,7 +429,7 @@ impl Reader<'_> {
         let mut alias_of = None;
         let mut damage = None;
         // What is found; `Ok(None)` is a link that leads nowhere: the other tree answers then, as it does for the server.
-        let found: Result<Option<Read>, String> = match entry.status.kind {
+        let found: Result<Option<Read>, Why> = match entry.status.kind {
             EntryType::File => bounded(folder.read(entry.name(), MAX_JSON)).map(|bytes| {
                 // A file here may be a second name or a copy of a blob.
                 bytes.map(|bytes| {
@@ -432,12 +453,13 @@ impl Reader<'_> {
                     alias_of = Some(path);
                     bounded(bytes).map(|bytes| bytes.map(|bytes| (bytes, None)))
                 }
-                Leads::Outside => Err("it is a link out of the store, which is not followed".to_owned()),
+                Leads::Outside => Err(Why::Wrong("it is a link out of the store, which is not followed".to_owned())),
             },
-            _ => Err("it is no regular file".to_owned()),
+            _ => Err(Why::Wrong("it is no regular file".to_owned())),
         };
         let parsed = found.and_then(|found| {
-            found.map(|(bytes, hex)| Manifest::parse(&bytes).map(|manifest| (manifest, hex))).transpose()
+            let parse = |(bytes, hex): Read| Manifest::parse(&bytes).map(|manifest| (manifest, hex));
+            found.map(parse).transpose().map_err(Why::Wrong)
         });
         let tag = &mut self.contents.tags[at];
         tag.damage.extend(damage);
@@ -473,16 +495,17 @@ impl Reader<'_> {
     }
 
     /// `Ok(None)` when there is no such blob.
-    fn read_blob(&self, hex: &str) -> Result<Option<Vec<u8>>, String> {
+    fn read_blob(&self, hex: &str) -> Result<Option<Vec<u8>>, Why> {
         let (Some(folder), Some(entries)) = (&self.blobs, self.contents.blobs.get(hex)) else {
             // Without the folder nobody can tell.
             return if self.blobs.is_some() || self.contents.unread.is_empty() {
                 Ok(None)
             } else {
-                Err(format!("its blob {CANNOT_READ}"))
+                Err(Why::Refused("its blob cannot be read".to_owned()))
             };
         };
-        let entry = entries.iter().find(|entry| entry.is_file()).ok_or("its blob is no regular file")?;
+        let entry = entries.iter().find(|entry| entry.is_file());
+        let entry = entry.ok_or_else(|| Why::Wrong("its blob is no regular file".to_owned()))?;
         bounded(folder.read(entry.name(), MAX_JSON))
     }
 
@@ -495,16 +518,16 @@ impl Reader<'_> {
             let parsed = self.read_blob(&child).and_then(|bytes| match bytes {
                 // A child may be absent here: it is for another runner.
                 None => Ok(None),
-                Some(bytes) => match Manifest::parse(&bytes)? {
+                Some(bytes) => match Manifest::parse(&bytes).map_err(Why::Wrong)? {
                     Manifest::Plain(layers) => Ok(Some(layers)),
-                    Manifest::List(_) => Err("it lists another list".to_owned()),
+                    Manifest::List(_) => Err(Why::Wrong("it lists another list".to_owned())),
                 },
             });
             self.contents.tags[at].manifests.insert(child.clone());
             match parsed {
                 Ok(Some(layers)) => self.add_layers(at, layers),
                 Ok(None) => {}
-                Err(why) => self.contents.tags[at].set_unknown(path, &format!("manifest {}: {why}", &child[..12])),
+                Err(why) => self.contents.tags[at].set_unknown(path, &why.of(&format!("manifest {}", &child[..12]))),
             }
         }
     }
@@ -530,13 +553,13 @@ impl Reader<'_> {
 }
 
 /// What a bounded read gives: nothing there, the bytes, or why not.
-fn bounded(read: Result<Option<Vec<u8>>, Errno>) -> Result<Option<Vec<u8>>, String> {
+fn bounded(read: Result<Option<Vec<u8>>, Errno>) -> Result<Option<Vec<u8>>, Why> {
     match read {
         Ok(Some(bytes)) => Ok(Some(bytes)),
-        Ok(None) => Err(format!("it is longer than {MAX_JSON} bytes")),
+        Ok(None) => Err(Why::Wrong(format!("it is longer than {MAX_JSON} bytes"))),
         Err(Errno::NOENT) => Ok(None),
-        Err(Errno::INVAL | Errno::LOOP) => Err("it is no regular file".to_owned()),
-        Err(error) => Err(format!("it {CANNOT_READ}: {}", reason(error))),
+        Err(Errno::INVAL | Errno::LOOP) => Err(Why::Wrong("it is no regular file".to_owned())),
+        Err(error) => Err(Why::Refused(format!("it cannot be read: {}", reason(error)))),
     }
 }
 
