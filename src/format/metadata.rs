@@ -155,6 +155,7 @@ impl Metadata {
     pub(super) fn learn_packing(&mut self, config: &Packed) {
         if let Some(packed) = &mut self.packed {
             packed.width = packed.width.or(config.width);
+            packed.group = packed.group.or(config.group);
             packed.strange |= config.strange;
             self.parameters = packed.parameters(self.tensor_bytes);
         }
@@ -350,6 +351,7 @@ impl Metadata {
         let packed = self.packed.as_ref()?;
         Some(match self.parameters {
             None => "packed: the number of parameters is not known",
+            Some(_) if packed.may_be_padded() => "packed; scales are not counted as parameters, padding of rows may be",
             Some(_) if packed.several => "packed; scales are not counted as parameters",
             Some(_) => "quantized; scales are not counted as parameters",
         })

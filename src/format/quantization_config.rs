@@ -18,6 +18,8 @@ use crate::model::{Format, Quantization};
 const LONGEST: u64 = 8 << 20;
 /// Characters of a text that are kept.
 const LONGEST_TEXT: usize = 60;
+/// Most weights of a group.
+const LARGEST_GROUP: u64 = 1 << 20;
 /// Groups that are looked at.
 const MOST_GROUPS: usize = 256;
 
@@ -29,6 +31,8 @@ pub struct QuantizationConfig {
     pub method: String,
     /// Bits of a weight, if it says so and all weights have as many.
     pub bits: Option<u64>,
+    /// Weights of a group with a scale of its own, if all groups of layers agree.
+    pub group: Option<u64>,
     /// What the method calls this kind of weights: `NF4`, `W4A16`, `NVFP4`.
     pub scheme: Option<String>,
     /// Whether weights are left out or coded as well, so that bits do not tell how many there are.
@@ -103,7 +107,7 @@ impl QuantizationConfig {
         let sparsity = raw.sparsity_config.and_then(|raw| object::<Raw<'_>>(raw.get().as_bytes()).ok());
         let mut sparse = sparsity.and_then(|raw| string(raw.format)).is_some_and(|format| format != "dense");
         let groups = raw.config_groups.and_then(|raw| object::<BTreeMap<String, Group<'_>>>(raw.get().as_bytes()).ok());
-        let (mut bits, mut schemes) = (Vec::new(), Vec::new());
+        let (mut bits, mut schemes, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
         for group in groups.unwrap_or_default().values().take(MOST_GROUPS) {
             let format = string(group.format).or_else(|| format.clone()).unwrap_or_default();
             sparse |= format.contains("24") || format.contains("sparse");
@@ -113,6 +117,10 @@ impl QuantizationConfig {
             if !bits.contains(&width) {
                 bits.push(width);
             }
+            let size = number(weights.group_size).filter(|size| (1..=LARGEST_GROUP).contains(size));
+            if !sizes.contains(&size) {
+                sizes.push(size);
+            }
             if !schemes.contains(&scheme) {
                 schemes.push(scheme);
             }
@@ -121,11 +129,11 @@ impl QuantizationConfig {
             Ok([scheme]) => scheme,
             Err(_) => None,
         };
-        let bits = match bits.as_slice() {
+        let agreed = |numbers: &[Option<u64>]| match numbers {
             [one] => *one,
             _ => None,
         };
-        Self { bits, scheme: one(schemes), sparse, ..self }
+        Self { bits: agreed(&bits), group: agreed(&sizes), scheme: one(schemes), sparse, ..self }
     }
 
     fn modelopt(self, algorithm: Option<String>) -> Self {
@@ -163,7 +171,7 @@ impl QuantizationConfig {
 
     /// What it tells about packed weights.
     pub(super) fn packed(&self) -> Packed {
-        Packed { width: self.bits, strange: !self.is_known(), ..Packed::default() }
+        Packed { width: self.bits, group: self.group, strange: !self.is_known(), ..Packed::default() }
     }
 
     /// As the metadata of a model of which nothing else is known.
@@ -230,6 +238,8 @@ struct Group<'a> {
 struct Numbers<'a> {
     #[serde(borrow)]
     num_bits: Option<&'a RawValue>,
+    #[serde(borrow)]
+    group_size: Option<&'a RawValue>,
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
 }

@@ -316,3 +316,38 @@ fn very_many_scaled_tensors_take_little_time_and_memory() {
     assert!(peak < 64 << 20, "{peak} of {}", bytes.len());
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
+
+/// Rows are padded to whole integers: their groups tell how many weights they have, or the order of those groups does.
+#[test]
+fn padding_of_rows_is_not_counted() {
+    let config = |bits: u64, group: &str| {
+        format!(
+            r#""quantization_config":{{"quant_method":"compressed-tensors","format":"pack-quantized","config_groups":{{
+            "a":{{"weights":{{"num_bits":{bits},"type":"int","group_size":{group}}}}}}}}}"#
+        )
+    };
+    // 96 columns in groups of 32: of three bits ten lie in an integer, of five six, of six five.
+    for (bits, in_one) in [(1, 32), (2, 16), (3, 10), (4, 8), (5, 6), (6, 5), (7, 4), (8, 4)] {
+        let columns = 96_u64.div_ceil(in_one);
+        let packed = tensors(&[("l.weight_packed", "I32", &[256, columns]), ("l.weight_scale", "BF16", &[256, 3])]);
+        let known = told(&packed, &config(bits, "32"));
+        assert_eq!(known.parameters, Some(256 * 96), "{bits}");
+        assert!(known.facts().contains(&("weights", "packed; scales are not counted as parameters".to_owned())));
+    }
+    // 100 columns of four bits lie in 13 integers, which have room for 104.
+    let padded = tensors(&[("l.weight_packed", "I32", &[256, 13]), ("l.weight_scale", "BF16", &[256, 5])]);
+    assert_eq!(told(&padded, &config(4, "20")).parameters, Some(256 * 100));
+    let channels = tensors(&[("l.weight_packed", "I32", &[256, 13]), ("l.weight_scale", "BF16", &[256, 1])]);
+    let approximate = told(&channels, &config(4, "null"));
+    assert_eq!(approximate.parameters, Some(256 * 104));
+    let line = "packed; scales are not counted as parameters, padding of rows may be";
+    assert!(approximate.facts().contains(&("weights", line.to_owned())), "{:?}", approximate.facts());
+    let ordered = tensors(&[("l.weight_packed", "I32", &[256, 13]), ("l.weight_g_idx", "I32", &[100])]);
+    assert_eq!(told(&ordered, &config(4, "null")).parameters, Some(256 * 100));
+    // A size that the integers have no room for, or not half as many weights as they have room for, is none.
+    for group in ["64", "2", "-1", "0", "\"x\"", "18446744073709551615"] {
+        assert_eq!(told(&padded, &config(4, group)).parameters, Some(256 * 104), "{group}");
+    }
+    let many = tensors(&[("l.weight_packed", "I32", &[256, 13]), ("l.weight_g_idx", "I32", &[u64::from(u32::MAX)])]);
+    assert!(told(&many, &config(4, "null")).parameters.is_none_or(|count| count <= 256 * 13 * 32));
+}

@@ -9,7 +9,7 @@
 //! | bitsandbytes, 4 bits | two in a byte of `weight`, whatever its type | `weight.absmax`, `weight.quant_map`, `weight.quant_state.…` |
 //! | bitsandbytes, 8 bits | `weight` I8 | `SCB`, `weight_format` |
 //! | MXFP4 of gpt-oss | two in a byte of `…_blocks` | `…_scales` |
-//! | compressed-tensors | `weight_packed`: I32, whose bits the configuration tells, or two in a byte | `weight_scale`, `weight_shape`, … |
+//! | compressed-tensors | `weight_packed`: I32, whose bits and groups the configuration tells, or two in a byte | `weight_scale`, `weight_shape`, … |
 //! | modelopt: NVFP4, W4A16 | two in a byte of `weight` U8 | `weight_scale`, `weight_scale_2`, … |
 //! | FP8, INT8 | one in a byte | `weight_scale`, `weight_scale_inv`, … |
 //! | MLX | `weight` U32, whose bits the configuration tells | `scales`, `biases` |
@@ -39,6 +39,13 @@ pub struct Packed {
     pub bits: u64,
     /// 32-bit integers of further ones. Releases differ in whether one of them may lie in two integers.
     pub words: u64,
+    /// Groups of parameters with a scale each, in `grouped_words` of those words: rows are padded to whole integers, which groups
+    /// are not.
+    pub groups: u64,
+    /// The words whose groups are counted.
+    pub grouped_words: u64,
+    /// Parameters of a group, where the configuration tells.
+    pub group: Option<u64>,
     /// Integers that may be anything: numbers of a model, or packed in a way that is not known here.
     pub other: u64,
     /// Bytes of those.
@@ -61,11 +68,27 @@ impl Packed {
             let width = self.width.filter(|width| (1..=8).contains(width))?;
             sum = sum.checked_add(self.bits / width)?;
         }
-        if self.words > 0 {
+        let grouped = self.in_groups();
+        sum = sum.checked_add(grouped.unwrap_or(0))?;
+        let words = self.words.checked_sub(grouped.map_or(0, |_| self.grouped_words))?;
+        if words > 0 {
             let width = self.width.filter(|width| matches!(width, 1 | 2 | 4 | 8))?;
-            sum = sum.checked_add(self.words.checked_mul(32 / width)?)?;
+            sum = sum.checked_add(words.checked_mul(32 / width)?)?;
         }
         Some(sum)
+    }
+
+    /// Parameters of the words whose groups are counted, if that is a number of parameters that they can hold.
+    fn in_groups(&self) -> Option<u64> {
+        let count = self.groups.checked_mul(self.group?).filter(|count| *count > 0)?;
+        let (taken, room) = (count.checked_mul(self.width?)?, self.grouped_words.checked_mul(32)?);
+        (taken <= room && taken >= room / 2).then_some(count)
+    }
+
+    /// Whether integers at the ends of rows may be padded, so that there are a few parameters less.
+    #[must_use]
+    pub fn may_be_padded(&self) -> bool {
+        self.words > self.in_groups().map_or(0, |_| self.grouped_words)
     }
 
     /// Adds what another part of the same weights has.
@@ -73,6 +96,9 @@ impl Packed {
         self.known = self.known.saturating_add(part.known);
         self.bits = self.bits.saturating_add(part.bits);
         self.words = self.words.saturating_add(part.words);
+        self.groups = self.groups.saturating_add(part.groups);
+        self.grouped_words = self.grouped_words.saturating_add(part.grouped_words);
+        self.group = self.group.or(part.group);
         self.other = self.other.saturating_add(part.other);
         self.other_bytes = self.other_bytes.saturating_add(part.other_bytes);
         self.several |= part.several;
@@ -133,7 +159,9 @@ pub(super) fn look(header: &Header) -> Option<Found> {
 }
 
 /// What names of tensors beside weights end with.
-const SUFFIXES: [&str; 11] = [
+const SUFFIXES: [&str; 13] = [
+    "weight_g_idx",
+    "weight_scale",
     ".absmax",
     ".quant_state.bitsandbytes__nf4",
     ".quant_state.bitsandbytes__fp4",
@@ -249,7 +277,7 @@ impl<'a> Look<'a> {
             return (two(tensor), label("MXFP4"));
         }
         if leaf == "weight_packed" && is(tensor, "I32") {
-            return (Part::Words(elements), None);
+            return (self.words(tensor), None);
         }
         // Of other types nobody asks for scales.
         let scale = if is_plain(tensor) { None } else { self.scale(name) };
@@ -309,6 +337,36 @@ impl<'a> Look<'a> {
             self.widths.push(width);
         }
         (Part::Several(bits / width), method.map(|method| format!("{method}-INT{width}")))
+    }
+
+    /// The integers of compressed-tensors. Each row is padded to whole ones, so that columns are told by the order of their groups
+    /// or by the scales; their own shape is a tensor whose numbers are data.
+    fn words(&mut self, tensor: &TensorInfo<'_>) -> Part {
+        let words = tensor.elements().unwrap_or(0);
+        let stem = tensor.name.strip_suffix("weight_packed").unwrap_or_default();
+        let (order, scale) = (self.named(stem, "weight_g_idx"), self.named(stem, "weight_scale"));
+        let rows = || {
+            tensor.shape.split_last().and_then(|(_, rows)| rows.iter().try_fold(1, |all: u64, n| all.checked_mul(*n)))
+        };
+        let columns = order.filter(|order| order.shape.len() == 1).and_then(|order| order.shape.first().copied());
+        // More weights than bits are none.
+        let most = words.saturating_mul(32);
+        if let Some(count) = columns.zip(rows()).and_then(|(columns, rows)| rows.checked_mul(columns))
+            && count > 0
+            && count <= most
+        {
+            return Part::Several(count);
+        }
+        let split = |of: &TensorInfo<'_>| of.shape.split_last().map(|(last, rows)| (*last, rows.to_vec()));
+        if let (Some((_, rows)), Some((groups, scaled))) = (split(tensor), scale.and_then(split))
+            && rows == scaled
+            && groups > 1
+        {
+            let groups = scale.and_then(TensorInfo::elements).unwrap_or(0);
+            self.packed.groups = self.packed.groups.saturating_add(groups);
+            self.packed.grouped_words = self.packed.grouped_words.saturating_add(words);
+        }
+        Part::Words(words)
     }
 
     /// The scales of a weight.
