@@ -50,7 +50,7 @@ fn bytes(writer: &Writer) -> Vec<u8> {
 fn shard(number: u16) -> Vec<u8> {
     let writer = if number == 0 { full(15) } else { Writer::new("llama") };
     bytes(&writer.key("split.no", number).key("split.count", 2u16).tensor(
-        &format!("blk.{}.ffn_up.weight", number + 1),
+        &format!("blk.{number}.ffn_up.weight"),
         &[256, 64],
         TensorType::Q4_K,
     ))

@@ -14,7 +14,7 @@ use super::kind::Kind;
 use super::names::TensorNames;
 use super::safetensors::{self, Index, Packed};
 use super::sniff::LookAlike;
-use crate::model::memory::Shape;
+use crate::model::memory::{CacheLayers, Shape};
 use crate::model::size::grouped;
 use crate::model::{FileName, Format, Quantization, text};
 
@@ -63,6 +63,12 @@ pub struct Metadata {
     pub context_length: Option<u64>,
     /// Layers.
     pub layers: Option<u64>,
+    /// Layers that the names of the tensors tell, of GGUF: one more than the highest number in `blk.N.`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<u64>,
+    /// `nextn_predict_layers`: layers that only guess ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u64>,
     /// Attention heads; where they differ from layer to layer, the largest number.
     pub heads: Option<u64>,
     /// Key and value heads; where they differ from layer to layer, the largest number.
@@ -222,6 +228,8 @@ impl Metadata {
             tensor_bytes: None,
             context_length: None,
             layers: None,
+            blocks: None,
+            ahead: None,
             heads: None,
             heads_kv: None,
             embedding_length: None,
@@ -251,6 +259,37 @@ impl Metadata {
         }
     }
 
+    /// Whether the number of layers that a key tells is another than that which the tensors do, once all parts were added; `all`
+    /// says that none is missing. Layers that guess ahead are counted by some writers and not by others, and are left out by some.
+    pub(crate) fn layers_disagree(&self, all: bool) -> bool {
+        let (Some(layers), Some(blocks)) = (self.layers, self.blocks.filter(|_| self.kind == Kind::Model)) else {
+            return false;
+        };
+        let ahead = self.ahead.unwrap_or(0);
+        blocks > layers.saturating_add(ahead) || (all && blocks < layers.saturating_sub(ahead))
+    }
+
+    /// Says that they do, and takes the cache of as many layers as either tells, if all layers are alike: else it is not known.
+    pub(crate) fn settle_layers(&mut self) -> String {
+        let (layers, blocks) = (self.layers.unwrap_or(0), self.blocks.unwrap_or(0));
+        let ahead = self.ahead.unwrap_or(0);
+        if blocks > layers {
+            self.shape.cache = match self.shape.cache.take().as_deref() {
+                Some([run]) if run.layers == layers.saturating_sub(ahead) && self.shape.state_bytes == 0 => {
+                    Some(vec![CacheLayers { layers: blocks.saturating_sub(ahead), ..*run }])
+                }
+                Some([]) if self.shape.state_bytes == 0 => Some(Vec::new()),
+                _ => None,
+            };
+        }
+        let counted = |count: u64| if count == 1 { "1 layer".to_owned() } else { format!("{} layers", grouped(count)) };
+        let cache = match &self.shape.cache {
+            Some(_) => "; the cache is reckoned for the larger number",
+            None => "; what the cache takes is not known",
+        };
+        format!("block_count says {}, its tensors are those of {}{cache}", counted(layers), counted(blocks))
+    }
+
     /// Forgets the sums, since a part cannot be read.
     pub(crate) fn lose_sums(&mut self) {
         (self.parameters, self.packed, self.tensor_bytes) = (None, None, None);
@@ -278,6 +317,7 @@ impl Metadata {
             None => sum(self.parameters, part.parameters),
         };
         self.tensors = sum(self.tensors, part.tensors);
+        self.blocks = self.blocks.max(part.blocks);
         self.names = None;
         self.parts = self.parts.saturating_add(part.parts);
         self.shape.add_part(&part.shape);

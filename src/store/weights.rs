@@ -208,6 +208,11 @@ impl Weights {
         if set.format == Some(Format::Gguf) {
             self.compare_parts(&joined.files, warnings);
         }
+        let all = missing.is_empty() && joined.readable == joined.members;
+        if let Some(metadata) = joined.metadata.as_mut().filter(|metadata| metadata.layers_disagree(all)) {
+            let line = Arc::make_mut(metadata).settle_layers();
+            warnings.add(&format!("{}: {line}", (set.name)()));
+        }
         let header = joined.metadata.as_deref();
         let quantization = header.and_then(|metadata| metadata.quantization.clone());
         // The type of unpacked weights in safetensors is no guess.

@@ -42,6 +42,8 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
         tensor_bytes: tally.filter(|tally| tally.is_exact()).map(|tally| tally.bytes),
         context_length,
         layers,
+        blocks: tally.and_then(|tally| tally.blocks),
+        ahead: reading.number("nextn_predict_layers"),
         heads,
         heads_kv,
         embedding_length,

@@ -157,6 +157,8 @@ pub struct Tally {
     pub embedding_bytes: u64,
     /// Rows of that table: the tokens that it has room for.
     pub embedding_rows: Option<u64>,
+    /// One more than the highest number of a layer in the names of tensors, `blk.N.`.
+    pub blocks: Option<u64>,
     /// Whether the output has weights of its own.
     pub output: bool,
     /// Tensors of a low-rank adapter.

@@ -462,6 +462,7 @@ impl Tally {
             b"output.weight" => self.output = true,
             _ => {}
         }
+        self.blocks = self.blocks.max(block(name).map(|number| number + 1));
         if name.ends_with(b".lora_a") || name.ends_with(b".lora_b") {
             self.adapter_tensors += 1;
         }
@@ -470,6 +471,15 @@ impl Tally {
         }
         self.of_type(info.kind, elements, info.count > 1)
     }
+}
+
+/// The number of the layer that a tensor belongs to.
+fn block(name: &[u8]) -> Option<u64> {
+    let rest = name.strip_prefix(b"blk.")?;
+    let digits = rest.iter().position(|byte| *byte == b'.').filter(|digits| (1..=6).contains(digits))?;
+    rest.get(..digits)?
+        .iter()
+        .try_fold(0, |number, byte| byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0')))
 }
 
 fn contains(name: &[u8], part: &[u8]) -> bool {
