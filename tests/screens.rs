@@ -17,9 +17,10 @@ use rbee_hive::format::Metadata;
 use rbee_hive::hub::SearchHit;
 use rbee_hive::jobs::FileProgress;
 use rbee_hive::model::memory::{CacheLayers, Device, HostMemory, Ram, Shape};
-use rbee_hive::model::{Format, ModelFile, Quantization, Role, StoreKind};
+use rbee_hive::model::{Format, ModelFile, Quantization, RemoteFile, RepoPath, Role, StoreKind};
 use rbee_hive::provisioner::ScanEvent;
 use rbee_hive::store::Details;
+use rbee_hive::store::remote::{RemoteFiles, RemoteRow};
 use rbee_hive::tui::effect::Effect;
 use rbee_hive::tui::msg::{Choice, Msg, Offer};
 use rbee_hive::tui::state::Dialog;
@@ -317,7 +318,7 @@ const SCENES: [Scene; 20] = [
         let Some(Dialog::Files(dialog)) = script.state.dialogs.last() else { panic!("no files") };
         let wait = dialog.wait;
         let row = script.state.models.rows().find(|row| row.model.identity.id == "llama-8b").unwrap().clone();
-        script.send(Msg::Header(wait, Ok(row.metadata.clone().unwrap())));
+        script.send(Msg::Header(wait, Ok(Arc::new(remote_row(row.metadata.clone().unwrap())))));
         script
     }),
     ("fits", |w, h| on_gpus(w, h, 2)),
@@ -328,6 +329,27 @@ const SCENES: [Scene; 20] = [
         script
     }),
 ];
+
+/// What the header of the choice in the middle tells.
+fn remote_row(metadata: Arc<Metadata>) -> RemoteRow {
+    let path = RepoPath::parse("tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf").unwrap();
+    let told = Metadata {
+        architecture: Some("llama".to_owned()),
+        parameters: Some(1_100_048_384),
+        tensor_bytes: Some(667 * MIB),
+        ..(*metadata).clone()
+    };
+    let set = [RemoteFile { path: path.clone(), size: 669 * MIB, digest: None, blob_id: None, xet_hash: None }];
+    RemoteRow::of(&RemoteFiles {
+        repository: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF",
+        set: &set,
+        listed: &[path.clone()],
+        pipeline: false,
+        headers: &BTreeMap::from([(path, Ok(Arc::new(told)))]),
+        beside: &BTreeMap::new(),
+        projector: None,
+    })
+}
 
 /// A host with GPUs, and models of which some fit where.
 fn on_gpus(width: u16, height: u16, gpus: usize) -> Script {

@@ -201,16 +201,16 @@ impl Metadata {
     }
 
     /// What a `config.json` alone knows.
-    pub(crate) fn of_config(file: &File) -> Result<Self, String> {
+    pub(crate) fn of_config(reader: impl Read) -> Result<Self, String> {
         let mut metadata = Self { packed: Some(Packed::default()), ..Self::unknown(Format::Safetensors) };
-        Config::read(file)?.complete(&mut metadata);
+        Config::read(reader)?.complete(&mut metadata);
         metadata.packed = metadata.packed.filter(|packed| *packed != Packed::default());
         Ok(metadata)
     }
 
     /// What the index of a set knows.
-    pub(crate) fn of_index(file: &File) -> Result<Self, String> {
-        let index = Index::read(At { file, position: 0 })?;
+    pub(crate) fn of_index(reader: impl Read) -> Result<Self, String> {
+        let index = Index::read(reader)?;
         Ok(Self { index: Some(Arc::new(index)), ..Self::unknown(Format::Safetensors) })
     }
 

@@ -37,12 +37,13 @@ pub fn read_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, Stri
         return Err(format!("{kind}: {}", super::LookAlike::of(bytes.get(..512).unwrap_or(bytes), length)));
     }
     let header = bytes.first_chunk::<8>().map_or(0, |length| u64::from_le_bytes(*length));
-    if header > LONGEST_SAFETENSORS {
+    if header > LONGEST_SAFETENSORS && header.saturating_add(8) <= length {
         let metadata = Metadata { partly_read: true, ..Metadata::unknown(Format::Safetensors) };
         return Ok(Prefix::Enough(Box::new(metadata)));
     }
-    if here < (header + 8).min(length) {
-        return Ok(Prefix::More((header + 8).min(length)));
+    // That a file ends inside its header is known without its bytes.
+    if here < header.saturating_add(8) && header.saturating_add(8) <= length {
+        return Ok(Prefix::More(header + 8));
     }
     safetensors::metadata(Cursor::new(bytes), length, name, false).map(|metadata| Prefix::Enough(Box::new(metadata)))
 }

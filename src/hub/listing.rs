@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use serde_json::{Number, Value};
 use url::Url;
 
 use super::address;
@@ -36,6 +36,37 @@ pub struct Repository {
     pub updated: Option<Timestamp>,
     /// Tags, made printable.
     pub tags: Vec<String>,
+    /// What the hub itself says of its model.
+    pub summary: Summary,
+}
+
+/// What the hub says of the model in a repository. It counts the numbers of one set of weights, packed ones as they lie, and scales
+/// too, so that its figures are less exact than those of the headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Numbers in its tensors.
+    pub parameters: Option<u64>,
+    /// Architecture of a GGUF model.
+    pub architecture: Option<String>,
+    /// Training context of a GGUF model.
+    pub context_length: Option<u64>,
+    /// Whether a GGUF model has a chat template.
+    pub chat_template: bool,
+}
+
+impl Summary {
+    /// From the objects `safetensors` and `gguf` of an answer, of which anything may be missing or of another type.
+    fn of(safetensors: &Value, gguf: &Value) -> Self {
+        let number = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64).filter(|number| *number > 0);
+        let text = |key: &str| gguf.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        Self {
+            parameters: number(gguf, "total").or_else(|| number(safetensors, "total")),
+            architecture: text("architecture")
+                .map(|name| text::printable(&name.chars().take(LONGEST_TAG).collect::<String>())),
+            context_length: number(gguf, "context_length"),
+            chat_template: text("chat_template").is_some(),
+        }
+    }
 }
 
 /// The complete listing of a repository at a commit. It exists only whole: a page that failed fails the listing.
@@ -90,6 +121,10 @@ struct Info {
     last_modified: Option<String>,
     #[serde(default)]
     tags: Vec<String>,
+    #[serde(default)]
+    safetensors: Value,
+    #[serde(default)]
+    gguf: Value,
 }
 
 pub(super) async fn repository(http: &Http, id: &str, revision: Option<&str>) -> Result<Repository> {
@@ -118,6 +153,7 @@ pub(super) async fn repository(http: &Http, id: &str, revision: Option<&str>) ->
         gated: gated(info.gated.as_ref()),
         updated: info.last_modified.and_then(|time| time.parse().ok()),
         tags: tags(&info.tags),
+        summary: Summary::of(&info.safetensors, &info.gguf),
         id: info.id,
     })
 }

@@ -18,7 +18,7 @@ pub use address::shown_endpoint;
 pub use body::Address;
 pub use catalog::{Catalog, CatalogEntry};
 pub use client::{Body, HubClient, HubOptions};
-pub use listing::{Listing, Repository};
+pub use listing::{Listing, Repository, Summary};
 pub use search::{SearchHit, SearchQuery};
 pub(crate) use tls::loopback_client;
 pub use token::Token;

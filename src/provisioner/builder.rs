@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use super::remote_header::RemoteHeaders;
+use super::remote_row::RemoteRows;
 use crate::config::{ConverterSettings, Environment, HubSettings, Settings};
 use crate::error::{Error, Result, io_reason};
 use crate::hub::{Catalog, HubClient, HubOptions, Token};
@@ -172,7 +172,7 @@ impl Builder {
                 catalog: self.catalog,
                 hub: self.hub,
                 client: OnceLock::new(),
-                remote_headers: RemoteHeaders::default(),
+                remote_rows: RemoteRows::default(),
                 options: self.options,
                 converter: self.converter,
                 fault: self.fault,
@@ -199,7 +199,7 @@ struct Inner {
     catalog: Catalog,
     hub: HubOptions,
     client: OnceLock<HubClient>,
-    remote_headers: RemoteHeaders,
+    remote_rows: RemoteRows,
     options: Options,
     converter: ConverterSettings,
     fault: Option<Fault>,
@@ -312,8 +312,8 @@ impl ModelProvisioner {
         join(tokio::task::spawn_blocking(move || work(&this)).await)
     }
 
-    pub(super) fn remote_headers(&self) -> &RemoteHeaders {
-        &self.inner.remote_headers
+    pub(super) fn remote_rows(&self) -> &RemoteRows {
+        &self.inner.remote_rows
     }
 
     /// Reads a reference; the page of a model on this endpoint is one too.

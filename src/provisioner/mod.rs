@@ -56,6 +56,7 @@ mod list;
 mod outstanding;
 mod plan;
 mod remote_header;
+mod remote_row;
 mod source;
 mod updates;
 mod whole;
@@ -70,4 +71,5 @@ pub use inventory::{
 };
 pub use outstanding::Outstanding;
 pub use remote_header::RemoteHeader;
+pub use remote_row::Bounds;
 pub use updates::{ChangedFile, ModelUpdate};

@@ -6,7 +6,7 @@ use super::destination::vouched;
 use super::plan::{DEFAULT_REVISION, Meaning, choose, sum};
 use super::{DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::Result;
-use crate::hub::Repository;
+use crate::hub::{Repository, Summary};
 use crate::model::selection::{Candidates, Selection, Wanted, missing_shards};
 use crate::model::{Quantization, Reference, RemoteFile};
 use crate::store::flat::{Record, RecordedFile, tree};
@@ -93,7 +93,14 @@ fn plan(
     Ok(DownloadPlan {
         request: request.clone(),
         total: sum(&selection.files, &id)?,
-        repository: Repository { id, commit, gated: false, updated: None, tags: Vec::new() },
+        repository: Repository {
+            id,
+            commit,
+            gated: false,
+            updated: None,
+            tags: Vec::new(),
+            summary: Summary::default(),
+        },
         revision,
         files: selection.files,
         quantization: selection.quantization,

@@ -135,10 +135,20 @@ pub fn report(
 /// files tells.
 #[must_use]
 pub fn fit_of_choice(bytes: u64, metadata: &Metadata, host: &HostMemory, conditions: &Conditions) -> Option<Fit> {
+    fit_of_weights(Weights { bytes, extra_bytes: 0 }, metadata, host, conditions)
+}
+
+/// [`fit_of_choice`] with what is loaded beside the weights.
+#[must_use]
+pub fn fit_of_weights(
+    weights: Weights,
+    metadata: &Metadata,
+    host: &HostMemory,
+    conditions: &Conditions,
+) -> Option<Fit> {
     if metadata.sidecar {
         return None;
     }
-    let weights = Weights { bytes, extra_bytes: 0 };
     Some(fit(need(&metadata.shape, weights, metadata.layers, metadata.context_length, conditions), host))
 }
 

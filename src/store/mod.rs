@@ -19,6 +19,7 @@ pub mod parts;
 mod pieces;
 pub mod planning;
 pub mod remembered;
+pub mod remote;
 mod shards;
 mod surroundings;
 pub mod sweep;

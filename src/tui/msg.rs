@@ -9,7 +9,6 @@ use jiff::Timestamp;
 
 use super::input::Mouse;
 use super::keymap::Key;
-use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::{JobId, Update};
 use crate::model::memory::HostMemory;
@@ -17,6 +16,7 @@ use crate::model::{Holder, ModelId, Plan, StoreKind, Sweep};
 use crate::provisioner::{RemoteHeader, ScanEvent};
 use crate::store::Details;
 use crate::store::fingerprint::Fingerprint;
+use crate::store::remote::RemoteRow;
 
 /// The time of a message: when a key was read, not when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ pub enum Msg {
     Swept(Generation, Result<Box<Sweep>, String>),
     /// What a repository offers.
     Listed(Generation, Result<Box<Offer>, String>),
-    /// What the header of a repository on the hub tells.
-    Header(Generation, Result<Arc<Metadata>, String>),
+    /// What the headers of a model on the hub tell, as far as they are here.
+    Header(Generation, Result<Arc<RemoteRow>, String>),
     /// What the hub found.
     Found(Generation, Result<Vec<SearchHit>, String>),
     /// File systems, the one with the models folder first.
@@ -131,7 +131,7 @@ pub struct Offer {
     pub default: Option<usize>,
     /// Why there is no such choice.
     pub note: Option<String>,
-    /// Where the header is that tells what the choices need.
+    /// Where the headers are that tell what the choices are and need.
     pub header: Option<RemoteHeader>,
 }
 

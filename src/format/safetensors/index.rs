@@ -111,6 +111,15 @@ impl Index {
         self.total_size
     }
 
+    /// The number of parameters that the beginning of an index states; newer writers put it before the map.
+    #[must_use]
+    pub fn stated_parameters(start: &[u8]) -> Option<u64> {
+        let start = start.trim_ascii_start().strip_prefix(b"{")?.trim_ascii_start();
+        let start = start.strip_prefix(b"\"metadata\"")?.trim_ascii_start().strip_prefix(b":")?;
+        let mut values = serde_json::Deserializer::from_slice(start).into_iter::<Counted>();
+        values.next()?.ok()?.total_parameters.as_u64().filter(|count| *count > 0)
+    }
+
     /// The first of the tensors that the index in a file names for `name` and that the header of that, `shard` of `length`
     /// bytes, lacks. Both are read from their start.
     ///
@@ -171,6 +180,12 @@ struct Raw<'a> {
     metadata: Option<&'a RawValue>,
     #[serde(borrow)]
     weight_map: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    #[serde(default)]
+    total_parameters: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -240,6 +255,17 @@ mod tests {
         assert_eq!(index.tensors_of("model-00001-of-00002.safetensors"), 2);
         assert_eq!(index.tensors_of("other"), 0);
         assert_eq!(index.total_size(), Some(1234));
+    }
+
+    #[test]
+    fn parameters_are_told_by_the_beginning() {
+        let told = |text: &str| Index::stated_parameters(text.as_bytes());
+        assert_eq!(told(r#"{ "metadata": {"total_parameters": 70, "total_size": 140}, "weight_ma"#), Some(70));
+        for none in
+            ["", "{", r#"{"metadata":{"total_par"#, r#"{"metadata":{"total_parameters":"x"}}"#, r#"{"weight_map":{}}"#]
+        {
+            assert_eq!(told(none), None, "{none}");
+        }
     }
 
     #[test]

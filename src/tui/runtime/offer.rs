@@ -130,6 +130,7 @@ mod tests {
                 gated: false,
                 updated: None,
                 tags: Vec::new(),
+                summary: crate::hub::Summary::default(),
             },
             files: files
                 .iter()

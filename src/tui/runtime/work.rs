@@ -19,9 +19,10 @@ use crate::error::{Error, Result};
 use crate::hub::SearchQuery;
 use crate::jobs::{self, JobSpec, Jobs};
 use crate::machine::{MemoryProbe, Mounts};
-use crate::provisioner::{Inventory, ModelProvisioner};
+use crate::provisioner::{Bounds, Inventory, ModelProvisioner};
 use crate::store::Row;
 use crate::store::Store as _;
+use crate::store::remote::RemoteRow;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{FileSystem, Generation, Msg, Stores};
 
@@ -187,10 +188,14 @@ impl Work {
                 None
             }
             Effect::Header(generation, header) => {
-                let provisioner = self.provisioner.clone();
+                let (provisioner, sender) = (self.provisioner.clone(), self.sender.clone());
                 self.ask(async move {
-                    let told = provisioner.remote_metadata(&header).await;
-                    Msg::Header(generation, told.map_err(|error| error.to_string()))
+                    // Where nobody takes it in time, the next one tells more.
+                    let told = |row: &Arc<RemoteRow>| {
+                        drop(sender.try_send(Reply::Msg(Msg::Header(generation, Ok(Arc::clone(row))))));
+                    };
+                    let row = provisioner.remote_row(&header, &Bounds::LOOK, told).await;
+                    Msg::Header(generation, row.map_err(|error| error.to_string()))
                 });
                 None
             }

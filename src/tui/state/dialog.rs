@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Line, Wait};
-use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::model::{DestinationKind, Plan, Sweep, SweepItem};
 use crate::provisioner::PlanTarget;
+use crate::store::remote::RemoteRow;
 use crate::tui::keymap::Pane;
 use crate::tui::msg::{Choice, Generation, Offer};
 use crate::tui::update::Agreed;
@@ -150,10 +150,10 @@ pub struct HitsDialog {
 pub struct FilesDialog {
     /// The choices.
     pub offer: Box<Offer>,
-    /// The request for the header that tells what the choices need.
+    /// The request for the headers that tell what the choices are and need.
     pub wait: Generation,
-    /// What it tells, or why it cannot be told.
-    pub metadata: Option<Result<Arc<Metadata>, String>>,
+    /// What they tell, as far as they are here, or why it cannot be told.
+    pub told: Option<Result<Arc<RemoteRow>, String>>,
     /// The one that keys go to; none where the reference means none, until a person goes to one.
     pub cursor: Option<usize>,
     /// Choices that are marked, by their places in what is offered, which never changes.
@@ -167,6 +167,15 @@ pub struct FilesDialog {
 }
 
 impl FilesDialog {
+    /// Whether headers are still being read.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        match &self.told {
+            None => self.offer.header.is_some(),
+            Some(told) => told.as_ref().is_ok_and(|row| row.coming),
+        }
+    }
+
     /// The folder that the download goes to, and the room there.
     #[must_use]
     pub fn place(&self) -> (&Path, Option<u64>) {

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Effects, moved};
-use crate::format::Metadata;
 use crate::hub::SearchHit;
 use crate::jobs::JobSpec;
 use crate::model::{DestinationKind, Reference};
 use crate::provisioner::DownloadRequest;
+use crate::store::remote::RemoteRow;
 use crate::tui::action::Action;
 use crate::tui::effect::Effect;
 use crate::tui::msg::{Generation, Now, Offer};
@@ -19,7 +19,7 @@ pub(super) fn act(state: &mut State, action: Action, now: Now) -> Effects {
         let waited = match state.dialogs.pop() {
             Some(Dialog::Pull(pull)) => pull.wait.is_some(),
             Some(Dialog::Hits(hits)) => hits.wait.is_some(),
-            Some(Dialog::Files(files)) => files.metadata.is_none() && files.offer.header.is_some(),
+            Some(Dialog::Files(files)) => files.is_reading(),
             _ => false,
         };
         return if waited { vec![Effect::StopAsking] } else { Vec::new() };
@@ -147,8 +147,10 @@ fn take(state: &mut State) -> Effects {
     if let Some(first) = chosen.iter().find(|choice| choice.file.is_some()) {
         requests.push(request(&first.reference, files));
     }
+    let stop = dialog.is_reading().then_some(Effect::StopAsking);
     state.dialogs.retain(|dialog| !matches!(dialog, Dialog::Pull(_) | Dialog::Hits(_) | Dialog::Files(_)));
-    requests.into_iter().map(|request| Effect::Submit(Box::new(JobSpec::Download(request)))).collect()
+    let submits = requests.into_iter().map(|request| Effect::Submit(Box::new(JobSpec::Download(request))));
+    stop.into_iter().chain(submits).collect()
 }
 
 pub(super) fn listed(state: &mut State, generation: Generation, result: Result<Box<Offer>, String>) -> Effects {
@@ -176,7 +178,7 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
         state.dialogs.push(Dialog::Files(FilesDialog {
             offer,
             wait,
-            metadata: None,
+            told: None,
             cursor,
             marks: BTreeSet::new(),
             to,
@@ -188,12 +190,12 @@ pub(super) fn listed(state: &mut State, generation: Generation, result: Result<B
     Vec::new()
 }
 
-/// The header of the repository whose files are shown.
-pub(super) fn header(state: &mut State, generation: Generation, result: Result<Arc<Metadata>, String>) -> Effects {
+/// What the headers of the repository tell whose files are shown.
+pub(super) fn header(state: &mut State, generation: Generation, result: Result<Arc<RemoteRow>, String>) -> Effects {
     if let Some(Dialog::Files(dialog)) = state.dialogs.last_mut()
         && dialog.wait == generation
     {
-        dialog.metadata = Some(result);
+        dialog.told = Some(result);
     }
     Vec::new()
 }

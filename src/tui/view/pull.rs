@@ -5,9 +5,10 @@ use ratatui::layout::{Position, Rect};
 use super::canvas::{Canvas, Spans, centred, hints};
 use super::figures::{age, counted, grouped, path, short};
 use super::footer::{field as text_field, hints_of};
+use crate::hub::Summary;
 use crate::model::memory::{Fit, Verdict};
-use crate::model::{Bytes, text as clean};
-use crate::store::fit::fit_of_choice;
+use crate::model::{Bytes, size, text as clean};
+use crate::store::remote::RemoteRow;
 use crate::tui::keymap::Pane;
 use crate::tui::msg::Choice;
 use crate::tui::state::{Asked, FilesDialog, HitsDialog, Layout, PullDialog, State};
@@ -104,14 +105,7 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     let place = path(folder, &state.facts.home);
     let place = text::cut_middle(&place, room.saturating_sub(4 + text::width(&free)), symbols.ellipsis);
     canvas.put(inside, 0, 0, &format!("to {place}{free}"), Role::Dim);
-    let (mut line, role) = below_choice(state, dialog);
-    match (&dialog.metadata, told(state, dialog)) {
-        (_, Some(told)) => line.push_str(&format!(" {} {told}", symbols.dot)),
-        (Some(Err(why)), _) => line.push_str(&format!(" {} whether it fits is unknown: {why}", symbols.dot)),
-        (None, _) if offer.header.is_some() => line.push_str(&format!(" {} reading what it needs", symbols.dot)),
-        _ => {}
-    }
-    let status = text::wrap(&line, room);
+    let status = below_table(state, dialog, room, symbols.dot);
     let status_rows = u16::try_from(status.len()).unwrap_or(1).min(inside.height / 2);
     let table = below(inside, 1, inside.height.saturating_sub(1 + status_rows));
     // Where each has one file, the room is worth more to their names.
@@ -168,15 +162,59 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
             canvas.tint(table, y, Role::Cursor);
         }
     }
-    let lines: Vec<Spans> = status.into_iter().map(|line| vec![(line, role)]).collect();
+    let lines: Vec<Spans> = status.into_iter().map(|line| vec![line]).collect();
     canvas.lines(below(inside, 1 + table.height, status_rows), &lines, 0);
     None
 }
 
+/// What stands below the choices: what a key would do, what the headers tell of all of them, and what is wrong with them.
+fn below_table(state: &State, dialog: &FilesDialog, room: usize, dot: &str) -> Vec<(String, Role)> {
+    let (mut line, role) = below_choice(state, dialog);
+    let mut lines: Vec<(String, Role)> = Vec::new();
+    let mut add = |line: &str, role: Role| lines.extend(text::wrap(line, room).into_iter().map(|line| (line, role)));
+    match &dialog.told {
+        None if dialog.offer.header.is_some() => line.push_str(&format!(" {dot} reading what it needs")),
+        Some(Err(why)) => line.push_str(&format!(" {dot} whether it fits is unknown: {why}")),
+        _ => {}
+    }
+    add(&line, role);
+    if let Some(Err(_)) = &dialog.told
+        && let Some(said) = dialog.offer.header.as_ref().and_then(|header| said_by_the_hub(&header.summary))
+    {
+        add(&said, Role::Dim);
+    }
+    if let Some(Ok(row)) = &dialog.told {
+        add(&told(state, dialog, row), Role::Dim);
+        for warning in row.model.warnings.iter().take(3) {
+            add(&clean::printable(warning), Role::Warn);
+        }
+        match &row.why_partial {
+            Some(why) => add(&format!("{} of {} headers were read: {why}", row.read, row.of), Role::Warn),
+            None if row.coming && !row.is_whole() => {
+                add(&format!("{} of {} headers are here", row.read, row.of), Role::Dim);
+            }
+            None => {}
+        }
+        let facts = row.facts().into_iter().filter(|(name, _)| *name != "bits/weight");
+        let facts: Vec<String> = facts.map(|(name, value)| format!("{name} {value}")).collect();
+        add(&facts.join(&format!(" {dot} ")), Role::Dim);
+    }
+    lines
+}
+
+/// What the hub says of a model whose headers cannot be read.
+fn said_by_the_hub(summary: &Summary) -> Option<String> {
+    let architecture = summary.architecture.clone();
+    let parameters = summary.parameters.map(|count| format!("{} parameters", size::parameters(count)));
+    let context = summary.context_length.map(|tokens| format!("trained for {} tokens", grouped(tokens)));
+    let known: Vec<String> = [architecture, parameters, context].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| format!("by the hub: {}", known.join(", ")))
+}
+
 /// Whether a choice fits, as far as the header is here.
 fn fit(state: &State, dialog: &FilesDialog, choice: &Choice) -> Option<Fit> {
-    let (memory, metadata) = (state.memory.as_ref()?, dialog.metadata.as_ref()?.as_ref().ok()?);
-    let fit = fit_of_choice(choice.weights, metadata, memory, &state.facts.fit)?;
+    let (memory, row) = (state.memory.as_ref()?, dialog.told.as_ref()?.as_ref().ok()?);
+    let fit = row.fit(choice.weights, dialog.mmproj, memory, &state.facts.fit)?;
     (choice.weights > 0 && fit.verdict != Verdict::Unknown).then_some(fit)
 }
 
@@ -188,13 +226,22 @@ fn fit_role(verdict: Verdict) -> Role {
     }
 }
 
-/// What the header says of all choices: `llama, 131,072 tokens of context; needs are for 8192`.
-fn told(state: &State, dialog: &FilesDialog) -> Option<String> {
-    let metadata = dialog.metadata.as_ref()?.as_ref().ok()?;
-    let architecture = metadata.architecture.as_deref().map(clean::printable);
-    let context = metadata.context_length.map(|tokens| format!("trained for {} tokens", grouped(tokens)));
-    let need = format!("fits are for {} tokens", grouped(state.facts.fit.context_for(metadata.context_length)));
-    Some([architecture, context, Some(need)].into_iter().flatten().collect::<Vec<_>>().join(", "))
+/// What the headers say of all choices, and of the one under the cursor what it is: `llama, 8.03B parameters, 4.89 bits/weight,
+/// trained for 131,072 tokens, fits are for 8192 tokens`.
+fn told(state: &State, dialog: &FilesDialog, row: &RemoteRow) -> String {
+    let metadata = row.metadata.as_deref();
+    let architecture = row.model.architecture.as_deref().map(clean::printable);
+    let parameters = row.parameters_line().map(|line| format!("parameters {line}"));
+    let choice = dialog.cursor.and_then(|cursor| dialog.offer.choices.get(cursor)).filter(|choice| choice.weights > 0);
+    let own = choice.filter(|choice| choice.weights == row.set_bytes);
+    let label = own.and(row.model.quantization.as_ref()).map(|label| clean::printable(label.as_str()));
+    let bits = choice.and_then(|choice| row.bits_per_weight(choice.weights));
+    let bits = bits.map(|bits| format!("{bits:.2} bits/weight"));
+    let context = row.model.context_length.map(|tokens| format!("trained for {} tokens", grouped(tokens)));
+    let trained = metadata.and_then(|metadata| metadata.context_length);
+    let need = format!("fits are for {} tokens", grouped(state.facts.fit.context_for(trained)));
+    let known = [architecture, parameters, label, bits, context, Some(need)];
+    known.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a complete model of this host came from `repository` with that quantization.
