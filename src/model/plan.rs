@@ -1,7 +1,7 @@
 //! Deletion as data: what goes, what stays and why. Made in `store/`, run only by `disk/`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -91,22 +91,32 @@ impl Step {
         self.root.join(&self.folder).join(&self.name)
     }
 
-    /// Whether it removes one of the small files by which programs keep account of a model: locks, refs, records, marks in
-    /// dot-folders. No file of weight is one, wherever it lies.
+    /// Whether it removes one of the small files by which download tools keep account of a model: locks, refs, records, marks, each
+    /// in the folder that its tool has for them. What lies in any other dot-folder may be somebody's work, and no file of weight
+    /// is bookkeeping wherever it lies.
     #[must_use]
     pub fn is_bookkeeping(&self) -> bool {
-        let dotted = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
-        let account = || {
-            let mut below = self.folder.iter();
-            below.next().is_some_and(|top| top.as_encoded_bytes().windows(2).any(|pair| pair == b"--"))
-                && below.next().is_some_and(|part| part == "refs" || part == "trees")
-        };
-        let ending = || [&b".lock"[..], b".metadata"].iter().any(|end| self.name.as_encoded_bytes().ends_with(end));
         self.operation.is_file()
             && self.bytes <= LIGHT
             && self.stamp.is_none_or(|stamp| stamp.size_bytes <= LIGHT)
-            && (self.folder.iter().any(dotted) || account() || ending())
+            && keeps_account(&self.folder)
     }
+}
+
+/// Whether a folder, relative to the root of its store, is one in which download tools keep account.
+fn keeps_account(folder: &Path) -> bool {
+    let parts: Vec<&[u8]> = folder.iter().map(OsStr::as_encoded_bytes).collect();
+    let of_cache = match parts.as_slice() {
+        [b".locks", ..] => true,
+        [repository, b"refs" | b"trees" | b".no_exist", ..] => {
+            [&b"models--"[..], b"datasets--", b"spaces--"].iter().any(|kind| repository.starts_with(kind))
+        }
+        _ => false,
+    };
+    let of_folder = |pair: &[&[u8]]| {
+        matches!(pair, [b".cache", b"huggingface" | b"llorch-models"] | [b".huggingface", b"download"])
+    };
+    of_cache || parts.windows(2).any(of_folder)
 }
 
 /// Most bytes of a file that is told only as one of many.
@@ -317,12 +327,20 @@ mod tests {
             (".locks/models--o--n", "e1.lock"),
             ("models--o--n/refs", "main"),
             ("models--o--n/trees", "c1.json"),
+            ("datasets--o--n/.no_exist/c1", "adapter_config.json"),
+            ("m/.huggingface/download", "a.gguf.lock"),
         ] {
             assert!(step(folder, name, 4096).is_bookkeeping(), "{folder}/{name}");
         }
         for (folder, name, bytes) in [
             ("m", "a.gguf", 4096),
             ("m/refs", "a.gguf", 4096),
+            ("org--m/refs", "thesis.bib", 4096),
+            ("m/.notes", "thesis.tex", 4096),
+            ("m/.git", "config", 4096),
+            ("m/.cache", "x", 4096),
+            ("m", "poetry.lock", 4096),
+            ("m", "a.metadata", 4096),
             ("models--o--n/snapshots/c1", "config.json", 0),
             ("manifests/registry.ollama.ai/library/m", "latest", 4096),
             ("m/.cache/huggingface/download", "a.gguf.1234.incomplete", 5 << 30),
@@ -333,7 +351,7 @@ mod tests {
 
     #[test]
     fn few_are_told_one_by_one_and_so_is_what_goes_alone() {
-        let marks = |count| vec![step("m/.cache", "x", 4096); count];
+        let marks = |count| vec![step("m/.cache/huggingface", "x", 4096); count];
         let plan = |steps| Plan { steps, ..Plan::default() };
         assert!(plan([marks(2), vec![step("m", "a.gguf", 1)]].concat()).bookkeeping().is_empty());
         assert_eq!(plan([marks(3), vec![step("m", "a.gguf", 1)]].concat()).bookkeeping().len(), 3);
