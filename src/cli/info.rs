@@ -29,7 +29,7 @@ struct Shown<'a> {
 pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let (inventory, store_path) = (session.inventory.clone(), session.store_path.clone());
     let provisioner = session.provisioner.clone();
-    let cancel = session.cancel.clone();
+    let (cancel, json) = (session.cancel.clone(), arguments.json);
     let mut conditions = session.settings.fit;
     conditions.context = arguments.context.or(conditions.context);
     conditions.cache_type = arguments.cache_type.unwrap_or(conditions.cache_type);
@@ -38,7 +38,8 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
             let target = inventory
                 .find_to_read(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
             let mut details = inventory.details_of(&target)?;
-            details.model.duplicate = inventory.has_copies(&target.model, &cancel);
+            // Every store is looked at for that, and only programs are told.
+            details.model.duplicate = json && inventory.has_copies(&target.model, &cancel);
             let memory = session::memory_probe().read();
             let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);
             Ok::<_, crate::Error>((details, report))

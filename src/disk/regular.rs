@@ -49,7 +49,8 @@ fn read_opened(file: File, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>>
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// The same of a file that nobody but this user and the administrator can have written; `None` for others, too.
+/// The same of a file that only this user, who shares the user's own group, and the administrator can have written; `None`
+/// for others, too.
 ///
 /// # Errors
 /// As [`open`].

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 /// How long it may take; a sick GPU hangs it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -48,7 +48,9 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
     });
     let begin = Instant::now();
     let ended = loop {
-        match child.try_wait() {
+        // Looked at and not waited for: until then nobody else can get its number, which is that of its group.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(Pid::from_child(&child)), look) {
             Ok(None) if begin.elapsed() < PATIENCE => std::thread::sleep(TICK),
             Ok(ended) => break ended.is_some(),
             Err(_) => break false,
@@ -70,6 +72,7 @@ fn ask(program: impl AsRef<std::ffi::OsStr>) -> Option<String> {
         }
         return None;
     }
+    let _ = child.wait();
     // A GPU that is lost makes it fail, and the lines of the others are right all the same.
     reader.ok()?.join().ok().flatten()
 }
