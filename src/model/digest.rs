@@ -69,14 +69,25 @@ impl Digest {
     }
 }
 
-fn decode<const N: usize>(hex: &str) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-        let high = char::from(pair[0]).to_digit(16)?;
-        let low = char::from(pair[1]).to_digit(16)?;
-        *byte = u8::try_from(high * 16 + low).ok()?;
+/// What a byte is worth as a hexadecimal digit; above 15 for one that is none.
+const DIGITS: [u8; 256] = {
+    let (mut digits, mut value) = ([u8::MAX; 256], 0);
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
     }
-    Some(bytes)
+    digits
+};
+
+fn decode<const N: usize>(hex: &str) -> Option<[u8; N]> {
+    let (mut bytes, mut worst) = ([0; N], 0);
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+        worst |= high | low;
+        *byte = (high << 4) | (low & 15);
+    }
+    (worst < 16).then_some(bytes)
 }
 
 impl fmt::Display for Digest {

@@ -12,9 +12,23 @@ use std::path::Path;
 /// Replaces what could move a cursor, change a colour or reverse the reading direction.
 #[must_use]
 pub fn printable(text: &str) -> String {
-    if !text.chars().any(is_unsafe) {
-        return text.to_owned();
-    }
+    if is_printable(text) { text.to_owned() } else { shown(text) }
+}
+
+/// [`printable`] for a text that is owned: mostly it stays as it is.
+#[must_use]
+pub fn into_printable(text: String) -> String {
+    if is_printable(&text) { text } else { shown(&text) }
+}
+
+fn is_printable(text: &str) -> bool {
+    // Nearly every text is, and all of its bytes at once are looked at faster than one after the other.
+    let plain = |bytes: &[u8]| bytes.iter().fold(true, |plain, byte| plain & (0x20..0x7f).contains(byte));
+    let (parts, rest) = text.as_bytes().as_chunks::<32>();
+    (plain(rest) && parts.iter().all(|part| plain(part))) || !text.chars().any(is_unsafe)
+}
+
+fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
@@ -51,7 +65,7 @@ pub fn unprintable(shown: &str) -> Option<String> {
 /// [`printable`] for a path; bytes that are not UTF-8 show as `\xNN`.
 #[must_use]
 pub fn printable_path(path: &Path) -> String {
-    printable(&escape(path.as_os_str()))
+    into_printable(escape(path.as_os_str()))
 }
 
 /// Whether a character may not reach a terminal: C0 and C1 controls, DEL, line separators and the marks
@@ -68,6 +82,9 @@ pub fn is_unsafe(c: char) -> bool {
 /// would otherwise read as such an escape.
 #[must_use]
 pub fn escape(name: &OsStr) -> String {
+    if let Some(text) = name.to_str().filter(|text| !text.as_bytes().contains(&b'\\')) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(name.len());
     for chunk in name.as_bytes().utf8_chunks() {
         let valid = chunk.valid();

@@ -38,8 +38,8 @@ pub(super) struct Warnings {
 }
 
 impl Warnings {
-    pub(super) fn add(&mut self, line: &str) {
-        let line = text::printable(line);
+    pub(super) fn add(&mut self, line: impl Into<String>) {
+        let line = text::into_printable(line.into());
         if self.lines.contains(&line) {
             return;
         }

@@ -133,7 +133,7 @@ impl FlatStore {
         match &folder.record {
             RecordState::Read(record) => return Some(text::printable(&record.repository)),
             RecordState::Missing => warnings.add(ORIGIN_UNKNOWN),
-            RecordState::Unreadable(reason) => warnings.add(&format!("{ORIGIN_UNKNOWN}: {reason}")),
+            RecordState::Unreadable(reason) => warnings.add(format!("{ORIGIN_UNKNOWN}: {reason}")),
         }
         let here = self.aliases_in(folder);
         here.first().map(|alias| alias.repository.clone())
@@ -151,7 +151,7 @@ impl FlatStore {
                     if is_weights {
                         model.note_damage(FileStatus::Missing);
                     }
-                    warnings.add(&format!("{} is missing", file.path));
+                    warnings.add(format!("{} is missing", file.path));
                 }
                 Some(entry)
                     if entry.is_file()
@@ -163,7 +163,7 @@ impl FlatStore {
                         model.note_damage(FileStatus::Truncated);
                     }
                     let has = entry.status.size_bytes;
-                    warnings.add(&format!("{} has {has} bytes, its record says {}", file.path, file.size));
+                    warnings.add(format!("{} has {has} bytes, its record says {}", file.path, file.size));
                 }
                 _ => {}
             }

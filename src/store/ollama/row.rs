@@ -141,7 +141,7 @@ impl OllamaStore {
             model.note_damage(if tag.unreadable { FileStatus::Unreadable } else { FileStatus::Corrupt });
         }
         if let Some(host) = tag.config.remote_host.as_deref().filter(|host| !host.is_empty()) {
-            warnings.add(&format!("its weights are not here but at {host}"));
+            warnings.add(format!("its weights are not here but at {host}"));
         }
         model.warnings = warnings.finish();
         // Ollama loads all that its manifest names beside the weights.
@@ -217,7 +217,7 @@ impl OllamaStore {
             };
             match self.headers.beside(&self.root, &entry.path, &entry.status, kind) {
                 Ok(told) => Arc::make_mut(metadata).complete_beside(&told),
-                Err(why) => warnings.add(&format!("{}: {why}", label(&layer.kind, hex))),
+                Err(why) => warnings.add(format!("{}: {why}", label(&layer.kind, hex))),
             }
         }
     }
@@ -295,7 +295,7 @@ fn check_blobs(contents: &Contents, tag: &Tag, model: &mut Model, warnings: &mut
     for (hex, layer) in &tag.content {
         let name = label(&layer.kind, hex);
         match contents.blobs.get(hex) {
-            None => warnings.add(&match contents.unread_blob(hex) {
+            None => warnings.add(match contents.unread_blob(hex) {
                 Some(why) => {
                     model.note_damage(FileStatus::Unreadable);
                     format!("{name} cannot be read: {why}")
@@ -312,13 +312,13 @@ fn check_blobs(contents: &Contents, tag: &Tag, model: &mut Model, warnings: &mut
                         if has < size {
                             model.note_damage(FileStatus::Truncated);
                         }
-                        warnings.add(&format!("{name} has {has} bytes, its manifest says {size}"));
+                        warnings.add(format!("{name} has {has} bytes, its manifest says {size}"));
                     }
                 }
                 None => {
                     model.note_damage(FileStatus::Unreadable);
                     let to = entries.iter().find_map(|entry| entry.link.as_deref());
-                    warnings.add(&match to {
+                    warnings.add(match to {
                         Some(to) => format!("{name} is a link, not followed: {}", text::printable_path(to)),
                         None => format!("{name} is no regular file"),
                     });
