@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use crate::disk::folder::Status;
 use crate::disk::publish;
 use crate::store::memory::{Key, MAX_KEYS, Stored, Writer};
 
-const VERSION: &str = concat!("llorch-models links 2 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models links 3 ", env!("CARGO_PKG_VERSION"), "\n");
 /// Longest listing that is remembered.
 const MAX_LISTING: usize = 64 * 1024;
 /// Most bytes of all listings together.
@@ -32,7 +32,7 @@ pub(super) struct Links(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     file: Option<PathBuf>,
-    stored: Mutex<Option<Arc<Stored>>>,
+    stored: RwLock<Option<Arc<Stored>>>,
     fresh: Mutex<Fresh>,
 }
 
@@ -43,7 +43,8 @@ struct Fresh {
     bytes: usize,
 }
 
-/// A folder as it is being read: its entries, as long as all of them are links.
+/// A folder as it is being read: its entries, as long as all of them are links. The commit, then each name and each text, all with
+/// their lengths before them.
 #[derive(Debug)]
 pub(super) struct Listing {
     key: Option<Key>,
@@ -57,22 +58,25 @@ impl Links {
     }
 
     /// The entries of the folder that `status` is of, each with its text, if nothing has changed in it; `name` is the commit that it
-    /// holds. Names and texts are without NUL, as on disk.
+    /// holds.
     pub(super) fn get<T>(&self, name: &OsStr, status: &Status, use_it: impl FnOnce(Pairs<'_>) -> T) -> Option<T> {
         let stored = self.stored()?;
         let text = stored.text(stored.find(&Key::of(status))?)?;
-        let (commit, entries) = split(text)?;
-        // Entries come in pairs, each part with its NUL.
-        let whole = entries.is_empty() || entries.ends_with(&[0]);
-        let pairs = entries.iter().filter(|byte| **byte == 0).count() % 2 == 0;
-        (commit == name.as_bytes() && whole && pairs).then(|| use_it(Pairs(entries)))
+        let (commit, rest) = split(text)?;
+        let mut pairs = Pairs(rest);
+        pairs.by_ref().for_each(drop);
+        let whole = pairs.0.is_empty();
+        (commit == name.as_bytes() && whole).then(|| use_it(Pairs(rest)))
     }
 
     /// What the file holds; read again after it was written.
     fn stored(&self) -> Option<Arc<Stored>> {
         let file = self.0.file.as_deref()?;
-        let mut stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(Arc::clone(stored.get_or_insert_with(|| Arc::new(Stored::read(file, VERSION)))))
+        let known = self.0.stored.read().unwrap_or_else(PoisonError::into_inner).clone();
+        known.or_else(|| {
+            let mut stored = self.0.stored.write().unwrap_or_else(PoisonError::into_inner);
+            Some(Arc::clone(stored.get_or_insert_with(|| Arc::new(Stored::read(file, VERSION)))))
+        })
     }
 
     /// Begins to note what is in the folder that `status` is of.
@@ -115,13 +119,13 @@ impl Links {
             }
         };
         fresh.listings.into_iter().for_each(|(key, text)| add(&key, &text));
-        let stored = self.0.stored.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stored = self.0.stored.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(stored) = stored.as_deref() {
             stored.iter().filter(|(.., used)| *used).for_each(|(key, text, _)| add(key, text));
         }
         match publish::write_atomically(file, &writer.finish(VERSION)) {
             // A scan in the meantime went on with what it had.
-            Ok(()) => *self.0.stored.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            Ok(()) => *self.0.stored.write().unwrap_or_else(PoisonError::into_inner) = None,
             Err(error) => tracing::info!("links are not remembered: {error}"),
         }
     }
@@ -142,19 +146,21 @@ impl Listing {
 
     fn part(&mut self, part: &OsStr) {
         if self.key.is_some() {
-            self.bytes.extend_from_slice(part.as_bytes());
-            self.bytes.push(0);
-            if self.bytes.len() > MAX_LISTING {
-                self.spoil();
+            match u16::try_from(part.len()).ok().filter(|_| self.bytes.len() + part.len() < MAX_LISTING) {
+                Some(length) => {
+                    self.bytes.extend_from_slice(&length.to_le_bytes());
+                    self.bytes.extend_from_slice(part.as_bytes());
+                }
+                None => self.spoil(),
             }
         }
     }
 }
 
-/// The part before the first NUL, and what comes after it.
+/// The first part, and what comes after it.
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = bytes.iter().position(|byte| *byte == 0)?;
-    Some((&bytes[..at], &bytes[at + 1..]))
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))
 }
 
 /// Names with the texts of the links.
