@@ -1,7 +1,7 @@
 //! Bytes on disk, an inode once.
 
 use super::FileInfo;
-use super::fast_map::FastMap;
+use super::fast_map::{Fast, FastMap};
 use crate::model::Inode;
 
 /// What is known of one inode of a set of files.
@@ -22,6 +22,12 @@ pub struct Links {
 pub struct Usage(FastMap<Inode, Links>);
 
 impl Usage {
+    /// Nothing, with room for so many files.
+    #[must_use]
+    pub fn with_capacity(files: usize) -> Self {
+        Self(FastMap::with_capacity_and_hasher(files, Fast::default()))
+    }
+
     /// Adds one name of a regular file.
     pub fn add(&mut self, inode: Inode, size_bytes: u64, disk_bytes: u64, links: u64) {
         let entry = self.0.entry(inode).or_insert(Links { disk_bytes, size_bytes, total: links, seen: 0 });

@@ -1,16 +1,16 @@
 //! What a file's name tells: format, shard, sidecar. Names are hints; headers decide where they can be read.
 
-use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::ops::RangeInclusive;
 
 /// One file of a set: `<stem>-00001-of-00003.<extension>`.
 ///
 /// Of GGUF only that form is one, since loaders find the other files by it. Publishers of safetensors count as they like:
 /// `model-00001-of-000163`, `model-1-of-61`, and from 0 as well as from 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard<'a> {
     /// The name before `-NNNNN-of-NNNNN`.
-    pub stem: String,
+    pub stem: &'a str,
     /// From 1; in safetensors possibly from 0.
     pub number: u32,
     /// How many there are by the name. A set that is numbered from 0 may have one more.
@@ -21,16 +21,16 @@ pub struct Shard {
     digits: u8,
 }
 
-impl Shard {
-    /// What all files of the set have in common beside their folder and their extension.
+impl<'a> Shard<'a> {
+    /// What all files of the set have in common beside their folder and their extension: what stands for it in a map.
     #[must_use]
-    pub fn set(&self) -> (&str, u32, u8) {
-        (&self.stem, self.count, self.count_digits)
+    pub fn set(&self) -> (&'a str, u32, u8) {
+        (self.stem, self.count, self.count_digits)
     }
 
     /// Whether another file of the same folder and format belongs to the same set.
     #[must_use]
-    pub fn is_of_set(&self, other: &Self) -> bool {
+    pub fn is_of_set(&self, other: &Shard<'_>) -> bool {
         self.set() == other.set()
     }
 
@@ -55,19 +55,20 @@ impl Shard {
         format!("{}-{number:0width$}-of-{:0count_width$}", self.stem, self.count)
     }
 
-    /// What stands for its set in a map: equal for all files of it.
-    #[must_use]
-    pub fn of_nobody(&self) -> Self {
-        Self { number: 0, digits: 0, ..self.clone() }
-    }
-
     /// The numbers that a set lacks of which `here` is there, at most so many, with their names without extension.
     #[must_use]
     pub fn missing(here: &[Self], most: usize) -> Vec<(u32, String)> {
-        let numbers: BTreeSet<u32> = here.iter().map(|shard| shard.number).collect();
+        let mut numbers: Vec<u32> = here.iter().map(|shard| shard.number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
         let (Some(first), Some(lowest)) = (here.first(), numbers.first()) else { return Vec::new() };
+        let all = Self::numbers(first.count, *lowest);
+        // As many as there can be: none is missing, as mostly.
+        if (all.end() - all.start()) as usize + 1 == numbers.len() && numbers.last() <= Some(all.end()) {
+            return Vec::new();
+        }
         let width = here.iter().map(Self::width).max().unwrap_or(1);
-        let absent = Self::numbers(first.count, *lowest).filter(|number| !numbers.contains(number));
+        let absent = all.filter(|number| numbers.binary_search(number).is_err());
         absent.take(most).map(|number| (number, first.name_of(number, width))).collect()
     }
 
@@ -79,26 +80,42 @@ impl Shard {
 }
 
 /// A file name taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileName<'a> {
     stem: &'a str,
     extension: &'a str,
-    shard: Option<Shard>,
+    shard: Option<Shard<'a>>,
 }
 
 impl<'a> FileName<'a> {
+    /// Takes the last part of a path apart if it ends as weights do and is text; sidecars end so, too. Asked of every file of
+    /// every row, most of which end otherwise.
+    #[must_use]
+    pub fn of_weights_or_sidecar(name: &'a OsStr) -> Option<Self> {
+        let bytes = name.as_encoded_bytes();
+        let ends = |extension: &[u8]| {
+            bytes.len().checked_sub(extension.len()).is_some_and(|at| bytes[at..].eq_ignore_ascii_case(extension))
+        };
+        if !ends(b".gguf") && !ends(b".safetensors") {
+            return None;
+        }
+        name.to_str().map(Self::parse)
+    }
+
     /// Takes the last part of a path apart; never fails.
     #[must_use]
     pub fn parse(name: &'a str) -> Self {
-        let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+        // Extensions are short: looking from the end is faster than any search.
+        let dot = name.bytes().rposition(|byte| byte == b'.');
+        let (stem, extension) = dot.map_or((name, ""), |dot| (&name[..dot], &name[dot + 1..]));
         let counts_freely = extension.eq_ignore_ascii_case("safetensors");
         Self { stem, extension, shard: parse_shard(stem, counts_freely) }
     }
 
     /// The name without extension, and without the shard's number.
     #[must_use]
-    pub fn stem(&self) -> &str {
-        self.shard.as_ref().map_or(self.stem, |shard| shard.stem.as_str())
+    pub fn stem(&self) -> &'a str {
+        self.shard.map_or(self.stem, |shard| shard.stem)
     }
 
     /// Whether it ends in `.gguf`, whatever the case.
@@ -121,13 +138,7 @@ impl<'a> FileName<'a> {
 
     /// Its place in a set.
     #[must_use]
-    pub fn shard(&self) -> Option<&Shard> {
-        self.shard.as_ref()
-    }
-
-    /// [`Self::shard`] to keep.
-    #[must_use]
-    pub fn into_shard(self) -> Option<Shard> {
+    pub fn shard(&self) -> Option<Shard<'a>> {
         self.shard
     }
 
@@ -136,9 +147,9 @@ impl<'a> FileName<'a> {
     #[must_use]
     pub fn is_sidecar(&self) -> bool {
         let lower = self.stem.to_ascii_lowercase();
-        self.is_projector()
+        is_projector(&lower)
             || lower.contains("imatrix")
-            || self.is_draft_head()
+            || is_draft_head(&lower)
             || lower.ends_with("-lora")
             || lower.ends_with("-vocab")
     }
@@ -146,22 +157,32 @@ impl<'a> FileName<'a> {
     /// Whether it is called a projector, as all publishers of one do.
     #[must_use]
     pub fn is_projector(&self) -> bool {
-        self.stem.to_ascii_lowercase().contains("mmproj")
+        is_projector(&self.stem.to_ascii_lowercase())
     }
 
     /// Whether it is a head that proposes tokens for another model: only its name tells, its header is a model's.
     #[must_use]
     pub fn is_draft_head(&self) -> bool {
-        let lower = self.stem.to_ascii_lowercase();
-        ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
+        is_draft_head(&self.stem.to_ascii_lowercase())
     }
+}
+
+fn is_projector(lower: &str) -> bool {
+    lower.contains("mmproj")
+}
+
+fn is_draft_head(lower: &str) -> bool {
+    ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
 }
 
 /// Most digits of a number or a count.
 const MOST_DIGITS: usize = 6;
 
-fn parse_shard(stem: &str, counts_freely: bool) -> Option<Shard> {
+fn parse_shard(stem: &str, counts_freely: bool) -> Option<Shard<'_>> {
     // Every name of every store comes by here: the end is looked at, and nothing is searched for.
+    if !stem.as_bytes().last().is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
     let number_at_end = |text: &'_ str| {
         let digits = text.bytes().rev().take(MOST_DIGITS + 1).take_while(u8::is_ascii_digit).count();
         let (before, digits_text) = text.split_at_checked(text.len() - digits)?;
@@ -174,7 +195,7 @@ fn parse_shard(stem: &str, counts_freely: bool) -> Option<Shard> {
     let stem = before.get(..at)?.strip_suffix('-').filter(|stem| !stem.is_empty())?;
     let usual = digits == 5 && count_digits == 5 && number >= 1;
     ((usual || counts_freely) && count >= 1 && number <= count).then(|| Shard {
-        stem: stem.to_owned(),
+        stem,
         number,
         count,
         count_digits,
@@ -188,8 +209,8 @@ mod tests {
 
     #[test]
     fn shards_need_five_digits_and_a_sensible_number() {
-        let shard = FileName::parse("Grok-Q4_0-00003-of-00009.gguf").shard().cloned().unwrap();
-        assert_eq!((shard.stem.as_str(), shard.number, shard.count), ("Grok-Q4_0", 3, 9));
+        let shard = FileName::parse("Grok-Q4_0-00003-of-00009.gguf").shard().unwrap();
+        assert_eq!((shard.stem, shard.number, shard.count), ("Grok-Q4_0", 3, 9));
         for name in
             ["m-3-of-9.gguf", "m-00000-of-00002.gguf", "m-00003-of-00002.gguf", "-00001-of-00001.gguf", "m.gguf"]
         {
@@ -207,12 +228,12 @@ mod tests {
             ("model-00001-of-00002.SAFETENSORS", 1, 2, "model-00012-of-00002"),
         ];
         for (name, number, count, twelfth) in cases {
-            let shard = FileName::parse(name).into_shard().unwrap();
-            assert_eq!((shard.stem.as_str(), shard.number, shard.count), ("model", number, count), "{name}");
+            let shard = FileName::parse(name).shard().unwrap();
+            assert_eq!((shard.stem, shard.number, shard.count), ("model", number, count), "{name}");
             assert_eq!(shard.name_of(12, shard.width()), twelfth, "{name}");
         }
-        let padded = FileName::parse("m-01-of-09.safetensors").into_shard().unwrap();
-        let plain = FileName::parse("m-1-of-9.safetensors").into_shard().unwrap();
+        let padded = FileName::parse("m-01-of-09.safetensors").shard().unwrap();
+        let plain = FileName::parse("m-1-of-9.safetensors").shard().unwrap();
         assert_eq!((padded.width(), plain.width()), (2, 1));
         assert!(!padded.is_of_set(&plain));
         for name in

@@ -8,7 +8,7 @@ use super::plan::Meaning;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
 use crate::model::selection::{Wanted, is_projector};
-use crate::model::{FileName, Quantization, RepoPath, Shard};
+use crate::model::{FileName, Quantization, RepoPath};
 use crate::store::flat::staging::{StagingName, staging_paths};
 use crate::store::{Part, Store, Target};
 use crate::transfer::{self, Staging};
@@ -159,11 +159,10 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether a partial file of `target` belongs to what was wanted; `all` are the partial files of the folder.
 fn is_meant(wanted: &Wanted, target: &str, all: &[&str]) -> bool {
+    fn set(path: &RepoPath) -> (Option<&str>, Option<(&str, u32, u8)>) {
+        (path.folder(), FileName::parse(path.file_name()).shard().map(|shard| shard.set()))
+    }
     let Ok(path) = RepoPath::parse(target) else { return false };
-    let set = |path: &RepoPath| {
-        let shard = FileName::parse(path.file_name()).shard().map(Shard::of_nobody);
-        (path.folder().map(str::to_owned), shard)
-    };
     match wanted {
         Wanted::Patterns(patterns) => patterns.iter().any(|pattern| path.matches(pattern)),
         Wanted::File(file) => path == *file || (set(&path).1.is_some() && set(&path) == set(file)),

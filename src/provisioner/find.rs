@@ -9,7 +9,7 @@ use super::ModelProvisioner;
 use crate::error::{Error, Result};
 use crate::hub::CatalogEntry;
 use crate::model::selection::{missing_shards, principal};
-use crate::model::{FileName, FileStatus, ModelFile, ModelId, Reference, Role, Shard, StoreKind};
+use crate::model::{FileName, FileStatus, ModelFile, ModelId, Reference, Role, StoreKind};
 use crate::store::verify::{self, Depth};
 use crate::store::{Store, Target};
 
@@ -69,7 +69,7 @@ impl ModelProvisioner {
 pub(super) fn loadable(files: &[ModelFile]) -> Option<&ModelFile> {
     let has_weights = files.iter().any(|file| {
         let name = FileName::parse(file.path.rsplit('/').next().unwrap_or(&file.path));
-        matches!(file.role, Role::Weights | Role::Shard) && name.shard().is_none_or(Shard::is_first)
+        matches!(file.role, Role::Weights | Role::Shard) && name.shard().is_none_or(|shard| shard.is_first())
     });
     // What lies beside weights may have the name of some.
     let is_sidecar = |file: &&ModelFile| {

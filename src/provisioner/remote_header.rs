@@ -38,7 +38,7 @@ impl RemoteHeader {
     pub fn of(repository: &Repository, files: &[RemoteFile]) -> Option<Self> {
         let first = |file: &&RemoteFile| {
             let name = FileName::parse(file.path.file_name());
-            name.is_weights() && name.shard().is_none_or(Shard::is_first)
+            name.is_weights() && name.shard().is_none_or(|shard| shard.is_first())
         };
         let gguf = files
             .iter()
@@ -111,7 +111,7 @@ fn gguf_set(file: &RemoteFile, files: &[RemoteFile]) -> Vec<RemoteFile> {
     let own = FileName::parse(file.path.file_name());
     let of_set = |other: &&RemoteFile| {
         let name = FileName::parse(other.path.file_name());
-        let alike = || name.shard().zip(own.shard()).is_some_and(|(a, b)| a.is_of_set(b));
+        let alike = || name.shard().zip(own.shard()).is_some_and(|(a, b)| a.is_of_set(&b));
         other.path == file.path || (name.is_gguf() && folder(other) == folder(file) && alike())
     };
     files.iter().filter(of_set).cloned().collect()
@@ -134,7 +134,9 @@ fn safetensors_set(files: &[RemoteFile]) -> Vec<&RemoteFile> {
         name.strip_suffix(INDEX).filter(|_| folder(file) == folder(first)).map(str::to_owned)
     };
     let here: Vec<&RemoteFile> = kept.iter().copied().filter(|file| folder(file) == folder(first)).collect();
-    let counted = |file: &RemoteFile| FileName::parse(file.path.file_name()).into_shard();
+    fn counted(file: &RemoteFile) -> Option<Shard<'_>> {
+        FileName::parse(file.path.file_name()).shard()
+    }
     let shard = here.iter().find_map(|file| counted(file));
     let indexed: Vec<String> = files.iter().filter_map(index).collect();
     let whole = |index: &String| here.iter().any(|file| counted(file).is_none() && stem(file) == *index);
@@ -142,7 +144,7 @@ fn safetensors_set(files: &[RemoteFile]) -> Vec<&RemoteFile> {
         (Some(own), _) => {
             here.into_iter().filter(|file| counted(file).is_some_and(|other| other.is_of_set(&own))).collect()
         }
-        (None, Some(shard)) if indexed.contains(&shard.stem) => {
+        (None, Some(shard)) if indexed.iter().any(|index| index == shard.stem) => {
             here.into_iter().filter(|file| counted(file).is_some_and(|other| other.is_of_set(&shard))).collect()
         }
         _ if indexed.iter().any(|index| !whole(index)) => here,

@@ -16,7 +16,7 @@ use crate::format::safetensors::Index;
 use crate::format::{Metadata, Prefix, read_prefix};
 use crate::hub::HubClient;
 use crate::model::selection::INDEX;
-use crate::model::{FileName, Format, RemoteFile, RepoPath, Shard, Validator, text};
+use crate::model::{FileName, Format, RemoteFile, RepoPath, Validator, text};
 use crate::store::headers::Header;
 use crate::store::remote::{Bytes as BesideBytes, RemoteFiles, RemoteRow, Stated};
 
@@ -352,7 +352,7 @@ impl Fetcher<'_> {
         let name = FileName::parse(file.path.file_name());
         let first = match name.shard() {
             _ if !name.is_gguf() => self.guess.load(Ordering::Relaxed),
-            Some(shard) if !Shard::is_first(shard) => FIRST_OF_PART,
+            Some(shard) if !shard.is_first() => FIRST_OF_PART,
             _ if name.is_projector() => FIRST_OF_PART,
             _ => FIRST_OF_GGUF,
         };

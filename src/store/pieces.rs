@@ -24,11 +24,13 @@ pub(super) struct Pieces {
 
 /// Whether a path may be that of a piece: what is asked of every file of every row.
 pub(super) fn may_be(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let name = bytes.rsplit(|byte| *byte == b'/').next().unwrap_or(bytes);
+    let has_gguf = || {
+        name.split(|byte| *byte == b'.').skip(1).any(|part| part.len() >= 4 && part[..4].eq_ignore_ascii_case(b"gguf"))
+    };
     // Nearly all names end before.
-    name.len() > 10
-        && !name.ends_with(b".gguf")
-        && path.to_str().is_some_and(|path| path.to_ascii_lowercase().contains(".gguf"))
+    name.len() > 10 && !name.ends_with(b".gguf") && has_gguf() && path.to_str().is_some()
 }
 
 /// The files of which pieces are among these paths, which are escaped.

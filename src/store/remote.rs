@@ -100,7 +100,7 @@ impl RemoteRow {
         };
         let mut warnings = Warnings::default();
         let mut weights = Weights::of(files.pipeline);
-        let indexes = files.beside.iter().filter(|(path, _)| shards::is_index(path.file_name()));
+        let indexes = files.beside.iter().filter(|(path, _)| shards::is_index(path.file_name().as_ref()));
         for (path, bytes) in indexes {
             if let Some(header) = whole(bytes).map(|bytes| parsed(Companion::Index, bytes, true)) {
                 weights.add_index(Path::new(path.as_str()), &header, &mut warnings);
@@ -109,15 +109,18 @@ impl RemoteRow {
         for (first, set) in sets(files.set) {
             let gguf = FileName::parse(first.path.file_name()).is_gguf();
             let joined = files.join(&set, &mut warnings);
-            let numbers: Vec<Shard> =
-                set.iter().filter_map(|file| FileName::parse(file.path.file_name()).into_shard()).collect();
-            let extension = Path::new(first.path.as_str()).extension().and_then(OsStr::to_str).unwrap_or_default();
+            let numbers: Vec<Shard<'_>> =
+                set.iter().filter_map(|file| FileName::parse(file.path.file_name()).shard()).collect();
+            let extension = || {
+                let extension = Path::new(first.path.as_str()).extension().and_then(OsStr::to_str);
+                extension.unwrap_or_default().to_owned()
+            };
             let folder = shards::folder(first.path.as_str());
             let set = Set {
                 name: &|| shards::join(folder, FileName::parse(first.path.file_name()).stem()),
                 named: if gguf { Quantization::of_path(&first.path) } else { None },
                 format: Some(if gguf { Format::Gguf } else { Format::Safetensors }),
-                missing: &shards::missing_names(&numbers, extension),
+                missing: &shards::missing_names(&numbers, &extension),
                 current: true,
             };
             weights.add(&set, joined, &mut warnings);
@@ -257,12 +260,12 @@ fn whole(bytes: &Bytes) -> Option<&[u8]> {
 
 /// The sets that the names of these files make, each in the order of its numbers and with its first file.
 fn sets(files: &[RemoteFile]) -> Vec<(&RemoteFile, Vec<&RemoteFile>)> {
-    let mut sets: BTreeMap<(&str, Option<Shard>, Option<&RepoPath>), Vec<(u32, &RemoteFile)>> = BTreeMap::new();
+    let mut sets: BTreeMap<(&str, Option<_>, Option<&RepoPath>), Vec<(u32, &RemoteFile)>> = BTreeMap::new();
     for file in files {
-        let shard = FileName::parse(file.path.file_name()).into_shard();
+        let shard = FileName::parse(file.path.file_name()).shard();
         let number = shard.as_ref().map_or(0, |shard| shard.number);
         let alone = shard.is_none().then_some(&file.path);
-        let key = (shards::folder(file.path.as_str()), shard.map(|shard| shard.of_nobody()), alone);
+        let key = (shards::folder(file.path.as_str()), shard.map(|shard| shard.set()), alone);
         sets.entry(key).or_default().push((number, file));
     }
     let sets = sets.into_values().filter_map(|mut set| {

@@ -3,6 +3,7 @@
 //! Tables, details and verification ask here, so that they agree.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -107,8 +108,8 @@ impl Indexed {
 }
 
 /// Whether a file of that name is an index.
-pub(super) fn is_index(name: &str) -> bool {
-    name.ends_with(INDEX)
+pub(super) fn is_index(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(INDEX.as_bytes())
 }
 
 /// What is at a place that an index names.
@@ -179,7 +180,7 @@ pub(super) fn absent_tensor(root: &Path, index: &Path, name: &str, file: &Path) 
 /// A part of a GGUF model by its name, and what its header tells.
 pub(super) struct Part<'a> {
     pub(super) path: &'a str,
-    pub(super) shard: &'a Shard,
+    pub(super) shard: Shard<'a>,
     pub(super) told: &'a Told,
 }
 
@@ -237,9 +238,13 @@ pub(super) fn unnamed_part(told: &Told) -> Option<String> {
 }
 
 /// The names of the files of one numbered set that are missing if these are here.
-pub(super) fn missing_names(here: &[Shard], extension: &str) -> Vec<String> {
-    let missing = Shard::missing(here, MOST_NUMBERS).into_iter();
-    missing.map(|(_, name)| format!("{name}.{extension}")).collect()
+pub(super) fn missing_names(here: &[Shard<'_>], extension: &dyn Fn() -> String) -> Vec<String> {
+    let missing = Shard::missing(here, MOST_NUMBERS);
+    if missing.is_empty() {
+        return Vec::new();
+    }
+    let extension = extension();
+    missing.into_iter().map(|(_, name)| format!("{name}.{extension}")).collect()
 }
 
 /// What a row says of the missing files of one set: the set as people write it, what is missing in the order of its names,
@@ -251,7 +256,7 @@ pub(super) fn missing_line(set: &str, missing: &[String], index: Option<&str>) -
         names.push(format!("{} more", missing.len() - MOST_NAMES));
     }
     let names = names.join(", ");
-    let shards: Option<Vec<Shard>> = missing.iter().map(|path| FileName::parse(file_name(path)).into_shard()).collect();
+    let shards: Option<Vec<Shard<'_>>> = missing.iter().map(|path| FileName::parse(file_name(path)).shard()).collect();
     let count = FileName::parse(file_name(first)).shard().map_or(0, |shard| shard.count);
     let one = missing.len() == 1;
     Some(match (shards, index) {
@@ -268,7 +273,7 @@ pub(super) fn missing_line(set: &str, missing: &[String], index: Option<&str>) -
 }
 
 /// Numbers as people write them: `2, 4-6`.
-fn ranges(shards: &[Shard]) -> String {
+fn ranges(shards: &[Shard<'_>]) -> String {
     const MOST: usize = 8;
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     let numbers: BTreeSet<u32> = shards.iter().map(|shard| shard.number).collect();

@@ -61,7 +61,7 @@ impl Joined {
                 let damage = if why.starts_with(UNREADABLE) { FileStatus::Unreadable } else { FileStatus::Corrupt };
                 self.note(damage);
                 self.forget_sums();
-                warnings.add(&format!("{}: {why}", name()));
+                warnings.add(format!("{}: {why}", name()));
                 return;
             }
         };
@@ -70,7 +70,7 @@ impl Joined {
             self.note(FileStatus::Truncated);
         }
         if told.structure != Structure::Whole || !told.warnings.is_empty() {
-            shards::header_lines(&name(), told).iter().for_each(|line| warnings.add(line));
+            shards::header_lines(&name(), told).into_iter().for_each(|line| warnings.add(line));
         }
         self.readable += usize::from(whole);
         self.at_least = self.at_least.saturating_add(told.parameters.unwrap_or(0));
@@ -94,7 +94,7 @@ impl Joined {
         warnings: &mut Warnings,
     ) {
         if let Some(line) = hole(status.size_bytes, status.disk_bytes).filter(|_| header.is_ok()) {
-            warnings.add(&format!("{}: {line}", name()));
+            warnings.add(format!("{}: {line}", name()));
         }
     }
 
@@ -158,7 +158,7 @@ impl Weights {
             Err(why) => {
                 let damage = if why.starts_with(UNREADABLE) { FileStatus::Unreadable } else { FileStatus::Corrupt };
                 self.note(damage);
-                warnings.add(&format!("{}: {why}", text::printable_path(path)));
+                warnings.add(format!("{}: {why}", text::printable_path(path)));
             }
         }
     }
@@ -182,7 +182,7 @@ impl Weights {
             }
             None => joined.add_unread(None, warnings),
         }
-        warnings.add(&pieces::line(&pieces.whole, pieces.places.len()));
+        warnings.add(pieces::line(&pieces.whole, pieces.places.len()));
         let label = Quantization::of_file_name(shards::file_name(&pieces.whole));
         let format = Some(Format::Gguf);
         let set = Set { name: &name, named: label, format, missing: &pieces.missing, current };
@@ -195,7 +195,8 @@ impl Weights {
         let indexed = joined.files.iter().any(|(path, _)| named(path));
         // An index knows better than names.
         let missing = if indexed || joined.members == 0 { &[] } else { set.missing };
-        if let Some(line) = shards::missing_line(&(set.name)(), missing, None) {
+        if let Some(line) = (!missing.is_empty()).then(|| shards::missing_line(&(set.name)(), missing, None)).flatten()
+        {
             warnings.add(&line);
             self.note(FileStatus::Missing);
         }
@@ -219,7 +220,7 @@ impl Weights {
         let guessed = header.is_some_and(|metadata| metadata.quantization_guessed && metadata.format == Format::Gguf);
         let label = Label::new(quantization, guessed, set.named.clone());
         if let Some(line) = label.disagreement() {
-            warnings.add(&format!("{}: {line}", (set.name)()));
+            warnings.add(format!("{}: {line}", (set.name)()));
         }
         let is_projector = header.is_some_and(|metadata| metadata.kind == FileKind::Projector);
         self.sets.push(Told {
@@ -236,11 +237,13 @@ impl Weights {
 
     /// Compares the headers of GGUF files with their names and with each other.
     fn compare_parts(&mut self, files: &[(String, shards::Told)], warnings: &mut Warnings) {
-        let shard = |path: &str| FileName::parse(shards::file_name(path)).into_shard();
-        let mut numbered: Vec<(Shard, &str, &shards::Told)> =
-            files.iter().filter_map(|(path, told)| Some((shard(path)?, path.as_str(), told))).collect();
+        let numbered = files
+            .iter()
+            .filter_map(|(path, told)| Some((FileName::parse(shards::file_name(path)).shard()?, path.as_str(), told)));
+        let mut numbered: Vec<(Shard<'_>, &str, &shards::Told)> = numbered.collect();
         numbered.sort_by_key(|(shard, ..)| shard.number);
-        let parts: Vec<Part<'_>> = numbered.iter().map(|(shard, path, told)| Part { path, shard, told }).collect();
+        let parts: Vec<Part<'_>> =
+            numbered.iter().map(|(shard, path, told)| Part { path, shard: *shard, told }).collect();
         let mut troubles = shards::against_each_other(&parts);
         for (path, told) in files.iter().filter(|_| parts.is_empty()) {
             let line = shards::unnamed_part(told);
@@ -262,7 +265,7 @@ impl Weights {
                 more => format!(", and {more} other contradictions in its set"),
             };
             let more = if trouble.kind == Kind::Damage { more } else { String::new() };
-            warnings.add(&format!("{}: {}{more}", printable(&trouble.path), trouble.line));
+            warnings.add(format!("{}: {}{more}", printable(&trouble.path), trouble.line));
         }
     }
 
@@ -277,13 +280,13 @@ impl Weights {
         for indexed in std::mem::take(&mut self.indexes) {
             if indexed.is_idle(is_there) {
                 let line = "names files that are not here; what lies beside it in one file is loaded";
-                warnings.add(&format!("{} {line}", printable(&indexed.path)));
+                warnings.add(format!("{} {line}", printable(&indexed.path)));
                 continue;
             }
             let paths = indexed.paths();
             if !paths.iter().any(|path| is_there(path)) {
                 self.note(FileStatus::Missing);
-                warnings.add(&format!("the weights that {} names are missing", printable(&indexed.path)));
+                warnings.add(format!("the weights that {} names are missing", printable(&indexed.path)));
                 continue;
             }
             let look = |path: &str| {
@@ -305,10 +308,10 @@ impl Weights {
             }
             for trouble in of_kind(&troubles, Kind::Damage) {
                 self.note(FileStatus::Corrupt);
-                warnings.add(&format!("{}: {}", printable(&trouble.path), trouble.line));
+                warnings.add(format!("{}: {}", printable(&trouble.path), trouble.line));
             }
             for trouble in of_kind(&troubles, Kind::Note) {
-                warnings.add(&format!("{}: {}", printable(&trouble.path), trouble.line));
+                warnings.add(format!("{}: {}", printable(&trouble.path), trouble.line));
             }
             self.join(&paths, missing.is_empty());
         }

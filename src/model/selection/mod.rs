@@ -80,7 +80,7 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
     let mut paths: Vec<&str> = paths.into_iter().collect();
     paths.sort_unstable();
     let name = |path: &&'a str| FileName::parse(path.rsplit('/').next().unwrap_or(path));
-    let begins = |path: &&'a str| name(path).shard().is_none_or(Shard::is_first);
+    let begins = |path: &&'a str| name(path).shard().is_none_or(|shard| shard.is_first());
     let first = |wanted: &dyn Fn(&&'a str) -> bool| paths.iter().copied().find(|path| wanted(path));
     let gguf = |path: &&'a str| name(path).is_gguf() && name(path).is_weights();
     first(&|path| gguf(path) && begins(path))
@@ -94,13 +94,13 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
 /// the missing files would have.
 #[must_use]
 pub fn missing_shards<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<String> {
-    let mut sets: BTreeMap<(String, &str, Shard), Vec<Shard>> = BTreeMap::new();
+    let mut sets: BTreeMap<(String, &str, _), Vec<Shard<'_>>> = BTreeMap::new();
     for path in paths {
         let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
-        if let Some(shard) = FileName::parse(name).into_shard() {
+        if let Some(shard) = FileName::parse(name).shard() {
             let extension = name.rsplit('.').next().unwrap_or_default();
             let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
-            sets.entry((folder, extension, shard.of_nobody())).or_default().push(shard);
+            sets.entry((folder, extension, shard.set())).or_default().push(shard);
         }
     }
     let mut missing = Vec::new();
@@ -186,13 +186,13 @@ fn by_patterns<'a>(listing: &Candidates<'a>, patterns: &[String]) -> Result<Vec<
 
 fn by_file<'a>(listing: &Candidates<'a>, path: &RepoPath) -> Result<Vec<&'a RemoteFile>> {
     let name = path.file_name();
-    let shard = FileName::parse(name).shard().cloned();
+    let shard = FileName::parse(name).shard();
     let wanted = |candidate: &str| {
         candidate == path.as_str()
-            || shard.as_ref().is_some_and(|shard| {
+            || shard.is_some_and(|shard| {
                 folder(candidate) == folder(path.as_str())
                     && same_extension(candidate, name)
-                    && FileName::parse(file_name(candidate)).shard().is_some_and(|other| other.is_of_set(shard))
+                    && FileName::parse(file_name(candidate)).shard().is_some_and(|other| other.is_of_set(&shard))
             })
     };
     refuse_listed(listing, wanted)?;

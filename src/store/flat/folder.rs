@@ -71,7 +71,7 @@ pub(in crate::store) struct SetKey {
     folder: PathBuf,
     stem: String,
     /// What a shard has in common with the others of its set.
-    shard: Option<Shard>,
+    shard: Option<(u32, u8)>,
     extension: String,
 }
 
@@ -83,7 +83,7 @@ impl SetKey {
         parsed.is_weights().then(|| Self {
             folder: path.parent().map(Path::to_owned).unwrap_or_default(),
             stem: parsed.stem().to_owned(),
-            shard: parsed.shard().map(Shard::of_nobody),
+            shard: parsed.shard().map(|shard| (shard.set().1, shard.set().2)),
             extension: name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase(),
         })
     }
@@ -449,9 +449,9 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
 
 /// The names of the shards that are missing.
 fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<String> {
-    let shard = |member: &usize| FileName::parse(&text::escape(entries[*member].name())).into_shard();
-    let here: Vec<Shard> = set.members.iter().filter_map(shard).collect();
-    shards::missing_names(&here, &set.key.extension)
+    let names: Vec<String> = set.members.iter().map(|member| text::escape(entries[*member].name())).collect();
+    let here: Vec<Shard<'_>> = names.iter().filter_map(|name| FileName::parse(name).shard()).collect();
+    shards::missing_names(&here, &|| set.key.extension.clone())
 }
 
 /// The quantization that a file's name, else the name of its folder, tells.

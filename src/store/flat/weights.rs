@@ -91,7 +91,7 @@ impl ModelFolder {
             model.complete = false;
             // Room is claimed beforehand: what the file takes on disk says nothing of how much has arrived.
             let room = Bytes(entry.status.disk_bytes);
-            warnings.add(&format!("{} is not whole yet: a partial download of it takes {room}", shown(target)));
+            warnings.add(format!("{} is not whole yet: a partial download of it takes {room}", shown(target)));
         }
         for (_, entry, _) in self.content() {
             if model.format.is_none() && is_other_weights(entry.name()) {
@@ -103,7 +103,7 @@ impl ModelFolder {
 
     /// The indexes of which something is wanted.
     fn indexes(&self, wanted: Wanted<'_>) -> impl Iterator<Item = (usize, &Entry, Role)> {
-        let is_one = |entry: &Entry| entry.is_file() && shards::is_index(&text::escape(entry.name()));
+        let is_one = |entry: &Entry| entry.is_file() && shards::is_index(entry.name());
         self.content().filter(move |(index, entry, _)| takes(wanted, *index) && is_one(entry))
     }
 
@@ -118,7 +118,7 @@ impl ModelFolder {
         for unread in &self.tree.unread {
             let whole = unread.path.as_os_str().is_empty();
             let place = if whole { "the folder".to_owned() } else { shown(&unread.path) };
-            warnings.add(&format!("{place} cannot be read: {}", unread.because));
+            warnings.add(format!("{place} cannot be read: {}", unread.because));
             model.note_damage(FileStatus::Unreadable);
         }
         // What was read before somebody may have closed it is all that is known.
@@ -136,11 +136,11 @@ impl ModelFolder {
             let (name, target) = (shown(&entry.path), shown(target));
             if !leads_to.starts_with(root) {
                 // What lies outside is not touched, not even to see whether it is there.
-                warnings.add(&format!("link out of the store, not followed: {name} -> {target}"));
+                warnings.add(format!("link out of the store, not followed: {name} -> {target}"));
             } else if way_of_link(&at).last().is_none_or(|end| end.symlink_metadata().is_err() || end.is_symlink()) {
-                warnings.add(&format!("dangling link: {name} -> {target}"));
+                warnings.add(format!("dangling link: {name} -> {target}"));
             } else {
-                warnings.add(&format!("link within the store, not counted: {name} -> {target}"));
+                warnings.add(format!("link within the store, not counted: {name} -> {target}"));
             }
         }
     }

@@ -20,6 +20,11 @@ impl Blobs {
         self.0.binary_search_by(|(known, _)| known.as_os_str().cmp(name)).ok()
     }
 
+    /// The name and the entry at a place.
+    pub(super) fn at(&self, place: usize) -> Option<(&OsString, &Blob)> {
+        self.0.get(place).map(|(name, blob)| (name, blob))
+    }
+
     pub(super) fn get(&self, name: &OsStr) -> Option<&Blob> {
         self.position(name).map(|at| &self.0[at].1)
     }

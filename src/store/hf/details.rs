@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::layout::{self, Target};
+use super::layout;
 use super::read::{Blob, Content, Entry, Ref, Repository, Revision as ReadRevision};
 use super::sets::WeightSet;
 use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
-use crate::model::{Digest, Inode, ModelFile, Role, text};
+use crate::model::{Digest, FileName, Inode, ModelFile, Role, text};
 use crate::store::headers::Headers;
 use crate::store::shards;
 use crate::store::{Revision, SharedFile};
@@ -63,11 +63,11 @@ pub(super) fn distinct_files(repository: &Repository) -> Vec<Distinct> {
 
 /// The blob and the metadata of an entry's bytes, if they are there.
 pub(super) fn bytes_of<'a>(repository: &'a Repository, entry: &'a Entry) -> Option<(Option<&'a OsString>, &'a Status)> {
-    match &entry.content {
-        Content::File(status) => Some((None, status)),
-        Content::Link(Target::Blob(name)) => Some((Some(name), repository.blobs.get(name)?.payload()?)),
-        Content::Link(_) | Content::Other => None,
+    if let Content::File(status) = &entry.content {
+        return Some((None, status));
     }
+    let (name, blob) = repository.blob_of(entry)?;
+    Some((Some(name), blob?.payload()?))
 }
 
 /// The files as the detail pane and `info` show them: weights first, then by path. A path whose content differs between
@@ -188,14 +188,14 @@ pub(super) struct WeightsFile<'a> {
     revision: &'a ReadRevision,
     entry: &'a Entry,
     blob: Option<&'a OsString>,
-    pub(super) status: Status,
+    pub(super) status: &'a Status,
 }
 
 impl<'a> WeightsFile<'a> {
     /// The file at an entry of `revision`; `None` where its bytes are not here.
     pub(super) fn of(repository: &'a Repository, revision: &'a ReadRevision, entry: &'a Entry) -> Option<Self> {
         let (blob, status) = bytes_of(repository, entry)?;
-        Some(Self { repository, revision, entry, blob, status: *status })
+        Some(Self { repository, revision, entry, blob, status })
     }
 
     /// Whether it is one of those that `chosen` says count.
@@ -215,20 +215,20 @@ impl<'a> WeightsFile<'a> {
 
     /// Where the bytes of the file at `path` of the same revision lie, and their metadata.
     pub(super) fn beside(&self, path: &Path) -> Option<(PathBuf, Status)> {
-        let entry = self.revision.entries.iter().find(|entry| entry.path == path)?;
-        let (blob, status) = bytes_of(self.repository, entry)?;
-        Some((location(self.repository, &self.revision.commit, &entry.path, blob), *status))
+        place(self.repository, self.revision, path)
     }
 }
 
-/// The files of the first revision that its names call sidecars of weights.
-pub(super) fn sidecars(repository: &Repository) -> Vec<WeightsFile<'_>> {
-    let Some(revision) = by_name(repository).first().copied() else { return Vec::new() };
+/// The files of a revision that its names call sidecars of weights.
+pub(super) fn sidecars<'a>(
+    repository: &'a Repository,
+    revision: &'a ReadRevision,
+) -> impl Iterator<Item = WeightsFile<'a>> {
     let is_one = |entry: &&Entry| {
-        entry.path.to_str().is_some()
-            && entry.path.file_name().and_then(OsStr::to_str).is_some_and(|name| Role::of(name) == Role::Mmproj)
+        let name = FileName::of_weights_or_sidecar(entry.name());
+        name.is_some_and(|name| name.is_gguf() && name.is_sidecar()) && entry.path.to_str().is_some()
     };
-    revision.entries.iter().filter(is_one).filter_map(|entry| WeightsFile::of(repository, revision, entry)).collect()
+    revision.entries.iter().filter(is_one).filter_map(move |entry| WeightsFile::of(repository, revision, entry))
 }
 
 /// The revisions, that of `main` first, then those that have a name.
@@ -243,26 +243,26 @@ pub(super) fn by_name(repository: &Repository) -> Vec<&ReadRevision> {
     revisions
 }
 
-/// The revision that counts: that of the sets that come first, else the one that comes first by name.
-pub(super) fn current<'a>(repository: &'a Repository, sets: &[WeightSet<'a>]) -> Option<&'a ReadRevision> {
+/// The revision that counts: that of the sets that come first, else the first of `revisions`, which are those [`by_name`].
+pub(super) fn current<'a>(revisions: &[&'a ReadRevision], sets: &[WeightSet<'a>]) -> Option<&'a ReadRevision> {
     let first = sets.iter().find(|set| set.current).and_then(|set| set.files.first()).map(|file| file.revision);
-    first.or_else(|| by_name(repository).first().copied())
+    first.or_else(|| revisions.first().copied())
 }
 
 /// The paths of the indexes of a revision.
 pub(super) fn indexes(revision: &ReadRevision) -> impl Iterator<Item = &Path> {
-    let is_one = |path: &&Path| path.file_name().and_then(OsStr::to_str).is_some_and(shards::is_index);
-    revision.entries.iter().map(|entry| entry.path.as_path()).filter(is_one)
+    let is_one = |entry: &&Entry| shards::is_index(entry.name()) && entry.name().to_str().is_some();
+    revision.entries.iter().filter(is_one).map(|entry| entry.path.as_path())
 }
 
 /// Whether a revision is a pipeline, whose parts lie in folders of their own.
 pub(super) fn is_pipeline(revision: &ReadRevision) -> bool {
-    revision.entries.iter().any(|entry| entry.path == Path::new("model_index.json"))
+    revision.entry(Path::new("model_index.json")).is_some()
 }
 
 /// Where the bytes of the file at a path of a revision lie, and their metadata.
 pub(super) fn place(repository: &Repository, revision: &ReadRevision, path: &Path) -> Option<(PathBuf, Status)> {
-    let entry = revision.entries.iter().find(|entry| entry.path == path)?;
+    let entry = revision.entry(path)?;
     let (blob, status) = bytes_of(repository, entry)?;
     Some((location(repository, &revision.commit, &entry.path, blob), *status))
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::layout::{self, Target as Link};
+use super::layout;
 use super::read::{Blob, Content, Entry, Repository};
 use crate::disk::folder::Folder;
 use crate::model::{Digest, RemoteFile, RepoPath, text};
@@ -110,19 +110,17 @@ pub(super) fn unread(repository: &Repository) -> impl Iterator<Item = Expected> 
 /// it is no part of the model.
 fn place(repository: &Repository, commit: &OsStr, entry: &Entry) -> Option<(PathBuf, Option<Digest>)> {
     let top = Path::new(&repository.folder);
-    match &entry.content {
-        Content::Link(Link::Blob(name)) => {
-            let location = match repository.blobs.get(name) {
-                // A payload of the shared store is never checked against its own name, which is no checksum of its bytes.
-                Some(Blob::Shared { digits, hash, .. }) => Path::new(layout::SHARED).join(digits).join(hash),
-                Some(Blob::Foreign) => return None,
-                _ => top.join("blobs").join(name),
-            };
-            Some((location, name.to_str().and_then(Digest::parse)))
-        }
-        Content::File(_) => Some((top.join("snapshots").join(commit).join(&entry.path), None)),
-        Content::Link(_) | Content::Other => None,
+    if let Content::File(_) = &entry.content {
+        return Some((top.join("snapshots").join(commit).join(&entry.path), None));
     }
+    let (name, blob) = repository.blob_of(entry)?;
+    let location = match blob {
+        // A payload of the shared store is never checked against its own name, which is no checksum of its bytes.
+        Some(Blob::Shared { digits, hash, .. }) => Path::new(layout::SHARED).join(digits).join(hash),
+        Some(Blob::Foreign) => return None,
+        _ => top.join("blobs").join(name),
+    };
+    Some((location, name.to_str().and_then(Digest::parse)))
 }
 
 fn listing(hub: &Folder, repository: &Repository, commit: &OsString) -> Option<Listing> {

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::layout::{self, BlobName, Target as Link};
-use super::read::{Content, Repository};
+use super::layout::{self, BlobName};
+use super::read::Repository;
 use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
 use crate::model::{Plan, Step, text};
@@ -43,7 +43,7 @@ impl<'a> NewNames<'a> {
         for revision in &repository.revisions {
             for entry in &revision.entries {
                 let path = Path::new(folder).join("snapshots").join(&revision.commit).join(&entry.path);
-                if let Content::Link(Link::Blob(blob)) = &entry.content
+                if let Some((blob, _)) = repository.blob_of(entry)
                     && !self.going.contains(&path)
                 {
                     by_blob.entry(blob.clone()).or_insert(path);

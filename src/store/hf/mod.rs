@@ -106,8 +106,9 @@ impl HfStore {
     /// Adds to `row` what the headers of its weights tell, of those that are `chosen`.
     fn add_headers(&self, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool, row: &mut Row) {
         let mut warnings = Warnings::default();
-        let all = sets::of(repository, chosen);
-        let current = details::current(repository, &all);
+        let revisions = details::by_name(repository);
+        let all = sets::of(repository, &revisions, chosen);
+        let current = details::current(&revisions, &all);
         let mut weights = Weights::of(current.is_some_and(details::is_pipeline));
         let beside = |path: &Path| details::place(repository, current?, path);
         for path in current.iter().flat_map(|revision| details::indexes(revision)) {
@@ -122,9 +123,9 @@ impl HfStore {
             for file in &set.files {
                 let own_name = || text::escape(file.path().file_name().unwrap_or_default());
                 let name = || text::printable_path(file.path());
-                let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
+                let header = self.headers.get_named(&self.root, file.status, || file.location(), own_name);
                 joined.add(&header, file.path(), &name, &mut warnings);
-                joined.look_for_holes(&header, &file.status, &name, &mut warnings);
+                joined.look_for_holes(&header, file.status, &name, &mut warnings);
             }
             (0..set.foreign).for_each(|_| joined.add_unread(None, &mut warnings));
             if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {
@@ -170,10 +171,10 @@ impl HfStore {
         };
         weights.compare_indexes(&is_there, &lacks, &mut warnings);
         let (mut projector, alone) = (Projector::default(), weights.is_empty());
-        for file in details::sidecars(repository) {
+        for file in revisions.first().iter().flat_map(|revision| details::sidecars(repository, revision)) {
             let own_name = || text::escape(file.path().file_name().unwrap_or_default());
             let name = || text::printable_path(file.path());
-            let header = self.headers.get_named(&self.root, &file.status, || file.location(), own_name);
+            let header = self.headers.get_named(&self.root, file.status, || file.location(), own_name);
             let told = header.as_deref().ok().filter(|told| !told.partly_read);
             projector.look(&text::escape(file.path().as_os_str()), file.status.size_bytes, told);
             // Without weights it is what the repository has.

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use tokio_util::sync::CancellationToken;
 
 use super::details::bytes_of;
-use super::read::{Content, Repository, Revision};
+use super::read::{Repository, Revision};
 use super::{HfStore, expected, layout};
 use crate::disk::folder::Folder;
 use crate::error::{Error, Result};
@@ -75,10 +75,7 @@ fn pinned(hub: &Folder, repository: &Repository, found: &Revision, revision: &st
         .iter()
         .filter_map(|entry| {
             let (blob, status) = bytes_of(repository, entry)?;
-            let named = match &entry.content {
-                Content::Link(_) => blob.and_then(|name| Digest::parse(name.to_str()?)),
-                Content::File(_) | Content::Other => None,
-            };
+            let named = blob.and_then(|name| Digest::parse(name.to_str()?));
             let path = RepoPath::parse(entry.path.to_str()?).ok()?;
             Some(RemoteFile { path, size: status.size_bytes, digest: named, blob_id: None, xet_hash: None })
         })

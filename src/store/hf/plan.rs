@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::layout::{self, BlobName, Target as Link};
 use super::links::Links;
-use super::read::{Blob, Content, Outward, Repository, Revision};
+use super::read::{Blob, Outward, Repository, Revision};
 use super::sets;
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
@@ -323,10 +323,7 @@ impl Source<'_> {
         for revision in &self.repository.revisions {
             for entry in &revision.entries {
                 let path = Path::new("snapshots").join(&revision.commit).join(&entry.path);
-                let blob = match &entry.content {
-                    Content::Link(Link::Blob(name)) => Some(name.as_os_str()),
-                    _ => None,
-                };
+                let blob = self.repository.blob_of(entry).map(|(name, _)| name.as_os_str());
                 if !goes(&revision.commit, &entry.path) {
                     if let Some(blob) = blob {
                         staying.entry(blob).or_default().insert(&revision.commit);

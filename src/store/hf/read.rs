@@ -85,13 +85,49 @@ pub(super) struct Entry {
     pub(super) content: Content,
 }
 
+impl Entry {
+    /// The last part of its path.
+    pub(super) fn name(&self) -> &OsStr {
+        self.folder_and_name().1
+    }
+
+    /// The folder that it lies in, below the revision; empty for the revision's own.
+    pub(super) fn folder(&self) -> &OsStr {
+        self.folder_and_name().0
+    }
+
+    // Paths of entries are put together from plain names.
+    fn folder_and_name(&self) -> (&OsStr, &OsStr) {
+        let path = self.path.as_os_str().as_bytes();
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let (folder, name) = slash.map_or((&b""[..], path), |slash| (&path[..slash], &path[slash + 1..]));
+        (OsStr::from_bytes(folder), OsStr::from_bytes(name))
+    }
+}
+
+impl Revision {
+    /// Its file at a path.
+    pub(super) fn entry(&self, path: &Path) -> Option<&Entry> {
+        let bytes = path.as_os_str().as_bytes();
+        // Its own paths are plain ones, so that only what is written otherwise has to be taken apart.
+        let plain = !(bytes.ends_with(b"/") || bytes.ends_with(b"/."))
+            && !bytes.windows(2).any(|pair| pair == b"//")
+            && !bytes.windows(3).any(|three| three == b"/./");
+        self.entries.iter().find(|entry| if plain { entry.path.as_os_str() == path } else { entry.path == path })
+    }
+}
+
 /// What a file of a revision is.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// A link.
-    Link(Target),
+    /// A link to the entry of `blobs/` at that place. See [`Repository::blob_of`].
+    Blob(usize),
+    /// A link to a name that `blobs/` lacked when it was read.
+    NoBlob(OsString),
+    /// A link that leads anywhere else.
+    Elsewhere,
     /// A regular file, where links are not used.
-    File(Status),
+    File(Box<Status>),
     /// A pipe, a device.
     Other,
 }
@@ -332,7 +368,9 @@ impl Repository {
                 && status.is_folder()
                 && let Some(entries) = known.links.get(&revision.commit, &status, |links| {
                     let top = Place::new(&inside, Path::new(""));
-                    links.map(|(name, text)| self.link(&top, name, text)).collect()
+                    // What leads to a blob leaves no repository.
+                    let wanted = links.filter(|(_, text)| !known.outward || top.blob(text).is_none());
+                    wanted.map(|(name, text)| self.link(&top, name, text)).collect()
                 })
             {
                 revision.entries = entries;
@@ -354,20 +392,24 @@ impl Repository {
 
     /// What the link `name` with that text is.
     fn link(&mut self, at: &Place<'_>, name: &OsStr, text: &OsStr) -> Entry {
-        let target = match at.blob(text) {
-            Some(blob) => Target::Blob(blob.to_owned()),
-            None => layout::resolve(text, at.inside, &self.path),
+        let blob = |name: &OsStr| match self.blobs.position(name) {
+            Some(place) => Content::Blob(place),
+            None => Content::NoBlob(name.to_owned()),
         };
-        let mut content = Content::Link(target);
-        if let Content::Link(Target::Foreign(to)) = &content {
-            let path = at.inside.join(name);
-            let to = to.clone();
-            let own = self.path.join(&path);
-            if lexical(&own.parent().unwrap_or(&self.path).join(&to)) == own {
-                content = Content::Other;
-            }
-            self.foreign.push((path, to));
-        }
+        let content = match at.blob(text) {
+            Some(name) => blob(name),
+            None => match layout::resolve(text, at.inside, &self.path) {
+                Target::Blob(name) => blob(&name),
+                Target::Shared(..) => Content::Elsewhere,
+                Target::Foreign(to) => {
+                    let path = at.inside.join(name);
+                    let own = self.path.join(&path);
+                    let is_loop = lexical(&own.parent().unwrap_or(&self.path).join(&to)) == own;
+                    self.foreign.push((path, to));
+                    if is_loop { Content::Other } else { Content::Elsewhere }
+                }
+            },
+        };
         Entry { path: at.path(name), content }
     }
 
@@ -391,7 +433,8 @@ impl Repository {
                     self.link(at, name, text)
                 }),
                 Some(EntryType::File) => {
-                    folder.status(name).map(|status| Entry { path: at.path(name), content: Content::File(status) })
+                    let file = |status| Entry { path: at.path(name), content: Content::File(Box::new(status)) };
+                    folder.status(name).map(file)
                 }
                 Some(EntryType::Folder) => {
                     folders.push(name.to_owned());
@@ -473,6 +516,15 @@ impl Repository {
                 self.foreign.push((path.to_path_buf(), PathBuf::from(to)));
             }
             EntryType::Other => {}
+        }
+    }
+
+    /// The name in `blobs/` that an entry is a link to, and what is there under it.
+    pub(super) fn blob_of<'a>(&'a self, entry: &'a Entry) -> Option<(&'a OsString, Option<&'a Blob>)> {
+        match &entry.content {
+            Content::Blob(place) => self.blobs.at(*place).map(|(name, blob)| (name, Some(blob))),
+            Content::NoBlob(name) => Some((name, None)),
+            Content::Elsewhere | Content::File(_) | Content::Other => None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::layout::{self, BlobName, Target};
+use super::layout::{self, BlobName};
 use super::read::{Blob, Content, Entry, Repository};
 use super::sets;
 use crate::disk::folder::Status;
@@ -20,8 +20,8 @@ pub(super) fn row(
     chosen: &dyn Fn(&OsStr, &Path) -> bool,
     users: &dyn Fn(&OsStr) -> u64,
 ) -> Row {
-    let mut usage = Usage::default();
-    let mut content = Usage::default();
+    let mut usage = Usage::with_capacity(repository.blobs.len() + repository.refs.len() + repository.others.len());
+    let mut payloads = Payloads::default();
     let mut modified = None;
     let mut accessed = None;
     let mut note = |status: &Status| {
@@ -34,7 +34,7 @@ pub(super) fn row(
             Blob::File(status) => {
                 add(&mut usage, status, status.links);
                 if *named {
-                    add(&mut content, status, status.links);
+                    payloads.add(status, status.links > 1);
                 }
                 note(status);
             }
@@ -44,7 +44,7 @@ pub(super) fn row(
                 let links = status.links.saturating_sub(1) + users(hash).max(1) + u64::from(list.is_none());
                 add(&mut usage, status, links);
                 if *named {
-                    add(&mut content, status, links);
+                    payloads.add(status, true);
                 }
                 note(status);
                 if let Some(list) = list {
@@ -57,7 +57,7 @@ pub(super) fn row(
     for entry in repository.revisions.iter().flat_map(|revision| &revision.entries) {
         if let Content::File(status) = &entry.content {
             add(&mut usage, status, status.links);
-            add(&mut content, status, status.links);
+            payloads.add(status, status.links > 1);
             note(status);
         }
     }
@@ -72,8 +72,8 @@ pub(super) fn row(
         kind: repository.kind,
         reference: (repository.kind == ModelKind::Model).then(|| repository.id.clone()),
         format: repository.revisions.iter().any(|revision| !revision.entries.is_empty()).then_some(Format::Other),
-        file_count: content.iter().count() as u64,
-        size_bytes: content.size_bytes(),
+        file_count: payloads.count(),
+        size_bytes: payloads.size_bytes(),
         disk_bytes: usage.disk_bytes(),
         reclaimable_bytes: usage.reclaimable_bytes(),
         modified,
@@ -96,6 +96,34 @@ fn add(usage: &mut Usage, status: &Status, links: u64) {
     usage.add(status.inode, status.size_bytes, status.disk_bytes, links);
 }
 
+/// The files that revisions name, each once.
+#[derive(Default)]
+struct Payloads {
+    files: u64,
+    bytes: u64,
+    /// Those that may be named twice. What has one name only needs no place in a map.
+    several: Usage,
+}
+
+impl Payloads {
+    /// Adds a file; `again` says that it may come a second time.
+    fn add(&mut self, status: &Status, again: bool) {
+        if again {
+            return add(&mut self.several, status, status.links);
+        }
+        self.files += 1;
+        self.bytes = self.bytes.saturating_add(status.size_bytes);
+    }
+
+    fn count(&self) -> u64 {
+        self.files + self.several.iter().count() as u64
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.bytes.saturating_add(self.several.size_bytes())
+    }
+}
+
 /// Weights that revisions name.
 struct Lacks {
     /// Files that are not there.
@@ -109,27 +137,32 @@ impl Lacks {
         let mut missing = BTreeSet::new();
         let mut shards = false;
         for revision in &repository.revisions {
-            for entry in revision.entries.iter().filter(|entry| sets::is_weights(&entry.path)) {
-                let lacks = chosen(&revision.commit, &entry.path) && is_missing(repository, entry);
+            for entry in revision.entries.iter().filter(|entry| is_missing(repository, entry)) {
+                let lacks = sets::is_weights(&entry.path) && chosen(&revision.commit, &entry.path);
                 if lacks && !sets::is_foreign(repository, entry) {
                     missing.insert(entry.path.as_path());
                 }
             }
         }
         if !missing.is_empty() {
-            for set in sets::of(repository, &|_, _| true).iter().filter(|set| set.is_here() && set.is_sharded()) {
-                let shard = |path: &Path| {
-                    let name = path.file_name().and_then(OsStr::to_str).map(FileName::parse)?;
-                    Some((path.parent()?.to_owned(), name.shard()?.of_nobody()))
-                };
-                let key = shard(set.path);
+            let revisions = super::details::by_name(repository);
+            for set in
+                sets::of(repository, &revisions, &|_, _| true).iter().filter(|set| set.is_here() && set.is_sharded())
+            {
+                let key = set_of(set.path);
                 let before = missing.len();
-                missing.retain(|path| shard(path) != key);
+                missing.retain(|path| set_of(path) != key);
                 shards |= missing.len() < before;
             }
         }
         Self { missing: missing.into_iter().map(text::printable_path).collect(), shards }
     }
+}
+
+/// What all shards of one set have in common: their folder, and that of their names.
+fn set_of(path: &Path) -> Option<(&Path, (&str, u32, u8))> {
+    let name = FileName::parse(path.file_name()?.to_str()?);
+    Some((path.parent()?, name.shard()?.set()))
 }
 
 /// What the revisions name of `blobs/`.
@@ -144,10 +177,10 @@ impl<'a> Named<'a> {
     fn of(repository: &'a Repository) -> Self {
         let mut named = Self { here: vec![false; repository.blobs.len()], nowhere: BTreeSet::new() };
         for entry in repository.revisions.iter().flat_map(|revision| &revision.entries) {
-            let Content::Link(Target::Blob(name)) = &entry.content else { continue };
-            match repository.blobs.position(name) {
-                Some(at) => named.here[at] = true,
-                None => drop(named.nowhere.insert(name)),
+            match &entry.content {
+                Content::Blob(place) => named.here[*place] = true,
+                Content::NoBlob(name) => drop(named.nowhere.insert(name)),
+                Content::Elsewhere | Content::File(_) | Content::Other => {}
             }
         }
         named
@@ -157,8 +190,8 @@ impl<'a> Named<'a> {
 /// Whether an entry has no bytes behind it.
 pub(super) fn is_missing(repository: &Repository, entry: &Entry) -> bool {
     match &entry.content {
-        Content::Link(Target::Blob(name)) => repository.blobs.get(name).is_none_or(|blob| blob.payload().is_none()),
-        Content::Link(_) | Content::Other => true,
+        Content::Blob(place) => repository.blobs.at(*place).is_none_or(|(_, blob)| blob.payload().is_none()),
+        Content::NoBlob(_) | Content::Elsewhere | Content::Other => true,
         Content::File(_) => false,
     }
 }
@@ -169,7 +202,7 @@ fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinishe
     repository.damage.iter().for_each(|line| warnings.add(line));
     for (path, error) in &repository.unreadable {
         let path = if path.as_os_str().is_empty() { &repository.path } else { path };
-        warnings.add(&format!(
+        warnings.add(format!(
             "unknown: cannot read {}: {}",
             text::printable_path(path),
             std::io::Error::from(*error).kind()
@@ -177,7 +210,7 @@ fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinishe
     }
     for (path, to) in &repository.foreign {
         let path = if path.as_os_str().is_empty() { Path::new(&repository.folder) } else { path };
-        warnings.add(&format!(
+        warnings.add(format!(
             "link to no file of this repository, not counted: {} -> {}",
             text::printable_path(path),
             text::printable_path(to)
@@ -186,17 +219,17 @@ fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinishe
     if !missing.is_empty() {
         // Behind a folder that may not be read they may be there.
         let what = if repository.has_unknown_blobs() { "weights that cannot be read" } else { "missing weights" };
-        warnings.add(&format!("{what}: {}", missing.join(", ")));
+        warnings.add(format!("{what}: {}", missing.join(", ")));
     }
     if !unfinished.is_empty() {
-        warnings.add(&format!("unfinished downloads: {}", unfinished.join(", ")));
+        warnings.add(format!("unfinished downloads: {}", unfinished.join(", ")));
     }
     let bytes = |blob: &Blob| matches!(blob, Blob::Foreign) || blob.payload().is_some();
     let empty = repository.blobs.values().zip(&named.here).filter(|(blob, named)| **named && !bytes(blob)).count();
     let dangling = named.nowhere.len() + empty;
     if dangling > 0 && missing.is_empty() && !lacks.shards {
         let (count, lead) = if dangling == 1 { ("1 file", "leads") } else { (&*format!("{dangling} files"), "lead") };
-        warnings.add(&format!("{count} {lead} nowhere"));
+        warnings.add(format!("{count} {lead} nowhere"));
     }
     if !repository.has_unknown_revisions() {
         let mut unnamed = Usage::default();
@@ -208,7 +241,7 @@ fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinishe
             }
         }
         if unnamed.iter().next().is_some() {
-            warnings.add(&format!("{} in blobs that no revision names", Bytes(unnamed.disk_bytes())));
+            warnings.add(format!("{} in blobs that no revision names", Bytes(unnamed.disk_bytes())));
         }
     }
     for r in &repository.refs {
@@ -217,10 +250,10 @@ fn warnings(repository: &Repository, named: &Named<'_>, lacks: &Lacks, unfinishe
             .as_deref()
             .is_some_and(|commit| repository.revisions.iter().any(|revision| revision.commit == commit));
         if !there && !repository.has_unknown_revisions() {
-            warnings.add(&format!("ref '{}' names a revision that is not here", text::printable_path(&r.name)));
+            warnings.add(format!("ref '{}' names a revision that is not here", text::printable_path(&r.name)));
         } else if r.spaced {
             let name = text::printable_path(&r.name);
-            warnings.add(&format!("ref '{name}' has white space around its commit: other programs do not find it"));
+            warnings.add(format!("ref '{name}' has white space around its commit: other programs do not find it"));
         }
     }
     warnings.finish()

@@ -1,14 +1,14 @@
 //! The sets of weights of a repository, over all of its revisions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::details::{self, WeightsFile};
-use super::layout::Target;
+use super::details::WeightsFile;
 use super::read::{Blob, Content, Entry, Repository, Revision};
-use crate::model::{FileName, Format, Quantization, RepoPath, Shard, text};
+use crate::disk::fast_map::Fast;
+use crate::model::{FileName, Format, Inode, Quantization, RepoPath, Shard, text};
 use crate::store::shards;
 
 /// One file or shards of one revision.
@@ -27,24 +27,34 @@ pub(super) struct WeightSet<'a> {
     /// Whether it is of the revision that comes first.
     pub(super) current: bool,
     /// What is here, as far as its names are those of shards.
-    shards: Vec<Shard>,
+    shards: Vec<Shard<'a>>,
     here: bool,
 }
 
 /// What makes shards one set: folder, what their names have in common, whether they are GGUF.
-type Key<'a> = (&'a OsStr, Shard, bool);
+type Key<'a> = (&'a OsStr, (&'a str, u32, u8), bool);
 
-/// The sets, those of the revision that `main` names before all others, by path. Of other revisions only those with a file that no
-/// earlier one has. `chosen` says which entries count.
-pub(super) fn of<'a>(repository: &'a Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool) -> Vec<WeightSet<'a>> {
+/// The sets of revisions in their order, those of each by path. Of later revisions only those with a file that no earlier one
+/// has. `chosen` says which entries count.
+pub(super) fn of<'a>(
+    repository: &'a Repository,
+    revisions: &[&'a Revision],
+    chosen: &dyn Fn(&OsStr, &Path) -> bool,
+) -> Vec<WeightSet<'a>> {
     let mut all: Vec<WeightSet<'a>> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for revision in details::by_name(repository) {
+    let mut seen: HashSet<Inode, Fast> = HashSet::default();
+    for (at, revision) in revisions.iter().enumerate() {
         let mut sets = of_revision(repository, revision, chosen);
         sets.retain(|set| set.files.is_empty() || set.files.iter().any(|file| !seen.contains(&file.status.inode)));
-        seen.extend(sets.iter().flat_map(|set| &set.files).map(|file| file.status.inode));
+        if at + 1 < revisions.len() {
+            seen.extend(sets.iter().flat_map(|set| &set.files).map(|file| file.status.inode));
+        }
         let first = !all.iter().any(|set| !set.files.is_empty());
-        sets.iter_mut().for_each(|set| set.current = first);
+        for set in &mut sets {
+            set.current = first;
+            let extension = || set.path.extension().map(text::escape).unwrap_or_default();
+            set.missing = shards::missing_names(&set.shards, &extension);
+        }
         all.extend(sets);
     }
     all
@@ -55,21 +65,18 @@ fn of_revision<'a>(
     revision: &'a Revision,
     chosen: &dyn Fn(&OsStr, &Path) -> bool,
 ) -> Vec<WeightSet<'a>> {
-    let mut entries: Vec<(&Entry, FileName<'_>)> = revision
-        .entries
-        .iter()
-        .filter_map(|entry| {
-            let name = FileName::parse(entry.path.file_name()?.to_str()?);
-            (name.is_weights() && chosen(&revision.commit, &entry.path)).then_some((entry, name))
-        })
-        .collect();
+    let weights = |entry: &'a Entry| {
+        let name = FileName::of_weights_or_sidecar(entry.name()).filter(FileName::is_weights)?;
+        chosen(&revision.commit, &entry.path).then_some((entry, name))
+    };
+    let mut entries: Vec<(&Entry, FileName<'_>)> = revision.entries.iter().filter_map(weights).collect();
     // Bytes order names as paths do, and faster; a folder makes the difference.
     if entries.iter().all(|(entry, _)| !entry.path.as_os_str().as_bytes().contains(&b'/')) {
         entries.sort_unstable_by(|(a, _), (b, _)| a.path.as_os_str().cmp(b.path.as_os_str()));
     } else {
         entries.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     }
-    let mut sets: Vec<WeightSet<'a>> = Vec::with_capacity(entries.len());
+    let mut sets: Vec<WeightSet<'a>> = Vec::new();
     let mut sharded: BTreeMap<Key<'a>, usize> = BTreeMap::new();
     for (entry, name) in entries {
         let new = |sets: &mut Vec<WeightSet<'a>>| {
@@ -79,8 +86,7 @@ fn of_revision<'a>(
         let at = match name.shard() {
             None => new(&mut sets),
             Some(shard) => {
-                let folder = entry.path.parent().map_or(OsStr::new(""), Path::as_os_str);
-                let key = (folder, shard.of_nobody(), name.is_gguf());
+                let key = (entry.folder(), shard.set(), name.is_gguf());
                 *sharded.entry(key).or_insert_with(|| new(&mut sets))
             }
         };
@@ -93,11 +99,7 @@ fn of_revision<'a>(
             continue;
         }
         set.here = true;
-        set.shards.extend(name.into_shard());
-    }
-    for set in &mut sets {
-        let extension = set.path.extension().map(text::escape).unwrap_or_default();
-        set.missing = shards::missing_names(&set.shards, &extension);
+        set.shards.extend(name.shard());
     }
     sets
 }
@@ -151,14 +153,14 @@ pub(super) fn is_named<'a>(repository: &Repository, wanted: &'a str) -> impl Fn(
 }
 
 pub(super) fn is_weights(path: &Path) -> bool {
-    path.file_name().and_then(OsStr::to_str).is_some_and(|name| FileName::parse(name).is_weights())
+    path.file_name().and_then(FileName::of_weights_or_sidecar).is_some_and(|name| name.is_weights())
 }
 
 /// Whether an entry leads, at once or by its blob, to something that is none of this repository's.
 pub(super) fn is_foreign(repository: &Repository, entry: &Entry) -> bool {
     match &entry.content {
-        Content::Link(Target::Blob(name)) => matches!(repository.blobs.get(name), Some(Blob::Foreign)),
-        Content::Link(_) => true,
-        Content::File(_) | Content::Other => false,
+        Content::Blob(_) => matches!(repository.blob_of(entry), Some((_, Some(Blob::Foreign)))),
+        Content::Elsewhere => true,
+        Content::NoBlob(_) | Content::File(_) | Content::Other => false,
     }
 }

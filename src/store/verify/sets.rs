@@ -37,7 +37,7 @@ pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], ch
 }
 
 /// The files of one set by their numbers, each with its place.
-type Members = BTreeMap<u32, (Shard, usize)>;
+type Members<'a> = BTreeMap<u32, (Shard<'a>, usize)>;
 
 struct Sets<'a> {
     root: &'a Path,
@@ -51,7 +51,9 @@ impl Sets<'_> {
     /// The indexes that can be read, each with the place of its file.
     fn indexes(&mut self) -> Vec<(usize, Indexed)> {
         let mut indexes = Vec::new();
-        for (at, file) in self.files.iter().enumerate().filter(|(_, file)| shards::is_index(file_name(&file.path))) {
+        for (at, file) in
+            self.files.iter().enumerate().filter(|(_, file)| shards::is_index(file_name(&file.path).as_ref()))
+        {
             // Its own check says why it cannot be opened.
             let Ok(opened) = safe::open_below(self.root, &file.location) else { continue };
             match Index::read(opened) {
@@ -103,14 +105,14 @@ impl Sets<'_> {
     }
 
     fn compare_numbered(&mut self, indexes: &[Indexed]) {
-        let mut sets: BTreeMap<(&str, Shard, String), Members> = BTreeMap::new();
+        let mut sets: BTreeMap<(&str, _, String), Members<'_>> = BTreeMap::new();
         for (at, file) in self.files.iter().enumerate() {
             let name = file_name(&file.path);
             let parsed = FileName::parse(name);
             if let Some(shard) = parsed.shard().filter(|_| parsed.is_gguf() || parsed.is_safetensors()) {
                 let extension = name.rsplit('.').next().unwrap_or_default().to_owned();
-                let set = sets.entry((folder(&file.path), shard.of_nobody(), extension)).or_default();
-                set.entry(shard.number).or_insert_with(|| (shard.clone(), at));
+                let set = sets.entry((folder(&file.path), shard.set(), extension)).or_default();
+                set.entry(shard.number).or_insert_with(|| (shard, at));
             } else if let Some(line) = self.told.get(at).and_then(Option::as_ref).and_then(shards::unnamed_part) {
                 self.damage(at, &line);
             }
@@ -119,18 +121,18 @@ impl Sets<'_> {
             let Some((_, first)) = members.values().next() else { continue };
             // An index knows better than names.
             if !indexes.iter().any(|index| index.speaks_for(&self.files[*first].path)) {
-                let here: Vec<Shard> = members.values().map(|(shard, _)| shard.clone()).collect();
+                let here: Vec<Shard<'_>> = members.values().map(|(shard, _)| *shard).collect();
                 let location = &self.files[*first].location;
-                let names = shards::missing_names(&here, &extension).into_iter().take(MAX_MISSING);
+                let names = shards::missing_names(&here, &|| extension.clone()).into_iter().take(MAX_MISSING);
                 let gone = names.filter(|name| !lies_beside(self.root, location, text::unescape(name)));
                 let gone: Vec<String> = gone.map(|name| join(below, &name)).collect();
                 self.missing.extend(gone.into_iter().filter(|path| !self.files.iter().any(|file| file.path == *path)));
             }
             let parts: Vec<Part<'_>> = members
                 .values()
-                .filter_map(|(shard, at)| {
-                    let told = self.told.get(*at).and_then(Option::as_ref).filter(|told| told.count.is_some())?;
-                    Some(Part { path: &self.files[*at].path, shard, told })
+                .filter_map(|&(shard, at)| {
+                    let told = self.told.get(at).and_then(Option::as_ref).filter(|told| told.count.is_some())?;
+                    Some(Part { path: &self.files[at].path, shard, told })
                 })
                 .collect();
             for trouble in shards::against_each_other(&parts) {

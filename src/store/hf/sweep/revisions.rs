@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::unfinished::{is_staged_link, replaced};
 use super::{One, Released};
 use crate::model::{Certainty, Garbage, text};
-use crate::store::hf::layout::{self, BlobName, Target as Link};
-use crate::store::hf::read::{Blob, Content};
+use crate::store::hf::layout::{self, BlobName};
+use crate::store::hf::read::Blob;
 use crate::store::sweep::{Dead, TOO_YOUNG, is_hex, is_own_temporary};
 use crate::store::tree::Entry;
 
@@ -53,10 +53,7 @@ impl One<'_, '_> {
             let folder = Path::new("snapshots").join(commit);
             let path = self.below.join(&folder);
             let own: Vec<&Entry> = entries.iter().filter(|entry| entry.path.starts_with(&folder)).collect();
-            let payloads = revision.entries.iter().filter_map(|entry| match &entry.content {
-                Content::Link(Link::Blob(name)) => self.repository.blobs.get(name)?.payload(),
-                _ => None,
-            });
+            let payloads = revision.entries.iter().filter_map(|entry| self.repository.blob_of(entry)?.1?.payload());
             let context = self.sweeper.context;
             if own.iter().map(|entry| &entry.status).chain(payloads).any(|status| context.is_young(status)) {
                 self.sweeper.keep(&path, TOO_YOUNG);
@@ -110,7 +107,7 @@ impl One<'_, '_> {
         let mut users: BTreeMap<&OsStr, (BTreeSet<usize>, bool, Vec<PathBuf>)> = BTreeMap::new();
         for revision in &self.repository.revisions {
             for entry in &revision.entries {
-                let Content::Link(Link::Blob(name)) = &entry.content else { continue };
+                let Some((name, _)) = self.repository.blob_of(entry) else { continue };
                 let user = users.entry(name).or_default();
                 match detached.get(&revision.commit) {
                     Some(item) => {
