@@ -188,6 +188,23 @@ pub enum Error {
         /// The repository.
         repository: String,
     },
+    /// Parts of a set would come from one commit and lie among parts of another, which is no model.
+    #[error(
+        "'{file}' is part of a set, and '{other}' here is of commit {here}: ask for {repository}@{here}, or without --file \
+         for the whole set of {repository}@{wanted}"
+    )]
+    MixedSet {
+        /// The path in the repository of the part that was asked for.
+        file: String,
+        /// The path of another part, which is here and would stay.
+        other: String,
+        /// The repository.
+        repository: String,
+        /// The commit of what is here, made printable.
+        here: String,
+        /// The commit that was asked for.
+        wanted: String,
+    },
     /// It cannot be done that way.
     #[error("{what} is not available yet; {instead}")]
     Unsupported {

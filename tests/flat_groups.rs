@@ -65,7 +65,7 @@ impl Bench {
             commit: "c".repeat(40),
             files: Vec::new(),
         };
-        record.merge(&self.base.join(folder)).unwrap();
+        record.merge(&self.base.join(folder), &[]).unwrap();
     }
 
     /// What the operator has: two models of one organization, each with two quantizations.

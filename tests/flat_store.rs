@@ -91,9 +91,10 @@ impl Bench {
                 size: bytes.len() as u64,
                 digest: Some(sha256(&bytes)),
                 converted: false,
+                commit: None,
             }
         });
-        record_of(repository, files.collect()).merge(&folder).unwrap();
+        record_of(repository, files.collect()).merge(&folder, &[]).unwrap();
     }
 
     /// The file, its sidecar and its record, as a download leaves them.
@@ -632,7 +633,7 @@ fn a_folder_of_another_repository_never_answers() {
 #[test]
 fn a_download_that_has_only_begun_owns_its_folder() {
     let bench = Bench::new();
-    record_of("alice/model", Vec::new()).merge(&bench.base.join("model")).unwrap();
+    record_of("alice/model", Vec::new()).merge(&bench.base.join("model"), &[]).unwrap();
     assert_eq!(bench.target_folder("bob/model", "bob/model"), "bob--model");
     // Also one that died before it could write a record.
     let key = staging_key(None, &["x"]);

@@ -20,6 +20,7 @@ use rbee_hive::store::verify::{Depth, Progress};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::hf_cache::{Cache, commit, noise};
+use support::hub::{Fault, What};
 use support::program::Bench;
 use tokio_util::sync::CancellationToken;
 
@@ -279,4 +280,129 @@ fn what_is_written_to_while_it_is_read_is_not_right() {
     assert!(written, "the file was read before anything was told of it");
     assert!(!verified.ok && verified.files[0].status == FileStatus::Unreadable, "{verified:?}");
     assert!(verified.files[0].actual.as_ref().unwrap().contains("written to"), "{verified:?}");
+}
+
+const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+fn safetensors(name: &str, of: u8) -> Vec<u8> {
+    let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}}}"#);
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[of; 16]].concat()
+}
+
+/// Puts a model of two shards and an index onto the hub; of another `version` the weights are others.
+fn offer_shards(bench: &Bench, version: u8) {
+    for (name, path) in ["w", "v"].into_iter().zip(SHARDS) {
+        bench.hub.put("org/S", path, &safetensors(name, version));
+    }
+    let index = format!(r#"{{"weight_map":{{"w":"{}","v":"{}"}}}}"#, SHARDS[0], SHARDS[1]);
+    bench.hub.put("org/S", "model.safetensors.index.json", index.as_bytes());
+    bench.hub.put("org/S", "config.json", br#"{"model_type":"llama"}"#);
+}
+
+fn record(bench: &Bench, folder: &str) -> Value {
+    let path = bench.model(folder).join(".cache/llorch-models/source.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// The commands that a verification prints.
+fn ways_out(bench: &Bench, id: &str) -> Vec<String> {
+    let said = bench.run(&format!("verify {id}")).expect(1).stderr;
+    said.lines().filter_map(|line| line.split_once("again: llorch-models ")).map(|(_, line)| line.to_owned()).collect()
+}
+
+#[test]
+fn a_part_is_fetched_again_from_the_commit_of_its_set_though_the_hub_has_moved() {
+    let bench = Bench::new();
+    offer_shards(&bench, 1);
+    bench.run("download org/S").expect(0);
+    let commit = record(&bench, "s")["commit"].as_str().unwrap().to_owned();
+    offer_shards(&bench, 2);
+    let first = bench.model("s").join(SHARDS[0]);
+    rot(&first);
+    let rotten = fs::read(&first).unwrap();
+    let cure = format!("download org/S@{commit} --file {} --force", SHARDS[0]);
+    assert_eq!(ways_out(&bench, "s"), [cure.as_str()]);
+
+    // Without the commit the set would be a mix.
+    let refused = bench.run(&format!("download org/S --file {} --force", SHARDS[0])).expect(1);
+    assert!(refused.error().contains(&format!("org/S@{commit}")), "{refused:?}");
+    assert_eq!(fs::read(&first).unwrap(), rotten);
+
+    offer_shards(&bench, 1);
+    bench.run(&cure).expect(0);
+    bench.run("verify s").expect(0);
+    let record = record(&bench, "s");
+    assert_eq!((record["revision"].as_str(), record["commit"].as_str()), (Some("main"), Some(commit.as_str())));
+}
+
+#[test]
+fn parts_of_two_commits_are_no_model_and_an_update_that_goes_on_mends_them() {
+    let bench = Bench::new();
+    offer_shards(&bench, 1);
+    bench.run("download org/S").expect(0);
+    let old = record(&bench, "s")["commit"].as_str().unwrap().to_owned();
+    offer_shards(&bench, 2);
+    bench.hub.fault(Fault::on(SHARDS[1], What::Answer(403, Vec::new(), String::new())).always());
+    bench.run("download org/S@main").expect(1);
+    assert_eq!(
+        fs::read(bench.model("s").join(SHARDS[0])).unwrap(),
+        safetensors("w", 2),
+        "the first shard was published"
+    );
+    let verified = bench.run("verify s --json").expect(1).json();
+    let stray = file(&verified, SHARDS[1]);
+    assert_eq!(stray["status"], "corrupt", "{verified}");
+    assert!(stray["note"].as_str().unwrap().contains(&format!("of commit {}", &old[..7])), "{verified}");
+    let row = row(&bench);
+    assert_eq!((&row["complete"], &row["damage"]), (&false.into(), &"corrupt".into()), "{row}");
+    let new = record(&bench, "s")["commit"].as_str().unwrap().to_owned();
+    assert_eq!(ways_out(&bench, "s"), [format!("download org/S@{new} --file {} --force", SHARDS[1])]);
+
+    bench.hub.clear_faults();
+    bench.run("download org/S").expect(0);
+    bench.run("verify s").expect(0);
+    assert!(!fs::read_to_string(bench.model("s/.cache/llorch-models/source.json")).unwrap().contains(&old));
+}
+
+#[test]
+fn quantizations_may_be_of_several_commits() {
+    let bench = Bench::new();
+    bench.hub.put("org/M-GGUF", "m-Q4_K_M.gguf", &gguf());
+    bench.run("download org/M-GGUF").expect(0);
+    let old = record(&bench, "m-gguf")["commit"].as_str().unwrap().to_owned();
+    let mut other = gguf();
+    *other.last_mut().unwrap() ^= 1;
+    bench.hub.put("org/M-GGUF", "m-Q4_K_M.gguf", &other);
+    bench.hub.put("org/M-GGUF", "m-Q8_0.gguf", &gguf());
+    bench.run("download org/M-GGUF:Q8_0").expect(0);
+    bench.run("verify m-gguf").expect(0);
+    let new = record(&bench, "m-gguf")["commit"].as_str().unwrap().to_owned();
+    assert_ne!(old, new);
+    for name in ["m-Q4_K_M.gguf", "m-Q8_0.gguf"] {
+        rot(&bench.model("m-gguf").join(name));
+    }
+    let mut wanted = [
+        format!("download org/M-GGUF@{old} --file m-Q4_K_M.gguf --force"),
+        format!("download org/M-GGUF@{new} --file m-Q8_0.gguf --force"),
+    ];
+    wanted.sort();
+    assert_eq!(ways_out(&bench, "m-gguf"), wanted);
+}
+
+#[test]
+fn in_the_cache_a_file_is_fetched_again_for_the_revision_that_has_it() {
+    let bench = Bench::new();
+    offer_shards(&bench, 1);
+    bench.run("download org/S --to hf").expect(0);
+    let hub = bench.scratch.path().join("home/.cache/huggingface/hub/models--org--S");
+    let commit = fs::read_to_string(hub.join("refs/main")).unwrap();
+    offer_shards(&bench, 2);
+    bench.run("download org/S --to hf").expect(0);
+    let blob = hub.join("snapshots").join(&commit).join(SHARDS[0]).canonicalize().unwrap();
+    rot(&blob);
+    let cure = format!("download org/S@{commit} --to hf --file {} --force", SHARDS[0]);
+    assert_eq!(ways_out(&bench, "hf:org/S"), [cure.as_str()]);
+    offer_shards(&bench, 1);
+    bench.run(&cure).expect(0);
+    bench.run("verify hf:org/S").expect(0);
 }

@@ -16,7 +16,7 @@ use super::session::{Found, Session};
 use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::filter::SortKey;
-use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
+use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verification, set_of, text};
 use crate::provisioner::PlanTarget;
 use crate::store::verify::{Depth, Event};
 
@@ -190,11 +190,12 @@ async fn ways_out(
                 };
                 Some((&verification.model, to, files_again(verification)?))
             });
-            let command = |(model, to, files): (&ModelId, &str, String)| {
-                let reference = inventory.contents(model).ok()?.model.reference?;
-                Some(format!("download {}{to}{files}", text::printable(&reference)))
+            let commands = |(model, to, again): (&ModelId, &str, Vec<(String, String)>)| {
+                let reference = text::printable(&inventory.contents(model).ok()?.model.reference?);
+                let command = |(at, files)| format!("download {reference}{at}{to}{files}");
+                Some(again.into_iter().map(command).collect::<Vec<String>>())
             };
-            let named = known.by_ref().take(LOOKED_UP).filter_map(command).take(NAMED_WAYS_OUT).collect();
+            let named = known.by_ref().take(LOOKED_UP).filter_map(commands).take(NAMED_WAYS_OUT).flatten().collect();
             (named, known.count())
         })
         .await
@@ -206,16 +207,20 @@ fn is_unnamed(store: StoreKind, file: &FileCheck) -> bool {
     store == StoreKind::Hf && !file.is_ok() && is_payload(&file.path)
 }
 
-/// The options that name the files which are not right, and `--force` where other bytes lie under their names; `None` where
-/// there is none that fetching would mend, or they are too many to name.
-fn files_again(model: &Verification) -> Option<String> {
+/// For each commit that files which are not right belong to: `@COMMIT`, or nothing where it is not known, and the options that
+/// name these files, with `--force` where other bytes lie under their names. `None` where there is none that fetching would
+/// mend, or they are too many to name.
+fn files_again(model: &Verification) -> Option<Vec<(String, String)>> {
     let mends = |file: &&FileCheck| {
         !file.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(model.model.store, file)
     };
-    let damaged: Vec<&FileCheck> = model.files.iter().filter(mends).collect();
-    let mut paths: Vec<&str> = damaged.iter().map(|file| file.path.as_str()).collect();
-    paths.dedup();
-    if paths.is_empty() || paths.len() > MOST_FILES_AGAIN {
+    let mut by_commit: BTreeMap<Option<&str>, BTreeMap<&str, bool>> = BTreeMap::new();
+    for file in model.files.iter().filter(mends) {
+        let files = by_commit.entry(commit_of(model, file)).or_default();
+        *files.entry(file.path.as_str()).or_default() |= file.status != FileStatus::Missing;
+    }
+    let count: usize = by_commit.values().map(BTreeMap::len).sum();
+    if count == 0 || count > MOST_FILES_AGAIN {
         return None;
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=@:,".contains(c);
@@ -223,9 +228,24 @@ fn files_again(model: &Verification) -> Option<String> {
         path if path.chars().all(plain) => path,
         path => format!("'{}'", path.replace('\'', "'\\''")),
     };
-    let named: String = paths.iter().map(|path| format!(" --file {}", quoted(path))).collect();
-    let force = damaged.iter().any(|file| file.status != FileStatus::Missing);
-    Some(format!("{named}{}", if force { " --force" } else { "" }))
+    let command = |(commit, files): (Option<&str>, BTreeMap<&str, bool>)| {
+        let named: String = files.keys().map(|path| format!(" --file {}", quoted(path))).collect();
+        let force = if files.values().any(|there| *there) { " --force" } else { "" };
+        (commit.map_or_else(String::new, |commit| format!("@{commit}")), format!("{named}{force}"))
+    };
+    Some(by_commit.into_iter().map(command).collect())
+}
+
+/// The commit whose file belongs there. Of a file that only others of its set name it is that of those.
+fn commit_of<'a>(model: &'a Verification, file: &'a FileCheck) -> Option<&'a str> {
+    let is_commit = |commit: &&str| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let of_set = || {
+        let set = set_of(&file.path);
+        model.files.iter().find(|other| other.commit.is_some() && set.is_some() && set_of(&other.path) == set)
+    };
+    let of_any = || model.files.iter().find(|other| other.commit.is_some());
+    let known = Some(file).filter(|file| file.commit.is_some()).or_else(of_set).or_else(of_any)?;
+    known.commit.as_deref().filter(is_commit)
 }
 
 fn looks_whole(files: usize) -> String {

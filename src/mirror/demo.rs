@@ -475,7 +475,7 @@ fn make_store(models: &Path, hub: &Path, content: Arc<Folder>, endpoint: &str) -
             let digest: Option<Digest> =
                 snapshot.as_ref().and_then(|snapshot| snapshot.file(path)).map(|file| file.digest);
             let size = fs::metadata(&from).map_err(Error::io("read", &from))?.len();
-            files.push(RecordedFile { path: RepoPath::parse(path)?, size, digest, converted: false });
+            files.push(RecordedFile { path: RepoPath::parse(path)?, size, digest, converted: false, commit: None });
         }
         let record = Record {
             version: Record::VERSION,
@@ -485,7 +485,7 @@ fn make_store(models: &Path, hub: &Path, content: Arc<Folder>, endpoint: &str) -
             commit: snapshot.map(|snapshot| snapshot.commit).unwrap_or_default(),
             files,
         };
-        record.merge(&folder)?;
+        record.merge(&folder, &[])?;
     }
     Ok(())
 }

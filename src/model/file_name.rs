@@ -175,6 +175,19 @@ fn is_draft_head(lower: &str) -> bool {
     ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
 }
 
+/// What the files of one set have in common, shards and their index: folder, name and extension. `None` for the path of a file
+/// that is whole by itself.
+#[must_use]
+pub fn set_of(path: &str) -> Option<(&str, &str, &str)> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if let Some(indexed) = name.strip_suffix(".index.json") {
+        let (stem, extension) = indexed.rsplit_once('.')?;
+        return ["safetensors", "bin"].contains(&extension).then_some((folder, stem, extension));
+    }
+    let parsed = FileName::parse(name);
+    Some((folder, parsed.shard?.stem, parsed.extension))
+}
+
 /// Most digits of a number or a count.
 const MOST_DIGITS: usize = 6;
 

@@ -25,7 +25,7 @@ mod verification;
 pub use destination::DestinationKind;
 pub use digest::{Algorithm, Digest};
 pub use file::{ModelFile, RemoteFile, Role, Validator};
-pub use file_name::{FileName, Shard};
+pub use file_name::{FileName, Shard, set_of};
 pub use identity::{ModelId, ModelKind, StoreKind};
 pub use label::Label;
 pub use pauses::Pauses;

@@ -80,6 +80,9 @@ pub struct FileCheck {
     /// What else there is to say: sources that do not agree, a header that asks for another length than the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The commit whose file belongs there, where that is known.
+    #[serde(skip)]
+    pub commit: Option<String>,
     /// The commits whose file it is, where its model keeps several and it is not the file of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<String>,
@@ -97,6 +100,7 @@ impl FileCheck {
             actual: None,
             padded: false,
             note: None,
+            commit: None,
             revisions: Vec::new(),
         }
     }

@@ -53,6 +53,7 @@ mod find;
 mod info;
 mod inventory;
 mod list;
+mod mix;
 mod outstanding;
 mod plan;
 mod remote_header;

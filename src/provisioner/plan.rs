@@ -1,7 +1,7 @@
 //! From a request to a plan: which repository, which files, which folder.
 
 use super::whole::Cached;
-use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner};
+use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner, mix};
 use crate::error::{Error, Result};
 use crate::hub::{HubClient, Repository};
 use crate::model::selection::{Candidates, Selection, Wanted, select, with_projector};
@@ -40,7 +40,7 @@ impl ModelProvisioner {
     ///
     /// # Errors
     /// As [`Self::download`], before the first byte: references, names and quantizations that are unknown, listings that
-    /// are hostile or incomplete, a hub that refuses or does not answer.
+    /// are hostile or incomplete, a hub that refuses or does not answer, [`Error::MixedSet`].
     pub async fn plan_download(&self, request: &DownloadRequest) -> Result<DownloadPlan> {
         let asked = request.clone();
         let meaning = self.blocking(move |this| this.meaning(&asked)).await?;
@@ -72,6 +72,12 @@ impl ModelProvisioner {
                 DestinationKind::Hf => Ok(this.hf_writer(&id)?.folder()),
             })
             .await?;
+        // In the cache every commit has a folder of its own.
+        if to == DestinationKind::Flat {
+            let (folder, repository, listed, chosen) =
+                (folder.clone(), repository.clone(), listing.files.clone(), files.clone());
+            self.blocking(move |_| mix::refuse(&folder, &repository, &listed, &chosen)).await?;
+        }
         Ok(DownloadPlan {
             request: request.clone(),
             revision: meaning.reference.revision().unwrap_or(DEFAULT_REVISION).to_owned(),

@@ -53,8 +53,13 @@ struct Known {
 }
 
 fn known_cached(store: &HfStore, found: Pinned) -> Known {
-    let file =
-        |file: RemoteFile| RecordedFile { path: file.path, size: file.size, digest: file.digest, converted: false };
+    let file = |file: RemoteFile| RecordedFile {
+        path: file.path,
+        size: file.size,
+        digest: file.digest,
+        converted: false,
+        commit: None,
+    };
     Known {
         model: ModelId { store: StoreKind::Hf, store_path: store.root().to_owned(), id: found.id.clone() },
         repository: found.id,
@@ -227,6 +232,7 @@ mod tests {
             size,
             digest: digest(byte),
             converted: false,
+            commit: None,
         };
         let listed = |name: &str, size, byte: &str| RemoteFile {
             path: path(name),

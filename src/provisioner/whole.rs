@@ -49,7 +49,9 @@ impl ModelProvisioner {
             return Ok(None);
         };
         let whole = selection.files.iter().all(|file| {
-            record.files.iter().any(|known| known.path == file.path && known.digest == file.digest)
+            // What only the record lists may be what is left of an older commit.
+            let is_of_commit = |known: &RecordedFile| complete || record.commit_of(known) == record.commit;
+            record.file(file.path.as_str()).is_some_and(|known| known.digest == file.digest && is_of_commit(known))
                 && vouched(&folder, file, &record.commit, Some(&record))
         });
         if !certain || !whole {

@@ -14,6 +14,7 @@ pub mod llama_cpp;
 pub mod lm_studio;
 pub mod loads;
 mod memory;
+mod mix;
 pub mod ollama;
 pub mod parts;
 mod pieces;

@@ -323,8 +323,13 @@ impl ModelProvisioner {
         let bytes = staged.symlink_metadata().map_err(Error::io("read", staged))?.len();
         publish::publish(staged, target)?;
         if let Some(origin) = &conversion.origin {
-            let file =
-                RecordedFile { path: conversion.file.clone(), size: bytes, digest: Some(digest), converted: true };
+            let file = RecordedFile {
+                path: conversion.file.clone(),
+                size: bytes,
+                digest: Some(digest),
+                converted: true,
+                commit: None,
+            };
             Record {
                 version: Record::VERSION,
                 endpoint: origin.endpoint.clone(),
@@ -333,7 +338,7 @@ impl ModelProvisioner {
                 commit: origin.commit.clone(),
                 files: vec![file],
             }
-            .merge(&conversion.folder)?;
+            .merge(&conversion.folder, &[])?;
         }
         Ok(Converted { path: target.to_owned(), bytes, digest: Some(digest), made: true })
     }

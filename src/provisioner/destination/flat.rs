@@ -82,6 +82,7 @@ impl FlatDestination {
                 size: file.size,
                 digest: file.digest,
                 converted: false,
+                commit: None,
             })
             .collect();
         Record {
@@ -92,7 +93,7 @@ impl FlatDestination {
             commit: self.commit.clone(),
             files,
         }
-        .merge(&self.folder)
+        .merge(&self.folder, &self.listing)
     }
 
     /// Notes a file whose content is known to be right.
@@ -148,8 +149,8 @@ pub(in crate::provisioner) fn vouched(folder: &Path, file: &RemoteFile, commit: 
         Some(digest) => sidecar::Metadata::read(folder, &file.path)
             .is_some_and(|sidecar| Digest::parse(&sidecar.etag).as_ref() == Some(digest)),
         None => record.is_some_and(|record| {
-            record.commit == commit
-                && record.files.iter().any(|known| known.path == file.path && known.size == file.size)
+            let known = record.file(file.path.as_str());
+            known.is_some_and(|known| record.commit_of(known) == commit && known.size == file.size)
         }),
     }
 }

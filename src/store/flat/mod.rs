@@ -182,7 +182,8 @@ impl FlatStore {
         for path in missing.into_iter().filter(|path| !here.contains(&folder.below.join(path))) {
             let recorded = path.to_str().and_then(|path| folder.record.get()?.file(path));
             let (size, digest) = recorded.map_or((None, None), |file| (Some(file.size), file.digest));
-            expected.push(self.expect(&folder, &path, size, digest));
+            let commit = recorded.and_then(|file| Some(folder.record.get()?.commit_of(file).to_owned()));
+            expected.push(Expected { commit, ..self.expect(&folder, &path, size, digest) });
         }
         Ok(expected)
     }

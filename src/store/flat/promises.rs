@@ -38,7 +38,9 @@ impl FlatStore {
         let sidecar = Metadata::look_below(&self.root, &folder.below, path);
         let (commit, beside) = match &sidecar {
             Found::Trusted(sidecar) => (Some(sidecar.commit.as_str()), sidecar.digest()),
-            Found::Nothing | Found::Outdated => (recorded.and(record).map(|record| record.commit.as_str()), None),
+            Found::Nothing | Found::Outdated => {
+                (recorded.zip(record).map(|(file, record)| record.commit_of(file)), None)
+            }
         };
         let listed = commit.and_then(|commit| listings.file(&self.root.join(&folder.below), commit, path));
         let promise = |source, digest: Option<Digest>| digest.map(|digest| Promise { source, digest });
@@ -59,11 +61,18 @@ impl FlatStore {
         {
             size = Some(length);
         }
+        let of_record = |file| record.map(|record| record.commit_of(file).to_owned());
         let outdated = matches!(sidecar, Found::Outdated) && promises.is_empty();
         Expected {
             path: text::escape(path.as_os_str()),
             location: folder.location(entry),
             size,
+            commit: match (recorded, &sidecar) {
+                (Some(file), Found::Trusted(_)) if beside.is_none() || file.digest == beside => of_record(file),
+                (_, Found::Trusted(sidecar)) => Some(sidecar.commit.clone()),
+                (Some(file), _) => of_record(file),
+                (None, _) => None,
+            },
             note: outdated.then(|| "changed since its download, so that its recorded checksum says nothing".to_owned()),
             ..Expected::default()
         }

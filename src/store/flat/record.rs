@@ -12,7 +12,7 @@ use crate::disk::folder::Folder;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::{Error, Result};
-use crate::model::{Digest, RepoPath, text};
+use crate::model::{Digest, RemoteFile, RepoPath, text};
 use crate::store::tree::reason;
 
 /// Where a record lies in its folder.
@@ -56,6 +56,9 @@ pub struct RecordedFile {
     /// Whether it was made here from other files of the folder, so that the hub has no file of that name.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub converted: bool,
+    /// The last commit of which it is known that this is its file, where that is not the record's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
 }
 
 impl Record {
@@ -104,12 +107,18 @@ impl Record {
 
     /// Writes this record as the record of `folder`, joined with the one that is there: endpoint, revision and commit are
     /// this one's, its files take the place of files of the same path, and the others stay as long as they or their sidecars
-    /// are on disk. Called without files before the first byte of a download, it claims the folder for the repository.
+    /// are on disk, with the commits that they are of. Called without files before the first byte of a download, it claims the
+    /// folder for the repository.
+    ///
+    /// A commit that was asked for by itself and of which files are here already moves nothing: a folder that follows a
+    /// branch goes on doing so when one of its files is fetched again.
+    ///
+    /// `listing` is what the repository has at this commit: files that are here and the same there are its files, too.
     ///
     /// # Errors
     /// [`Error::UnsafePath`] when the folder belongs to another repository or a link is in the way, [`Error::Damaged`] when its
     /// record cannot be understood, [`Error::Locked`] when another process keeps it, [`Error::Io`], [`Error::NoSpace`].
-    pub fn merge(&self, folder: &Path) -> Result<()> {
+    pub fn merge(&self, folder: &Path, listing: &[RemoteFile]) -> Result<()> {
         let lock_path = safe::prepare_below(folder, &RepoPath::parse(LOCK)?)?;
         let _lock = wait_for(&lock_path)?;
         let former = Self::read(folder)?;
@@ -123,14 +132,36 @@ impl Record {
                 ),
             });
         }
-        let mut files: BTreeMap<&RepoPath, &RecordedFile> = BTreeMap::new();
-        for file in former.iter().flat_map(|former| &former.files) {
-            if is_there(folder, &file.path) {
-                files.insert(&file.path, file);
+        let listed: BTreeMap<&RepoPath, Digest> =
+            listing.iter().filter_map(|file| Some((&file.path, file.digest?))).collect();
+        let mut files: BTreeMap<&RepoPath, (&RecordedFile, &str)> = BTreeMap::new();
+        if let Some(former) = &former {
+            for file in former.files.iter().filter(|file| is_there(folder, &file.path)) {
+                let same = file.digest.is_some_and(|digest| listed.get(&file.path) == Some(&digest));
+                let commit = if same { &self.commit } else { former.commit_of(file) };
+                files.insert(&file.path, (file, commit));
             }
         }
-        files.extend(self.files.iter().map(|file| (&file.path, file)));
-        let merged = Self { version: Self::VERSION, files: files.into_values().cloned().collect(), ..self.clone() };
+        files.extend(self.files.iter().map(|file| (&file.path, (file, self.commit_of(file)))));
+        let has = |commit: &str| files.values().any(|(_, of)| *of == commit);
+        let stays = former.as_ref().filter(|former| {
+            let was_here =
+                former.commit == self.commit || former.files.iter().any(|file| former.commit_of(file) == self.commit);
+            self.revision == self.commit && was_here && (files.is_empty() || has(&former.commit))
+        });
+        let head = stays.unwrap_or(self);
+        let of_head = |(file, commit): (&RecordedFile, &str)| RecordedFile {
+            commit: (commit != head.commit).then(|| commit.to_owned()),
+            ..file.clone()
+        };
+        let merged = Self {
+            version: Self::VERSION,
+            endpoint: self.endpoint.clone(),
+            repository: self.repository.clone(),
+            revision: head.revision.clone(),
+            commit: head.commit.clone(),
+            files: files.into_values().map(of_head).collect(),
+        };
         let mut bytes = serde_json::to_vec_pretty(&merged)
             .map_err(|error| Error::Damaged(format!("the record cannot be written as JSON: {error}")))?;
         bytes.push(b'\n');
@@ -141,6 +172,12 @@ impl Record {
     #[must_use]
     pub fn is_of(&self, repository: &str) -> bool {
         self.repository.eq_ignore_ascii_case(repository)
+    }
+
+    /// The commit of which it says that `file` is.
+    #[must_use]
+    pub fn commit_of<'a>(&'a self, file: &'a RecordedFile) -> &'a str {
+        file.commit.as_deref().unwrap_or(&self.commit)
     }
 
     /// What it says about the file at `path`.
@@ -185,6 +222,7 @@ mod tests {
                 size: *size,
                 digest: Digest::parse(&"ab".repeat(32)),
                 converted: false,
+                commit: None,
             })
             .collect();
         Record {
@@ -202,14 +240,14 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("m");
         assert_eq!(Record::read(&folder).unwrap(), None);
-        record("org/name", &[]).merge(&folder).unwrap();
+        record("org/name", &[]).merge(&folder, &[]).unwrap();
         for name in ["a.gguf", "b.gguf"] {
             std::fs::write(folder.join(name), b"x").unwrap();
         }
-        record("org/name", &[("a.gguf", 1), ("gone.gguf", 1)]).merge(&folder).unwrap();
+        record("org/name", &[("a.gguf", 1), ("gone.gguf", 1)]).merge(&folder, &[]).unwrap();
         let mut later = record("org/name", &[("b.gguf", 2)]);
         later.commit = "d".repeat(40);
-        later.merge(&folder).unwrap();
+        later.merge(&folder, &[]).unwrap();
         let read = Record::read(&folder).unwrap().unwrap();
         assert_eq!(read.commit, "d".repeat(40));
         let paths: Vec<_> = read.files.iter().map(|file| file.path.as_str()).collect();
@@ -220,8 +258,8 @@ mod tests {
     #[test]
     fn a_folder_of_another_repository_is_not_taken_over() {
         let scratch = tempfile::tempdir().unwrap();
-        record("org/name", &[]).merge(scratch.path()).unwrap();
-        let error = record("other/name", &[]).merge(scratch.path()).unwrap_err();
+        record("org/name", &[]).merge(scratch.path(), &[]).unwrap();
+        let error = record("other/name", &[]).merge(scratch.path(), &[]).unwrap_err();
         assert!(matches!(error, Error::UnsafePath { .. }), "{error}");
         assert_eq!(Record::read(scratch.path()).unwrap().unwrap().repository, "org/name");
     }
@@ -236,7 +274,7 @@ mod tests {
         for bytes in [b"{".to_vec(), b"[]".to_vec(), serde_json::to_vec(&newer).unwrap()] {
             std::fs::write(&path, &bytes).unwrap();
             assert!(matches!(Record::read(scratch.path()), Err(Error::Damaged(_))));
-            assert!(record("org/name", &[]).merge(scratch.path()).is_err());
+            assert!(record("org/name", &[]).merge(scratch.path(), &[]).is_err());
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
         }
         let hostile = br#"{"version":1,"endpoint":"","repository":"a/b","revision":"main","commit":"","files":[{"path":"../x","size":1,"digest":null}]}"#;
@@ -249,10 +287,10 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let elsewhere = scratch.path().join("elsewhere");
         let folder = scratch.path().join("m");
-        record("org/name", &[]).merge(&elsewhere).unwrap();
+        record("org/name", &[]).merge(&elsewhere, &[]).unwrap();
         std::fs::create_dir(&folder).unwrap();
         std::os::unix::fs::symlink(elsewhere.join(".cache"), folder.join(".cache")).unwrap();
         assert!(Record::read(&folder).is_err());
-        assert!(record("org/name", &[]).merge(&folder).is_err());
+        assert!(record("org/name", &[]).merge(&folder, &[]).is_err());
     }
 }

@@ -11,6 +11,7 @@ use crate::disk::usage::Usage;
 use crate::model::{Digest, FileStatus, Model, ModelFile, ModelId, ModelKind, Role, StoreKind, text};
 use crate::store::Row;
 use crate::store::large::{LARGE, LargeFile};
+use crate::store::mix;
 use crate::store::surroundings::{Surroundings, Warnings};
 use crate::store::tree::Entry;
 use crate::store::weights::no_model;
@@ -105,6 +106,9 @@ impl FlatStore {
         };
         let (metadata, loads) = folder.tell(&self.root, &self.headers, wanted, &mut model, &mut warnings);
         self.compare_record(folder, wanted, &mut model, &mut warnings);
+        if wanted.is_none() {
+            self.compare_commits(folder, &mut model, &mut warnings);
+        }
         folder.warn_of_links(&self.root, &mut warnings);
         folder.warn_of_unread(&mut model, &mut warnings);
         let claimed = folder.record.get().is_some();
@@ -166,6 +170,25 @@ impl FlatStore {
                     warnings.add(format!("{} has {has} bytes, its record says {}", file.path, file.size));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// Says which parts are of another commit than the rest of their set.
+    fn compare_commits(&self, folder: &ModelFolder, model: &mut Model, warnings: &mut Warnings) {
+        let Some(record) = folder.record.get() else { return };
+        if record.files.iter().all(|file| file.commit.is_none()) {
+            return;
+        }
+        let here = record.files.iter().enumerate().filter(|(_, file)| {
+            let index = folder.find(Path::new(file.path.as_str()));
+            // Without the length another program has fetched it since.
+            index.is_some_and(|index| self.known(folder, &folder.tree.entries[index]).0.is_some())
+        });
+        for stray in mix::strays(here.map(|(at, file)| (at, file.path.as_str(), record.commit_of(file)))) {
+            if let Some(file) = record.files.get(stray.at) {
+                model.note_damage(FileStatus::Corrupt);
+                warnings.add(&format!("{}: {}", file.path, stray.line));
             }
         }
     }

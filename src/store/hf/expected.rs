@@ -64,7 +64,8 @@ pub(super) fn expected(hub: &Folder, repository: &Repository, chosen: &dyn Fn(&O
                 .into_iter()
                 .filter_map(|(source, digest)| Some(Promise { source, digest: digest? }));
             let file = Expected { path: text::escape(entry.path.as_os_str()), location, size, ..Expected::default() };
-            files.push(Expected { revisions: vec![commit], ..file }.promised(promises));
+            let file = Expected { commit: Some(commit.clone()), revisions: vec![commit], ..file };
+            files.push(file.promised(promises));
         }
     }
     // What is in every revision needs none named.

@@ -49,6 +49,7 @@ pub(super) fn check(root: &Path, expected: &Expected, options: &Options, reading
     if let Some(note) = &expected.note {
         checked.check.say(note);
     }
+    checked.check.commit.clone_from(&expected.commit);
     checked.check.revisions.clone_from(&expected.revisions);
     Ok(checked)
 }

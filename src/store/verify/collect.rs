@@ -87,6 +87,7 @@ impl<'a> Collector<'a> {
             let expected = &self.work.tasks[task].files[file];
             let mut check = checked.check.clone();
             check.path.clone_from(&expected.path);
+            check.commit.clone_from(&expected.commit);
             check.revisions.clone_from(&expected.revisions);
             self.keep(task, file, Checked { check, split: checked.split.clone() }, sink);
         }

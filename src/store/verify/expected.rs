@@ -59,6 +59,8 @@ pub struct Expected {
     pub others: Vec<Promise>,
     /// What is known of the file that no digest says.
     pub note: Option<String>,
+    /// A commit whose file it is.
+    pub commit: Option<String>,
     /// The commits whose file it is, where the model keeps several and it is not the file of all.
     pub revisions: Vec<String>,
     /// Why the place could not be looked into. It is a folder then, whose files are not known.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Expected;
+use super::{Expected, Source};
 use crate::disk::safe;
 use crate::format::safetensors::Index;
 use crate::format::{Structure, read_metadata};
-use crate::model::{FileCheck, FileName, FileStatus, Shard, text};
-use crate::store::pieces;
+use crate::model::{FileCheck, FileName, FileStatus, Shard, set_of, text};
 use crate::store::shards::{self, Indexed, Kind, Look, Part, Told, Trouble, file_name, folder, join};
+use crate::store::{mix, pieces};
 
 /// Most missing shards that are named one by one: a hostile name or header claims up to 999,999.
 const MAX_MISSING: usize = 1000;
@@ -28,6 +28,7 @@ pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], ch
     let indexes: Vec<Indexed> = indexes.into_iter().map(|(_, indexed)| indexed).collect();
     sets.compare_numbered(&indexes);
     sets.compare_pieces();
+    sets.compare_commits();
     let missing = sets.missing;
     checks.extend(missing.into_iter().map(|path| {
         let mut check = FileCheck::new(path, FileStatus::Missing);
@@ -170,6 +171,25 @@ impl Sets<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// The parts of a set are of one commit, as far as a record tells.
+    fn compare_commits(&mut self) {
+        let commit = |file: &'_ Expected| match file.source {
+            None | Some(Source::Record) => file.commit.clone(),
+            // Another program has fetched it since, and the record does not tell when.
+            Some(_) => None,
+        };
+        let known: Vec<(usize, &str, Option<String>)> =
+            self.files.iter().enumerate().map(|(at, file)| (at, file.path.as_str(), commit(file))).collect();
+        let unknown: BTreeSet<_> =
+            known.iter().filter(|(_, _, commit)| commit.is_none()).filter_map(|(_, path, _)| set_of(path)).collect();
+        let known = known.iter().filter(|(_, path, _)| set_of(path).is_none_or(|set| !unknown.contains(&set)));
+        let strays = mix::strays(known.filter_map(|(at, path, commit)| Some((*at, *path, commit.as_deref()?))));
+        for stray in strays {
+            self.damage(stray.at, &stray.line);
+            self.checks[stray.at].commit = Some(stray.commit);
         }
     }
 
