@@ -2,9 +2,22 @@
 
 use std::fs::File;
 use std::io::{Cursor, Write};
+use std::time::{Duration, Instant};
 
 use rbee_hive::format::gguf::{Depth, Error, Header, Writer};
 use rbee_hive::format::{Metadata, read_metadata};
+
+/// Fails when `work`, begun at `started`, took longer than `limit` and does so again and again: once may be a machine that
+/// stood still.
+pub fn in_time(limit: Duration, started: Instant, work: impl Fn(), what: impl Fn() -> String) {
+    let mut took = vec![started.elapsed()];
+    while took.last().is_some_and(|last| *last >= limit) {
+        assert!(took.len() < 5, "takes {took:?}: {}", what());
+        let again = Instant::now();
+        work();
+        took.push(again.elapsed());
+    }
+}
 
 /// A header packed by hand, for what no writer would write.
 #[derive(Clone, Default)]
