@@ -28,7 +28,30 @@ struct Shown {
 struct Inner {
     parser: vt100::Parser,
     bytes: Vec<u8>,
+    /// How many of the bytes the terminal shows.
+    shown: usize,
     last: Instant,
+    /// Nobody can write any more, and everything is shown.
+    ended: bool,
+}
+
+impl Inner {
+    /// Shows what has come, frames only when they are whole, as terminals do that know the mode for it.
+    fn show(&mut self) {
+        let held = if self.ended { None } else { unfinished(&self.bytes[self.shown..]) };
+        let end = held.map_or(self.bytes.len(), |at| self.shown + at);
+        self.parser.process(&self.bytes[self.shown..end]);
+        self.shown = end;
+    }
+}
+
+/// Where a frame begins that has no end yet, or what may become the beginning of one.
+fn unfinished(bytes: &[u8]) -> Option<usize> {
+    const BEGIN: &[u8] = b"\x1b[?2026h";
+    const END: &[u8] = b"\x1b[?2026l";
+    let last = |what: &[u8]| bytes.windows(what.len()).rposition(|window| window == what);
+    let open = last(BEGIN).filter(|begin| last(END).is_none_or(|end| end < *begin));
+    open.or_else(|| (1..BEGIN.len()).rev().find(|part| bytes.ends_with(&BEGIN[..*part])).map(|part| bytes.len() - part))
 }
 
 impl Terminal {
@@ -43,19 +66,30 @@ impl Terminal {
         std::thread::spawn(move || {
             let _ = end.send(child.wait().unwrap());
         });
-        let inner = Inner { parser: vt100::Parser::new(rows, columns, 0), bytes: Vec::new(), last: Instant::now() };
+        let inner = Inner {
+            parser: vt100::Parser::new(rows, columns, 0),
+            bytes: Vec::new(),
+            shown: 0,
+            last: Instant::now(),
+            ended: false,
+        };
         let shown = Arc::new(Shown { inner: Mutex::new(inner), changed: Condvar::new() });
         let mut reader = pair.master.try_clone_reader().unwrap();
         let sink = Arc::clone(&shown);
         std::thread::spawn(move || {
             let mut buffer = [0; 8192];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            loop {
+                let length = reader.read(&mut buffer).unwrap_or(0);
                 let mut inner = sink.inner.lock().unwrap();
-                inner.parser.process(&buffer[..length]);
                 inner.bytes.extend_from_slice(&buffer[..length]);
                 inner.last = Instant::now();
+                inner.ended = length == 0;
+                inner.show();
                 drop(inner);
                 sink.changed.notify_all();
+                if length == 0 {
+                    break;
+                }
             }
         });
         let writer = pair.master.take_writer().unwrap();
@@ -165,6 +199,9 @@ impl Terminal {
     pub fn end(&self) -> ExitStatus {
         match self.ended.recv_timeout(LONG) {
             Ok(status) => {
+                // The terminal ends with the last process that has it open, which may be a child of another test's.
+                let ended = |inner: &mut Inner| !inner.ended;
+                drop(self.shown.changed.wait_timeout_while(self.lock(), Duration::from_secs(5), ended).unwrap());
                 self.settle(Duration::from_millis(100));
                 status
             }
