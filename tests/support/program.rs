@@ -34,9 +34,11 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// The one line on standard error.
+    /// The one line on standard error, besides those that say on a slow machine what it waits for.
     pub fn error(&self) -> &str {
         let line = self.stderr.trim_end_matches('\n');
+        let waits = line.lines().take_while(|line| line.starts_with("waiting: ")).map(|line| line.len() + 1).sum();
+        let line = line.get(waits..).unwrap_or_default();
         assert!(line.starts_with("llorch-models: ") && !line.contains('\n'), "one line is said: {self:?}");
         line
     }
@@ -52,11 +54,13 @@ impl Ran {
     }
 }
 
-/// Whether this process, and so what it starts, ends when it is hung up.
-fn hangs_up() -> bool {
+/// Which of the signals that end the program this process, and so what it starts, ignores.
+fn ignored() -> Vec<&'static str> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_none_or(|bits| bits & 1 == 0)
+    let bits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    let ending = [(1, "HUP"), (2, "INT"), (3, "QUIT"), (15, "TERM")];
+    ending.into_iter().filter(|(number, _)| bits & (1 << (number - 1)) != 0).map(|(_, name)| name).collect()
 }
 
 impl Bench {
@@ -83,12 +87,14 @@ impl Bench {
     /// The program with `line` as arguments, cut at spaces; nothing of the test's own environment reaches it.
     pub fn command(&self, line: &str) -> Command {
         let program = env!("CARGO_BIN_EXE_llorch-models");
-        let mut command = if hangs_up() {
+        let ignored = ignored();
+        let mut command = if ignored.is_empty() {
             Command::new(program)
         } else {
-            // The program respects a parent that ignores HUP, and the tests may run under such a one (`nohup`).
+            // The program respects a parent that ignores signals, and the tests may run under such a one: `nohup`, or a shell
+            // that runs them in the background.
             let mut command = Command::new("env");
-            command.args(["--default-signal=HUP", program]);
+            command.args([&format!("--default-signal={}", ignored.join(",")), program]);
             command
         };
         self.prepare(&mut command);
