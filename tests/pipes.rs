@@ -14,7 +14,7 @@ use support::program::{Bench, Running, gguf};
 use support::pty::Terminal;
 
 /// Longer than any command here takes on a machine that has other work, shorter than a wait for ever.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 fn pipe(path: &Path) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -98,7 +98,8 @@ fn a_signal_ends_a_command_whose_thread_waits() {
         let begin = Instant::now();
         terminal.signal(signal);
         assert_eq!(terminal.end().exit_code(), code);
-        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        // What has things to put away gets ten seconds; a question has none.
+        assert!(begin.elapsed() < Duration::from_secs(9), "{:?}", begin.elapsed());
     }
     assert!(model.exists());
 }

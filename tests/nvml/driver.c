@@ -63,12 +63,12 @@ __attribute__((constructor)) static void opened(void) {
         fprintf(file, "%d", (int)getpid());
         fclose(file);
     }
-    if (plays("hang when opened")) sleep(30);
+    if (plays("hang when opened")) sleep(600);
 }
 
 nvmlReturn_t nvmlInit_v2(void) {
     heard('i');
-    if (plays("hang")) sleep(30);
+    if (plays("hang")) sleep(600);
     if (plays("not loaded")) return DRIVER_NOT_LOADED;
     if (plays("mismatch")) return LIB_RM_VERSION_MISMATCH;
     if (plays("new error")) return 77777;
@@ -85,7 +85,7 @@ nvmlReturn_t nvmlDeviceGetCount_v2(unsigned int *count) {
 }
 
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
-    if (plays("hang later") && access(getenv("GATE"), F_OK) == 0) sleep(30);
+    if (plays("hang later") && access(getenv("GATE"), F_OK) == 0) sleep(600);
     if (index > 1) return INVALID_ARGUMENT;
     if (plays("lost") && index == 0) return GPU_IS_LOST;
     *device = plays("garbage") && index == 1 ? &odd : &whole[index];
