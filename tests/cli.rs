@@ -620,7 +620,7 @@ mod interruptions {
         let mut on_the_way_at_kills = 0;
         let kills = 4;
         for part in 1..=kills {
-            let running = bench.spawn(&format!("download {BIG} --limit 40M"));
+            let running = bench.spawn(&format!("download {BIG} --limit 16M"));
             let sent = bench.hub.file_bytes_sent();
             bench.wait_for_bytes(sent.max(part * 16 * MIB) + 2 * MIB);
             running.signal(Signal::STOP);
@@ -652,10 +652,18 @@ mod interruptions {
         let (bench, bytes) = big(24);
         let first = bench.spawn(&format!("download {BIG} --limit 20M"));
         bench.wait_for_bytes(MIB);
-        let second = bench.spawn(&format!("download {BIG} --json"));
+        // Held until the second has met it.
+        first.signal(Signal::STOP);
+        let said = bench.scratch.path().join("said");
+        let mut command = bench.command(&format!("download {BIG} --json"));
+        command.stdout(fs::File::create(&said).unwrap());
+        let second = support::program::Running(command.spawn().unwrap());
+        bench.wait_for("the second says what it waits for", || {
+            fs::read_to_string(&said).unwrap().contains(r#""event":"waiting""#)
+        });
+        first.signal(Signal::CONT);
         let (first, second) = (first.wait(), second.wait());
         assert_eq!((first.code, second.code), (Some(0), Some(0)), "{first:?} {second:?}");
-        assert!(second.stdout.contains(r#""event":"waiting""#), "the second says what it waits for: {second:?}");
         assert!(fs::read(published(&bench)).unwrap() == bytes);
         assert_eq!(bench.hub.file_bytes_sent(), bytes.len() as u64, "no byte twice");
         assert_eq!(staged(&bench), Vec::<String>::new());
@@ -664,7 +672,7 @@ mod interruptions {
     #[test]
     fn a_file_that_changed_meanwhile_is_never_mixed() {
         let (bench, old) = big(24);
-        let running = bench.spawn(&format!("download {BIG} --limit 20M"));
+        let running = bench.spawn(&format!("download {BIG} --limit 3M"));
         bench.wait_for_bytes(12 * MIB);
         running.kill();
         let new = gguf(24 * 1024, "other");
@@ -681,9 +689,9 @@ mod interruptions {
         bench.hub.fault(Fault::on("/api/models", What::Stall(0)).always());
         for command in ["search small", "updates"] {
             bench.hub.forget();
-            let began = std::time::Instant::now();
             let running = bench.spawn(command);
             bench.wait_for("the hub was asked", || bench.hub.count("/api/models") > 0);
+            let began = std::time::Instant::now();
             running.signal(Signal::INT);
             running.wait().expect(130);
             // The grace for work that has to tidy up is ten seconds; this has nothing to tidy up.
@@ -695,7 +703,7 @@ mod interruptions {
     fn a_signal_keeps_the_partial_and_says_so() {
         let (bench, bytes) = big(24);
         for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-            let running = bench.spawn(&format!("download {BIG} --limit 20M"));
+            let running = bench.spawn(&format!("download {BIG} --limit 2M"));
             let sent = bench.hub.file_bytes_sent();
             bench.wait_for_bytes(sent + 2 * MIB);
             // What the hub sent may still lie in the kernel, and an empty partial is not kept.
@@ -717,7 +725,7 @@ mod interruptions {
     #[test]
     fn a_cancelled_download_ends_its_lines_with_cancelled() {
         let (bench, _) = big(24);
-        let running = bench.spawn(&format!("download {BIG} --limit 20M --json"));
+        let running = bench.spawn(&format!("download {BIG} --limit 2M --json"));
         bench.wait_for_bytes(2 * MIB);
         running.signal(Signal::INT);
         let ran = running.wait().expect(130);
@@ -932,7 +940,7 @@ mod questions {
     fn a_terminal_gets_a_bar_and_a_table_that_fits() {
         let bench = bench();
         bench.hub.put("org/Big-GGUF", "big-F16.gguf", &gguf(8 * 1024, "big"));
-        let (code, screen) = on_a_terminal(&bench, "download org/Big-GGUF --limit 8M", "");
+        let (code, screen) = on_a_terminal(&bench, "download org/Big-GGUF --limit 4M", "");
         assert_eq!(code, 0, "{screen}");
         assert!(screen.contains("MiB/s") && screen.contains("8.00 MiB"), "{screen:?}");
         let (code, screen) = on_a_terminal(&bench, "list", "");

@@ -109,8 +109,8 @@ impl Bench {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_pauses_resumes_and_finishes() {
     let mut bench = Bench::new().await;
-    let bytes = bench.hub.put_noise(REPOSITORY, FILE, 6 * MIB);
-    bench.jobs.set_limit(Some(4 << 20));
+    let bytes = bench.hub.put_noise(REPOSITORY, FILE, 24 * MIB);
+    bench.jobs.set_limit(Some(2 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64 && job.rate.is_some()).await;
     bench.jobs.control(id, Control::Pause).unwrap();
@@ -130,7 +130,7 @@ async fn a_download_pauses_resumes_and_finishes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_discarded_download_leaves_nothing() {
     let mut bench = Bench::new().await;
-    bench.hub.put_noise(REPOSITORY, FILE, 6 * MIB);
+    bench.hub.put_noise(REPOSITORY, FILE, 24 * MIB);
     bench.jobs.set_limit(Some(2 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
@@ -181,7 +181,7 @@ async fn what_no_hub_says_keeps_a_queue_waiting_and_what_the_hub_says_ends_the_j
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_discarded_while_it_runs_has_no_progress_left() {
     let mut bench = Bench::new().await;
-    bench.hub.put_noise(REPOSITORY, FILE, 8 * MIB);
+    bench.hub.put_noise(REPOSITORY, FILE, 24 * MIB);
     bench.jobs.set_limit(Some(2 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
@@ -198,7 +198,7 @@ async fn a_stall_shows_as_a_stall() {
     bench.hub.put_noise(REPOSITORY, FILE, 8 * MIB);
     // In the second piece: the first is an eighth of the file.
     bench.hub.fault(Fault::on(FILE, What::Stall(3 << 20)).at_bytes().always());
-    bench.jobs.set_limit(Some(4 << 20));
+    bench.jobs.set_limit(Some(1 << 20));
     let id = bench.download();
     bench.until(id, "it runs", |job| job.rate.is_some_and(|rate| rate > 0)).await;
     let stalled = bench.until_state(id, JobState::Waiting).await;
@@ -257,8 +257,8 @@ async fn a_model_is_verified_and_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn shutting_down_keeps_the_place_and_the_bytes() {
     let mut bench = Bench::new().await;
-    let bytes = bench.hub.put_noise(REPOSITORY, FILE, 6 * MIB);
-    bench.jobs.set_limit(Some(3 << 20));
+    let bytes = bench.hub.put_noise(REPOSITORY, FILE, 24 * MIB);
+    bench.jobs.set_limit(Some(2 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
     bench.jobs.shut_down().await;
@@ -374,7 +374,7 @@ async fn a_disk_that_fills_while_a_job_runs_makes_it_wait_with_its_partial() {
     let mut bench = Bench::at(scratch, models.clone(), 1, patient()).await;
     let bytes = bench.hub.put_noise(REPOSITORY, FILE, 16 * MIB);
     bench.hub.put_noise("org/small-GGUF", "small-Q8_0.gguf", 1000);
-    bench.jobs.set_limit(Some(3 << 20));
+    bench.jobs.set_limit(Some(1 << 20));
     let id = bench.download();
     bench.until(id, "bytes arrive", |job| job.bytes > MIB as u64).await;
     let ballast = models.join("ballast");
