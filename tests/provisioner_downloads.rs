@@ -97,8 +97,8 @@ impl Bench {
 
 /// What a test can wait for.
 fn impatient() -> Options {
-    let second = std::time::Duration::from_secs(1);
-    Options { first_byte: Some(second * 5), stall: second * 5, patience: Some(second * 5), ..Options::default() }
+    let minute = std::time::Duration::from_secs(60);
+    Options { first_byte: Some(minute), stall: minute, patience: Some(minute), ..Options::default() }
 }
 
 fn files_below(root: &Path, hidden: bool) -> Vec<String> {

@@ -98,6 +98,7 @@ async fn what_fails_is_told_by_its_cause_and_server_and_with_the_next_try() {
         hub.put_noise(REPOSITORY, FILE, MIB);
         let told = format!("{fault:?}");
         hub.fault(fault);
+        let begun = jiff::Timestamp::now().as_second();
         let mut queue = Queue::at(&hub.endpoint(), None, patient());
         queue.download(REPOSITORY);
         let job = queue.first(JobState::Retrying).await;
@@ -108,9 +109,11 @@ async fn what_fails_is_told_by_its_cause_and_server_and_with_the_next_try() {
         });
         assert!(known, "{told}: {why}");
         assert_eq!(job.attempt, Some(1), "{told}");
-        let until = job.until.unwrap().as_second() - jiff::Timestamp::now().as_second();
-        let expected = if words.starts_with("requests limited") { 80..=95 } else { -1..=3 };
-        assert!(expected.contains(&until), "{told}: {until} s");
+        let until = job.until.unwrap().as_second();
+        let (least, most) = if words.starts_with("requests limited") { (80, 95) } else { (0, 3) };
+        // However long it took until it was told.
+        let (first, last) = (begun + least, jiff::Timestamp::now().as_second() + most);
+        assert!((first..=last).contains(&until), "{told}: {until}, not from {first} to {last}");
         queue.jobs.shut_down().await;
     }
 }
@@ -149,6 +152,8 @@ async fn words_stay_until_a_byte_comes() {
             JobEventKind::Progress { .. } => "bytes".to_owned(),
             _ => "other".to_owned(),
         })
+        // A machine that stands still makes it say that it waits.
+        .filter(|line| line != "other")
         .collect();
     let tries: Vec<&str> = told.iter().map(String::as_str).skip_while(|line| *line != "try 1").take(3).collect();
     assert_eq!(tries, ["try 1", "try 2", "try 3"], "{told:?}");

@@ -101,6 +101,11 @@ impl Fault {
         self
     }
 
+    /// Whether nothing tells that nothing more comes.
+    pub fn is_silent(&self) -> bool {
+        matches!(self.what, What::Stall(_) | What::Silence)
+    }
+
     /// Meets every matching request.
     pub fn always(self) -> Self {
         self.times(usize::MAX)
@@ -301,7 +306,7 @@ impl TestHub {
                 changed.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("what was waited for did not come");
+        tokio::time::timeout(Duration::from_secs(60), wait).await.expect("what was waited for did not come");
     }
 }
 
