@@ -660,7 +660,7 @@ fn what_changes_in_a_group_moves_the_fingerprint() {
         },
     ];
     for change in changes {
-        std::thread::sleep(std::time::Duration::from_millis(15));
+        support::tick();
         change();
         let after = bench.store.fingerprint();
         assert_ne!(after, before);

@@ -118,16 +118,30 @@ impl Fingerprint {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::{Duration, Instant};
 
     use crate::store::Store;
+
+    /// Waits until what is changed now has another time than what was changed before: the clock of a file system may tick
+    /// as slowly as a hundred times a second.
+    fn tick() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = || {
+            fs::write(file.path(), b"x").unwrap();
+            file.path().metadata().unwrap().modified().unwrap()
+        };
+        let (before, begun) = (stamp(), Instant::now());
+        while stamp() == before {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the clock of the file system stands");
+        }
+    }
 
     /// What is done to a store moves its fingerprint, and nothing moves it by itself.
     fn moves(store: &dyn Store, changes: &[&dyn Fn()]) {
         let mut before = store.fingerprint();
         for (index, change) in changes.iter().enumerate() {
             assert_eq!(store.fingerprint(), before, "before change {index}");
-            // The clock of a file system may tick as slowly as a hundred times a second.
-            std::thread::sleep(std::time::Duration::from_millis(15));
+            tick();
             change();
             let after = store.fingerprint();
             assert_ne!(after, before, "change {index}");

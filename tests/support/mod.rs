@@ -22,3 +22,15 @@ pub fn until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// Waits until what is changed now has another time than what was changed before: the clock of a file system may tick as
+/// slowly as a hundred times a second.
+pub fn tick() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let stamp = || {
+        std::fs::write(file.path(), b"x").unwrap();
+        file.path().metadata().unwrap().modified().unwrap()
+    };
+    let before = stamp();
+    until("the clock of the file system goes on", Duration::from_secs(60), || stamp() != before);
+}
