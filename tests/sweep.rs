@@ -767,7 +767,7 @@ fn a_download_that_ended_before_its_first_file() {
 #[test]
 fn many_revisions_are_looked_through_in_linear_time() {
     let cache = Cache::new();
-    let look = |from: usize, count: usize| {
+    let fill = |from: usize, count: usize| {
         for number in from..count {
             let repo = format!("models--org--m{number}");
             cache.reference(&repo, "main", &commit('a'));
@@ -777,15 +777,25 @@ fn many_revisions_are_looked_through_in_linear_time() {
                 }
             }
         }
+    };
+    let look = |count: usize| {
         let begin = std::time::Instant::now();
         let sweep = sweep_of(&cache.store(), &later());
         assert_eq!(sweep.items.len(), 2 * count);
         (begin.elapsed(), sweep)
     };
-    let (few, _) = look(0, 40);
-    let (many, sweep) = look(40, 400);
-    // Ten times as much; a hundred times as long would be a square.
-    assert!(many < few * 40 + std::time::Duration::from_millis(500), "{few:?} for 40, {many:?} for 400");
+    fill(0, 40);
+    let (few, _) = look(40);
+    fill(40, 400);
+    let (mut many, sweep) = look(400);
+    // Ten times as much; a hundred times as long would be a square. Once may be a machine that stood still.
+    let most = few * 40 + std::time::Duration::from_millis(500);
+    for _ in 0..4 {
+        if many >= most {
+            many = many.min(look(400).0);
+        }
+    }
+    assert!(many < most, "{few:?} for 40, {many:?} for 400");
     assert!(sweep.plan(&all(&sweep)).steps.len() > 4_000);
 }
 

@@ -207,13 +207,13 @@ mod linux {
                 assert_eq!(now.confirmed, last.confirmed + 3, "an echo confirms what it answers");
                 last = now;
             }
-            assert!(last.smoothed < Duration::from_millis(200) && last.least.unwrap() <= last.smoothed, "{last:?}");
+            assert!(last.smoothed < Duration::from_secs(2) && last.least.unwrap() <= last.smoothed, "{last:?}");
             assert!(last.least.unwrap() < Duration::from_millis(50), "{last:?}");
             drop((local, remote));
             // A process that another test starts just now may hold both ends until it becomes the program that it is for.
             let closed = std::time::Instant::now();
             while watched.look().is_some() {
-                assert!(closed.elapsed() < Duration::from_secs(20), "it is closed");
+                assert!(closed.elapsed() < Duration::from_secs(60), "it is closed");
                 std::thread::yield_now();
             }
         }

@@ -125,7 +125,7 @@ impl Bench {
                 take(seen, self.updates.next().await.expect("the worker is there"));
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), reading).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(60), reading).await.is_err() {
             panic!("waited in vain until {what}: {:#?}", self.seen);
         }
     }
@@ -452,7 +452,7 @@ async fn the_queue_file_follows_without_a_shut_down() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), written).await.expect("the file is written soon");
+    tokio::time::timeout(Duration::from_secs(60), written).await.expect("the file is written soon");
 }
 
 #[tokio::test]
@@ -468,7 +468,7 @@ async fn subscriptions_end_with_the_last_handle() {
     let mut updates = bench.jobs.subscribe();
     drop(bench);
     let ended = async { while updates.next().await.is_some() {} };
-    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the worker ends");
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the worker ends");
 }
 
 #[derive(Clone, Debug)]
