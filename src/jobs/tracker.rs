@@ -148,6 +148,10 @@ impl Tracker {
                 self.moved += new;
                 self.fresh += new;
                 self.meter.record(now, self.moved);
+                if self.is_quiet() {
+                    // A connection that opens or closes is no byte: what was said of the wait stays true.
+                    return told;
+                }
                 if self.told.is_none_or(|told| now.saturating_sub(told.at) >= TICK) {
                     told.extend(self.progress(now));
                 }
@@ -445,6 +449,20 @@ mod tests {
         assert!(bytes(&mut tracker, 2_000, 1500).is_empty(), "the words stay until a byte comes");
         assert!(tracker.quiet(at(60_000)).is_none(), "and say more than that none does");
         assert!(!bytes(&mut tracker, 2_100, 61_000).is_empty());
+    }
+
+    #[test]
+    fn connections_that_come_and_go_do_not_end_a_stall() {
+        let mut tracker = Tracker::new();
+        started(&mut tracker, 0);
+        bytes(&mut tracker, 2_000, 1_000);
+        assert!(tracker.quiet(at(5_100)).is_some());
+        // What was not kept is fetched again.
+        for (there, now) in [(2_000, 6_000), (1_500, 21_000), (1_500, 22_000)] {
+            assert!(bytes(&mut tracker, there, now).is_empty(), "{there} at {now} ms");
+        }
+        assert!(tracker.quiet(at(31_100)).is_some());
+        assert_eq!(job(&bytes(&mut tracker, 1_600, 32_000)).unwrap().0, 1_600);
     }
 
     #[test]
