@@ -34,6 +34,15 @@ pub(super) struct Saved {
     pub(super) jobs: Vec<JobStatus>,
     /// Those of them that belong to another models folder or hub. They do not run, and go back as they came.
     pub(super) foreign: HashMap<JobId, Foreign>,
+    /// What a person chose while they were fetched.
+    pub(super) limit: Option<ChosenLimit>,
+}
+
+/// A speed limit that a person set, which outranks that of the settings until nothing is left to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ChosenLimit {
+    /// Over all downloads; `None` is no limit.
+    pub(super) bytes_per_second: Option<u64>,
 }
 
 /// A job that belongs to another models folder or hub.
@@ -71,7 +80,12 @@ impl Saved {
             }
             kept
         });
-        Self { next, jobs: jobs.collect(), foreign: foreign.clone() }
+        Self { next, jobs: jobs.collect(), foreign: foreign.clone(), limit: None }
+    }
+
+    /// The same with a limit that a person chose, if it is still a limit of something.
+    pub(super) fn with_limit(self, limit: Option<ChosenLimit>) -> Self {
+        Self { limit: limit.filter(|_| !self.jobs.is_empty()), ..self }
     }
 }
 
@@ -80,6 +94,8 @@ struct Content {
     version: u32,
     next: u64,
     jobs: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<ChosenLimit>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,7 +176,7 @@ impl QueueFile {
         if lock.is_none() {
             return Ok(());
         }
-        let Saved { next, jobs, mut foreign } = content();
+        let Saved { next, jobs, mut foreign, limit } = content();
         let entry = |job: JobStatus| Entry {
             home: foreign.remove(&job.id).map(|foreign| foreign.home).or_else(|| match &job.spec {
                 JobSpec::Download(request) => self.home.as_ref().map(|home| home.of(request)),
@@ -173,7 +189,7 @@ impl QueueFile {
             bytes: job.bytes,
             total: job.total,
         };
-        let content = Content { version: VERSION, next, jobs: jobs.into_iter().map(entry).collect() };
+        let content = Content { version: VERSION, next, jobs: jobs.into_iter().map(entry).collect(), limit };
         let bytes =
             serde_json::to_vec_pretty(&content).map_err(|error| Error::io("write", &self.path)(error.into()))?;
         publish::write_atomically(&self.path, &bytes)
@@ -263,7 +279,7 @@ fn parse(bytes: &[u8], present: Option<&Home>) -> std::result::Result<Saved, Str
     }
     // Ended ones come first, as everywhere.
     jobs.sort_by_key(|job| !job.state.has_ended());
-    Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs, foreign })
+    Ok(Saved { next: content.next.max(highest.saturating_add(1)), jobs, foreign, limit: content.limit })
 }
 
 /// The downloads in the queue file at `path`, whoever keeps it, with the models folder that each was asked for, where one was
@@ -345,6 +361,22 @@ mod tests {
     }
 
     #[test]
+    fn a_chosen_limit_lasts_as_long_as_there_is_something_to_fetch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.json");
+        for limit in [Some(1 << 20), None] {
+            let chosen = Some(ChosenLimit { bytes_per_second: limit });
+            for (state, kept) in [(JobState::Paused, chosen), (JobState::Finished, None)] {
+                let snapshot = Snapshot { jobs: vec![job(1, state)], ..Snapshot::default() };
+                let file = QueueFile::open(&path, None).file.unwrap();
+                file.write(|| Saved::of(&snapshot, 2, &HashMap::new()).with_limit(chosen)).unwrap();
+                drop(file);
+                assert_eq!(QueueFile::open(&path, None).saved.limit, kept);
+            }
+        }
+    }
+
+    #[test]
     fn a_job_of_another_folder_or_hub_waits_there_and_goes_back_as_it_came() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("queue.json");
@@ -397,7 +429,7 @@ mod tests {
         let why = opened.saved.jobs[0].why.clone().unwrap();
         assert!(why.contains("/one at ") && why.contains("HF_HUB_CACHE="), "{why}");
         let (jobs, foreign) = (opened.saved.jobs.clone(), opened.saved.foreign.clone());
-        opened.file.unwrap().write(|| Saved { next: 3, jobs, foreign }).unwrap();
+        opened.file.unwrap().write(|| Saved { next: 3, jobs, foreign, limit: None }).unwrap();
         drop(opened.saved);
         let back = QueueFile::open(&path, Some(home("one"))).saved;
         assert_eq!(states(&back), [(1, JobState::Paused), (2, JobState::Queued)]);

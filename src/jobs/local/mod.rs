@@ -19,7 +19,7 @@ use crate::store::Store;
 pub struct LocalJobsOptions {
     /// Downloads at once; at least 1.
     pub downloads: usize,
-    /// Bytes per second over all of them.
+    /// Bytes per second over all of them, where the queue file has no limit that a person chose.
     pub limit: Option<u64>,
     /// The queue file; `None` keeps the queue in memory.
     pub queue_file: Option<PathBuf>,
@@ -68,7 +68,6 @@ impl LocalJobs {
         let cache = provisioner.hf_store().ok().map(Store::root);
         let home = Home::new(provisioner.store().root(), provisioner.endpoint()).with_hf_cache(cache);
         let runner = Performer::new(provisioner, inventory, transfer, deletion_log, queue_file.clone());
-        runner.set_limit(limit);
         Self::with_runner(Arc::new(runner), downloads, limit, queue_file, Some(home))
     }
 

@@ -396,6 +396,7 @@ async fn a_restart_brings_the_queue_back() {
     bench.jobs.control(JobId(4), Control::Cancel).unwrap();
     bench.order("a", Order::Progress(40));
     bench.until("bytes are there", |seen| seen.jobs.iter().any(|job| job.bytes == 40)).await;
+    bench.jobs.set_limit(Some(1000));
     bench.jobs.shut_down().await;
     assert!(bench.jobs.submit(download("e")).is_err());
 
@@ -403,6 +404,8 @@ async fn a_restart_brings_the_queue_back() {
     again.until("the queue is back", |seen| seen.jobs.len() == 3).await;
     assert_eq!(again.states(), [(1, Running), (2, Paused), (3, Queued)]);
     assert_eq!(again.seen.jobs[0].bytes, 40);
+    assert_eq!(again.seen.limit, Some(1000));
+    assert_eq!(again.log()[0], "limit Some(1000)", "before anything runs");
     assert_eq!(again.submit("e"), JobId(5), "a number is never used twice");
     assert_eq!(again.seen.warnings, Vec::<String>::new());
 }

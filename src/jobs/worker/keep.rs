@@ -20,7 +20,7 @@ impl Worker {
         let Some(file) = &self.queue_file else { return Ok(()) };
         file.write(|| {
             let state = self.lock();
-            Saved::of(&state.snapshot, state.next_job, &self.foreign)
+            Saved::of(&state.snapshot, state.next_job, &self.foreign).with_limit(state.chosen_limit)
         })
     }
 

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use self::claim::Claim;
 use self::keep::keep_queue_file;
 use self::tell::Subscriber;
-use super::queue_file::{Foreign, QueueFile, Saved};
+use super::queue_file::{ChosenLimit, Foreign, QueueFile, Saved};
 use super::runner::{Done, Run, Runner, Tell};
 use super::slot::{Hold, Slot};
 use super::{JobEventKind, JobId, JobSpec, JobState, Snapshot};
@@ -56,6 +56,8 @@ struct State {
     subscribers: Vec<Subscriber>,
     next_subscriber: u64,
     closing: bool,
+    /// The limit, if a person chose it.
+    chosen_limit: Option<ChosenLimit>,
 }
 
 struct Running {
@@ -92,7 +94,8 @@ impl Worker {
         warnings: Vec<String>,
     ) -> Arc<Self> {
         let mut state = State { next_job: saved.next.max(1), ..State::default() };
-        state.snapshot.limit = limit;
+        state.chosen_limit = saved.limit;
+        state.snapshot.limit = saved.limit.map_or(limit, |chosen| chosen.bytes_per_second);
         state.snapshot.warnings = warnings;
         state.snapshot.jobs = saved.jobs;
         let worker = Arc::new_cyclic(|me| Self {
@@ -111,7 +114,12 @@ impl Worker {
         if worker.queue_file.is_some() {
             worker.runtime.spawn(keep_queue_file(worker.me.clone(), Arc::clone(&worker.changed), worker.root.clone()));
         }
-        worker.start_what_can(&mut worker.lock());
+        let mut state = worker.lock();
+        if let Some(limit) = state.snapshot.limit {
+            worker.runner.set_limit(Some(limit));
+        }
+        worker.start_what_can(&mut state);
+        drop(state);
         worker
     }
 
@@ -136,8 +144,10 @@ impl Worker {
     pub(in crate::jobs) fn set_limit(&self, limit: Option<u64>) {
         let mut state = self.lock();
         state.snapshot.limit = limit;
+        state.chosen_limit = Some(ChosenLimit { bytes_per_second: limit });
         self.runner.set_limit(limit);
         self.tell_everything(&mut state);
+        self.changed.notify_one();
     }
 
     /// Ends every task; places stay. Subscriptions end when the last task has.
