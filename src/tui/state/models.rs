@@ -139,6 +139,19 @@ impl Models {
         self.marks.iter().cloned().collect()
     }
 
+    /// Bytes that all marked rows free together: what two of them share goes when both go.
+    #[must_use]
+    pub fn marked_bytes(&self) -> u64 {
+        let rows = self.marks.iter().filter_map(|id| self.get(id));
+        // Only what a row does not free alone can be more together with another one.
+        let (alone, shared): (Vec<_>, Vec<_>) =
+            rows.partition(|row| row.model.reclaimable_bytes >= row.model.disk_bytes);
+        let sum = |rows: &[&Arc<Row>]| rows.iter().map(|row| row.model.reclaimable_bytes).sum::<u64>();
+        let mut usage = Usage::default();
+        shared.iter().for_each(|row| usage.merge(&row.usage));
+        sum(&alone) + sum(&shared).max(usage.reclaimable_bytes())
+    }
+
     /// Marked rows that the filter hides.
     #[must_use]
     pub fn hidden_marks(&self) -> usize {
@@ -284,6 +297,41 @@ impl Models {
             self.place(0);
         } else if self.position().is_none() {
             self.place(before.unwrap_or(0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Inode, Model};
+
+    #[test]
+    fn what_marked_rows_share_goes_when_both_go() {
+        let mut models = Models::default();
+        let add = |models: &mut Models, name: &str, inodes: &[(u64, u64)]| {
+            let mut usage = Usage::default();
+            for (inode, links) in inodes {
+                usage.add(Inode { device: 1, inode: *inode }, 100, 100, *links);
+            }
+            let store_path = PathBuf::from("/ollama");
+            let id = ModelId { store: StoreKind::Ollama, store_path: store_path.clone(), id: name.to_owned() };
+            let (disk_bytes, reclaimable_bytes) = (usage.disk_bytes(), usage.reclaimable_bytes());
+            let model = Model { disk_bytes, reclaimable_bytes, ..Model::new(id.clone(), store_path) };
+            models.add(Row::new(model, usage));
+            id
+        };
+        let latest = add(&mut models, "m:latest", &[(1, 2), (2, 1)]);
+        let tagged = add(&mut models, "m:3b", &[(1, 2), (3, 1)]);
+        let other = add(&mut models, "other", &[(4, 1), (5, 1)]);
+        for (marked, bytes) in [
+            (vec![&latest], 100),
+            (vec![&latest, &other], 300),
+            (vec![&latest, &tagged], 300),
+            (vec![&latest, &tagged, &other], 500),
+        ] {
+            models.marks = marked.into_iter().cloned().collect();
+            assert_eq!(models.marked_bytes(), bytes, "{:?}", models.marks);
         }
     }
 }

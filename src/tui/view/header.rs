@@ -61,13 +61,12 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
         parts.push(part(format!("/{}", text::cut(models.filter.text(), 30, "")), Role::Focus, 3));
     }
     if !models.marks.is_empty() {
-        let rows = models.marks.iter().filter_map(|id| models.get(id));
-        let bytes: u64 = rows.map(|row| row.model.reclaimable_bytes).sum();
         let hidden = match models.hidden_marks() {
             0 => String::new(),
             some => format!(" ({some} hidden)"),
         };
-        let text = format!("{} marked{hidden} {dot} {}", models.marks.len(), crate::model::Bytes(bytes));
+        let text =
+            format!("{} marked{hidden} {dot} {}", models.marks.len(), crate::model::Bytes(models.marked_bytes()));
         parts.push(part(text, Role::Mark, 1));
     }
     if let [first, rest @ ..] = models.scan.silent.as_slice() {
