@@ -57,8 +57,8 @@ impl Inventory {
         loaded
     }
 
-    /// Notes in `details` who holds the model, when it was last used, and how far both can be known.
-    pub(super) fn add_evidence(&self, details: &mut Details) {
+    /// Notes in `details` who holds the model, when it was last used, and how far both can be known. Gives its files.
+    pub(super) fn add_evidence(&self, details: &mut Details) -> BTreeSet<Inode> {
         let inodes: BTreeSet<Inode> = details
             .files
             .iter()
@@ -71,11 +71,12 @@ impl Inventory {
             .collect();
         let found = self.look(&inodes, &paths);
         let access_times = LastUse::new(self).note(&mut details.model, inodes.iter().copied());
-        let mut holders = of(&found, inodes.into_iter());
+        let mut holders = of(&found, inodes.iter().copied());
         let identity = details.model.identity.clone();
         add_loaded(&mut holders, self.loaded(std::iter::once(&identity)).remove(&identity));
         details.model.in_use_by = Some(holders);
         details.evidence = Evidence { access_times, unreadable_processes: Some(found.unreadable) };
+        inodes
     }
 }
 

@@ -180,11 +180,9 @@ impl Inventory {
             Part::Whole => parts::add(store.as_ref(), &mut details),
             part => parts::narrow(store.as_ref(), part, &mut details),
         }
-        self.add_evidence(&mut details);
-        if target.part == Part::Whole {
-            self.memory.refresh();
-            self.memory.annotate(&mut details.model);
-        }
+        let inodes = self.add_evidence(&mut details);
+        self.memory.refresh();
+        self.recall(store.as_ref(), target.part.clone(), &mut details.model, inodes.into_iter());
         details.model.protected = self.is_protected(&details.model);
         Ok(details)
     }

@@ -9,7 +9,7 @@ use super::holders::LastUse;
 use super::{Inventory, ScanEvent};
 use crate::model::StoreSummary;
 use crate::store::fingerprint::Fingerprint;
-use crate::store::{Row, Store};
+use crate::store::{Part, Row, Store};
 
 impl Inventory {
     /// Scans every store, each on its own thread. `sink` gets rows as they are found; each store's summary comes after
@@ -34,7 +34,7 @@ impl Inventory {
             let mut give = |mut row: Row| {
                 last_use.note(&mut row.model, row.usage.iter().map(|(inode, _)| *inode));
                 row.model.protected = self.is_protected(&row.model);
-                self.memory.annotate(&mut row.model);
+                self.recall(store, Part::Whole, &mut row.model, row.usage.iter().map(|(inode, _)| *inode));
                 sink(ScanEvent::Row(Box::new(row)));
             };
             let missed = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,6 @@
 //! Checking rows of any store, and remembering what was found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
@@ -8,16 +8,16 @@ use tokio_util::sync::CancellationToken;
 use super::{Inventory, PlanTarget};
 use crate::config::VerifySettings;
 use crate::error::{Error, Result};
-use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verification, text};
+use crate::model::{Digest, FileCheck, FileStatus, Inode, Model, ModelId, StoreKind, Verification, text};
 use crate::store::remembered::Remembered;
 use crate::store::verify::{self, Depth, Event, Options, Progress, Task};
-use crate::store::{Part, Target};
+use crate::store::{Part, Store, Target};
 
 /// Rows of a store that are asked for together; between two lots it can be cancelled.
 const TOGETHER: usize = 256;
 
 impl Inventory {
-    /// Remembers good results, and shows in every row what is remembered of it.
+    /// Remembers results, and shows in every row what is remembered of it.
     #[must_use]
     pub fn remembering(self, memory: Remembered) -> Self {
         Self { memory, ..self }
@@ -102,7 +102,7 @@ impl Inventory {
                     if depth != Depth::Quick
                         && let Some(target) = targets.get(of(task))
                     {
-                        self.note(&target.model, Some(verification));
+                        self.note(&target.model);
                     }
                     Event::Finished { task: of(task), verification }
                 }
@@ -152,25 +152,34 @@ impl Inventory {
                 _ => None,
             };
             if let Some(id) = id {
-                self.note(&ModelId { store: store.kind(), store_path: store.root().to_owned(), id }, None);
+                self.note(&ModelId { store: store.kind(), store_path: store.root().to_owned(), id });
             }
         }
         self.memory.keep();
     }
 
     /// Notes what is known of a row after its files were checked or published.
-    fn note(&self, model: &ModelId, verification: Option<&Verification>) {
+    fn note(&self, model: &ModelId) {
         let Ok(store) = self.store(model) else { return };
         let whole = Target { id: model.id.clone(), part: Part::Whole };
         // A row that is gone by now needs no note.
         let (Ok(details), Ok(expected)) = (store.details(&model.id), store.expected(&whole)) else { return };
-        let checks = verification.map_or(&[][..], |verification| &verification.files);
-        let checked: BTreeSet<&str> = checks.iter().map(|check| check.path.as_str()).collect();
-        let mut corrupt = self.memory.corrupt(model);
-        corrupt.retain(|path| !checked.contains(path.as_str()) && verification.is_some());
-        let found = checks.iter().filter(|check| check.status == FileStatus::Corrupt);
-        corrupt.extend(found.map(|check| check.path.clone()));
-        self.memory.note_model(&details.model, store.root(), &expected, corrupt);
+        self.memory.note_model(&details.model, store.root(), &expected);
+    }
+
+    /// Adds to a row what is remembered of it: when it was found right, or what is wrong with `files`, the inodes that it has,
+    /// whichever row that was found in.
+    pub(super) fn recall(&self, store: &dyn Store, part: Part, model: &mut Model, files: impl Iterator<Item = Inode>) {
+        if part == Part::Whole {
+            self.memory.annotate(model);
+        }
+        if !self.memory.suspects(files) {
+            return;
+        }
+        match store.expected(&Target { id: model.identity.id.clone(), part }) {
+            Ok(expected) => self.memory.annotate_damage(model, store.root(), &expected),
+            Err(error) => model.warnings.push(format!("one of its files is known to be damaged; which one: {error}")),
+        }
     }
 }
 

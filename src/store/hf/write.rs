@@ -199,6 +199,15 @@ impl RepositoryWriter {
         }
     }
 
+    /// Where the bytes are that lie here as `file` at `commit`, if there are any.
+    #[must_use]
+    pub fn bytes_of(&self, commit: &str, file: &RemoteFile) -> Option<PathBuf> {
+        match self.find(commit, &file.path, file.size, &file.digest?).ok()? {
+            Found::Linked { location, .. } | Found::Unproven { location, .. } => Some(self.root.join(location)),
+            Found::Nothing | Found::Foreign(_) => None,
+        }
+    }
+
     /// The bytes behind a name in `blobs/`: its own, or one hop further those of the shared store.
     fn payload(&self, hub: &Folder, name: &OsString) -> Result<Payload> {
         let location = Path::new(&self.name).join("blobs").join(name);

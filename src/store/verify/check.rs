@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure, read_metadata};
 use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, text};
 use crate::store::holes::hole;
-use crate::store::remembered::Fingerprint;
+use crate::store::remembered::{Bad, Fingerprint};
 use crate::store::shards::Told;
 
 const STRUCTURE: &str = "structure";
@@ -79,10 +79,18 @@ fn opened(
     let header = (is_weights && (digest.is_none() || of_set)).then(|| read_metadata(file, name));
     checked.split = header.as_ref().and_then(|header| header.as_ref().ok()).map(Told::of);
     if let Some(digest) = digest {
-        content(file, fingerprint, digest, expected, options, reading, &mut checked.check)?;
+        let wrong = content(file, fingerprint, digest, expected, options, reading, &mut checked.check)?;
         if checked.check.status == FileStatus::Corrupt && is_weights {
             length(file, size, expected, &mut checked.check);
         }
+        if let Some(actual) = wrong {
+            options.memory.remember_bad(&fingerprint, digest, actual, checked.check.status);
+        }
+        return Ok(());
+    }
+    // A quick look believes what reading found before. What nothing is promised of is as bad as another name of it is.
+    if let Some(bad) = options.memory.bad(&fingerprint, &expected.promises()) {
+        known_bad(&bad, &mut checked.check);
         return Ok(());
     }
     if !is_weights && expected.size.is_none() && expected.digest.is_none() {
@@ -102,6 +110,13 @@ fn opened(
         options.memory.forget(&fingerprint);
     }
     Ok(())
+}
+
+/// The result of an earlier look at every byte.
+fn known_bad(bad: &Bad, check: &mut FileCheck) {
+    check.status = bad.status;
+    compared(check, bad.promised.algorithm().name(), Some(bad.promised.to_string()), bad.actual.to_string());
+    check.say(&format!("found on {}; it has not changed since", bad.since()));
 }
 
 fn compared(check: &mut FileCheck, algorithm: &str, expected: Option<String>, actual: String) {
@@ -153,7 +168,7 @@ fn structure(
     compared(check, STRUCTURE, expected.size.map(|size| size.to_string()), size.to_string());
 }
 
-/// Compares the content with what is promised.
+/// Compares the content with what is promised. Gives what was found where that is wrong, and nobody wrote to it meanwhile.
 fn content(
     file: &File,
     before: Fingerprint,
@@ -162,14 +177,14 @@ fn content(
     options: &Options,
     reading: &Reading<'_>,
     check: &mut FileCheck,
-) -> Result<()> {
+) -> Result<Option<Digest>> {
     if options.depth == Depth::Changed
         && let Some(when) = options.memory.good(&before, digest)
     {
         check.status = FileStatus::Ok;
         compared(check, digest.algorithm().name(), Some(digest.to_string()), digest.to_string());
         check.say(&format!("unchanged since it was verified on {}", when.strftime("%Y-%m-%d %H:%M UTC")));
-        return Ok(());
+        return Ok(None);
     }
     let mut algorithms: Vec<Algorithm> = vec![digest.algorithm()];
     for promise in &expected.others {
@@ -183,7 +198,7 @@ fn content(
         Err(HashError::Io(error)) => {
             options.memory.forget(&before);
             check.actual = Some(text::printable(&error.to_string()));
-            return Ok(());
+            return Ok(None);
         }
     };
     let is_found = |digest: &Digest| found.contains(digest);
@@ -209,8 +224,9 @@ fn content(
             None,
             "it was written to while it was read; verify it again".to_owned(),
         );
+        return Ok(None);
     }
-    Ok(())
+    Ok(if counts.is_none() { actual } else { None })
 }
 
 /// Says of weights with a wrong checksum that they are cut or padded, where their header tells.

@@ -78,6 +78,13 @@ impl Expected {
         all(self) == all(other) && !of_set(self) && !of_set(other)
     }
 
+    /// The digests of which any makes the file right: the one that counts, and others from the same source.
+    #[must_use]
+    pub fn promises(&self) -> Vec<Digest> {
+        let equals = self.others.iter().filter(|promise| self.source == Some(promise.source));
+        self.digest.into_iter().chain(equals.map(|promise| promise.digest)).collect()
+    }
+
     /// Takes over what several sources promise, the one that counts first.
     #[must_use]
     pub fn promised(mut self, promises: impl IntoIterator<Item = Promise>) -> Self {
