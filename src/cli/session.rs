@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::machine::{self, MemoryProbe};
 use crate::model::selector::Selector;
 use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
+use crate::store::remembered::Remembered;
 use crate::transfer;
 
 /// A command at work.
@@ -157,6 +158,7 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
         .hub_settings(&settings.hub)
         .hf_cache(&settings.paths.hf_hub_cache)
         .symlinks(settings.symlinks)
+        .remembering(Remembered::in_file(settings.paths.verified()))
         .converter(ConverterSettings { supervisor: own_command(&["supervise", "--"]), ..settings.converter.clone() })
         .catalog_file(&settings.paths.config.join("catalog.toml"))?
         .build();
@@ -176,7 +178,7 @@ fn own_command(words: &[&str]) -> Option<Vec<OsString>> {
 }
 
 pub(super) fn inventory(provisioner: &ModelProvisioner, settings: &Settings) -> Inventory {
-    Inventory::of_host(provisioner.store(), settings)
+    Inventory::of_host(provisioner.store(), settings).remembering(provisioner.memory().clone())
 }
 
 fn resolved(path: &Path) -> PathBuf {

@@ -80,6 +80,12 @@ impl Paths {
             home,
         }
     }
+
+    /// The file of remembered results of verifying.
+    #[must_use]
+    pub fn verified(&self) -> PathBuf {
+        self.state.join("verified.json")
+    }
 }
 
 /// The host name as one folder name: a home folder that several hosts share keeps their states apart.

@@ -78,7 +78,8 @@ pub enum JobEventKind {
         /// The file, else the job.
         file: Option<String>,
     },
-    /// A program that works for it has printed this, made printable.
+    /// A program that works for it has printed this, made printable; or what there is to say of what it does: that a file is
+    /// fetched again because it was found to be corrupt.
     Output {
         /// The line.
         line: String,

@@ -12,6 +12,7 @@ use crate::model::Reference;
 use crate::store::Store;
 use crate::store::flat::{Alias, FlatStore};
 use crate::store::hf::{HfStore, RepositoryWriter};
+use crate::store::remembered::Remembered;
 use crate::transfer::{Connections, Courtesy, Options};
 
 /// Where models come from when nothing else is said.
@@ -26,6 +27,7 @@ pub struct Builder {
     hub: HubOptions,
     catalog: Catalog,
     options: Options,
+    memory: Remembered,
     converter: ConverterSettings,
     fault: Option<Fault>,
 }
@@ -62,6 +64,7 @@ impl Builder {
             hub: HubOptions { endpoint: PUBLIC_HUB.to_owned(), token: None, offline: false, proxies: false },
             catalog: Catalog::embedded(),
             options: Options::default(),
+            memory: Remembered::default(),
             converter: ConverterSettings::default(),
             fault: None,
         }
@@ -140,6 +143,13 @@ impl Builder {
         self
     }
 
+    /// Where results of verifying are remembered: a file that was found corrupt and has not changed since is fetched again.
+    #[must_use]
+    pub fn remembering(mut self, memory: Remembered) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// How `download_model` fetches: speed limit, patience.
     #[must_use]
     pub fn transfer(mut self, options: Options) -> Self {
@@ -174,6 +184,7 @@ impl Builder {
                 client: OnceLock::new(),
                 remote_rows: RemoteRows::default(),
                 options: self.options,
+                memory: self.memory,
                 converter: self.converter,
                 fault: self.fault,
             }),
@@ -201,6 +212,7 @@ struct Inner {
     client: OnceLock<HubClient>,
     remote_rows: RemoteRows,
     options: Options,
+    memory: Remembered,
     converter: ConverterSettings,
     fault: Option<Fault>,
 }
@@ -218,6 +230,7 @@ impl ModelProvisioner {
                     .hub_settings(&settings.hub)
                     .hf_cache(&settings.paths.hf_hub_cache)
                     .symlinks(settings.symlinks)
+                    .remembering(Remembered::in_file(settings.paths.verified()))
                     .converter(settings.converter);
                 builder.options.connections = Connections::new(settings.connections);
                 builder.options.courtesy =
@@ -297,6 +310,12 @@ impl ModelProvisioner {
     #[must_use]
     pub fn transfer_options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// Where results of verifying are remembered.
+    #[must_use]
+    pub fn memory(&self) -> &Remembered {
+        &self.inner.memory
     }
 
     pub(super) fn converter_settings(&self) -> &ConverterSettings {

@@ -45,6 +45,8 @@ impl ModelProvisioner {
         let whole = !matches!(resolved.part, Part::Files(_));
         let files = store.expected(&Target { id: resolved.id, part: resolved.part })?;
         let task = Task { model, root: store.root().to_owned(), files, whole };
-        verify::one(task, &Options::new(Depth::Full), progress, cancel)
+        self.memory().refresh();
+        let options = Options { memory: self.memory().clone(), ..Options::new(Depth::Full) };
+        verify::one(task, &options, progress, cancel)
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hub::Repository;
 pub use crate::model::DestinationKind;
-use crate::model::{Quantization, RemoteFile};
+use crate::model::{Quantization, RemoteFile, RepoPath};
+use crate::store::remembered::Bad;
 
 /// What a person asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,11 +51,29 @@ pub struct DownloadPlan {
     pub total: u64,
     /// Whether the folder's record proves that everything is there: then nothing is fetched, and no hub was asked.
     pub whole: bool,
+    /// Those of the files that lie here and were found to be wrong: they are fetched again, and stay until then.
+    pub damaged: Vec<(RepoPath, Bad)>,
     /// The complete listing of the repository; empty when no hub was asked.
     pub listing: Vec<RemoteFile>,
 }
 
 impl DownloadPlan {
+    /// Most damaged files that are named one by one.
+    const NAMED: usize = 8;
+
+    /// Lines that say why something that lies here is fetched again.
+    #[must_use]
+    pub fn damage_lines(&self) -> Vec<String> {
+        let line = |(path, bad): &(RepoPath, Bad)| {
+            format!("{path} was {} (verified on {}); fetched again", bad.status.name(), bad.since())
+        };
+        let mut lines: Vec<String> = self.damaged.iter().take(Self::NAMED).map(line).collect();
+        if self.damaged.len() > Self::NAMED {
+            lines.push(format!("{} more files are fetched again", self.damaged.len() - Self::NAMED));
+        }
+        lines
+    }
+
     /// The folder below which the files get their names: the model's own, or the snapshot of the commit.
     #[must_use]
     pub fn base(&self) -> PathBuf {

@@ -112,9 +112,11 @@ impl ModelProvisioner {
         Ok(match plan.request.to {
             DestinationKind::Hf => {
                 let writer = self.hf_writer(&plan.repository.id)?;
-                Arc::new(HfDestination::new(writer, &endpoint, plan, events, cancel))
+                Arc::new(HfDestination::new(writer, &endpoint, plan, self.memory(), events, cancel))
             }
-            DestinationKind::Flat => Arc::new(FlatDestination::new(self.store().root(), &endpoint, plan, cancel)),
+            DestinationKind::Flat => {
+                Arc::new(FlatDestination::new(self.store().root(), &endpoint, plan, self.memory(), cancel))
+            }
         })
     }
 

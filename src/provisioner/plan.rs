@@ -1,11 +1,14 @@
 //! From a request to a plan: which repository, which files, which folder.
 
+use std::path::{Path, PathBuf};
+
 use super::whole::Cached;
 use super::{DestinationKind, DownloadPlan, DownloadRequest, ModelProvisioner, mix};
 use crate::error::{Error, Result};
 use crate::hub::{HubClient, Repository};
 use crate::model::selection::{Candidates, Selection, Wanted, select, with_projector};
 use crate::model::{Reference, RemoteFile, RepoPath, text};
+use crate::store::remembered::Bad;
 use crate::store::{flat, hf};
 
 /// The branch that a reference without revision means.
@@ -66,10 +69,20 @@ impl ModelProvisioner {
             knock(&hub, &repository, &files).await?;
         }
         let (reference, id, to) = (meaning.reference.clone(), repository.id.clone(), request.to);
-        let folder = self
+        let (commit, wanted) = (repository.commit.clone(), files.clone());
+        let (folder, damaged) = self
             .blocking(move |this| match to {
-                DestinationKind::Flat => this.store().target_folder(&reference, &id),
-                DestinationKind::Hf => Ok(this.hf_writer(&id)?.folder()),
+                DestinationKind::Flat => {
+                    let folder = this.store().target_folder(&reference, &id)?;
+                    let damaged = this.damaged(&wanted, |file| Some(file.path.below(&folder)));
+                    Ok((folder, damaged))
+                }
+                DestinationKind::Hf => {
+                    let writer = this.hf_writer(&id)?;
+                    let place = |file: &RemoteFile| writer.bytes_of(&commit, file);
+                    let damaged = this.damaged(&wanted, place);
+                    Ok((writer.folder(), damaged))
+                }
             })
             .await?;
         // In the cache every commit has a folder of its own.
@@ -87,6 +100,7 @@ impl ModelProvisioner {
             folder,
             total,
             whole: false,
+            damaged,
             listing: if listing.refused.is_empty() { listing.files } else { Vec::new() },
         })
     }
@@ -98,6 +112,7 @@ impl ModelProvisioner {
         }
         let (asked, known) = (request.clone(), meaning.clone());
         self.blocking(move |this| {
+            this.memory().refresh();
             Ok(match asked.to {
                 DestinationKind::Flat => this.whole_already(&asked, &known)?.map_or(Known::Nothing, Known::whole),
                 DestinationKind::Hf => match this.cached_already(&asked, &known)? {
@@ -108,6 +123,21 @@ impl ModelProvisioner {
             })
         })
         .await
+    }
+
+    /// What is remembered to be wrong with the file at `path`, as which `file` would be taken.
+    pub(super) fn known_damage(&self, path: &Path, file: &RemoteFile) -> Option<Bad> {
+        self.memory().bad_at(path, file.digest.as_slice())
+    }
+
+    /// Those of `files` that lie at their places and are known to be wrong.
+    fn damaged(&self, files: &[RemoteFile], place: impl Fn(&RemoteFile) -> Option<PathBuf>) -> Vec<(RepoPath, Bad)> {
+        self.memory().refresh();
+        if self.memory().knows_none_bad() {
+            return Vec::new();
+        }
+        let damage = |file: &RemoteFile| Some((file.path.clone(), self.known_damage(&place(file)?, file)?));
+        files.iter().filter_map(damage).collect()
     }
 
     /// Reads the request; looks at the catalog and, for a folder's name, at its record.

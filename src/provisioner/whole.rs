@@ -53,6 +53,7 @@ impl ModelProvisioner {
             let is_of_commit = |known: &RecordedFile| complete || record.commit_of(known) == record.commit;
             record.file(file.path.as_str()).is_some_and(|known| known.digest == file.digest && is_of_commit(known))
                 && vouched(&folder, file, &record.commit, Some(&record))
+                && self.known_damage(&file.path.below(&folder), file).is_none()
         });
         if !certain || !whole {
             return Ok(None);
@@ -74,8 +75,10 @@ impl ModelProvisioner {
         let writer = self.hf_writer(&found.id)?;
         for file in &selection.files {
             let Some(digest) = file.digest else { return Ok(None) };
-            if !matches!(writer.find(&found.commit, &file.path, file.size, &digest)?, Found::Linked { .. }) {
-                return Ok(None);
+            match writer.find(&found.commit, &file.path, file.size, &digest)? {
+                Found::Linked { location, .. } if self.known_damage(&writer.root().join(&location), file).is_none() => {
+                }
+                _ => return Ok(None),
             }
         }
         let pinned = revision == found.commit;
@@ -108,6 +111,7 @@ fn plan(
         quantization: selection.quantization,
         folder,
         whole: true,
+        damaged: Vec::new(),
         listing: Vec::new(),
     })
 }

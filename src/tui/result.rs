@@ -38,7 +38,8 @@ pub(crate) fn told(job: &JobStatus) -> (Level, String) {
         (_, Some(JobOutcome::Converted(0))) => (Level::Done, format!("{subject} was converted already")),
         (_, Some(JobOutcome::Converted(bytes))) => (Level::Done, format!("{subject} is converted: {}", Bytes(*bytes))),
         (_, Some(JobOutcome::Fetched(bytes))) => {
-            (Level::Done, format!("{subject} is here: {} fetched and verified", Bytes(*bytes)))
+            let why = job.output.first().map(|line| format!("; {line}")).unwrap_or_default();
+            (Level::Done, format!("{subject} is here: {} fetched and verified{why}", Bytes(*bytes)))
         }
         (_, None) => (Level::Done, format!("{} {subject}: done", job.spec.kind())),
     }

@@ -1,5 +1,6 @@
 //! A download: planned, transferred, and tried again for as long as it is worth it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,10 +53,11 @@ impl Performer {
         let mut advice = Advice::default();
         let mut fruitless = 0_u32;
         let mut tries = 0_u32;
+        let mut told = BTreeSet::new();
         loop {
             let before = Instant::now();
             let mut found = Found::default();
-            let error = match self.attempt(request, run, &mut found).await {
+            let error = match self.attempt(request, run, &mut found, &mut told).await {
                 Err(error) if self.waits() && !error.is_cancelled() => error,
                 Err(error) => return Err(self.with_way_out(error, found.shortage, run).await),
                 result => return result,
@@ -192,7 +194,14 @@ impl Performer {
         Ok(shortage.text(&advice.idle))
     }
 
-    async fn attempt(&self, request: &DownloadRequest, run: &Run, found: &mut Found) -> Result<Done> {
+    /// One try. `told` are lines that were told before.
+    async fn attempt(
+        &self,
+        request: &DownloadRequest,
+        run: &Run,
+        found: &mut Found,
+        told: &mut BTreeSet<String>,
+    ) -> Result<Done> {
         let asked = Instant::now();
         let planning = in_time(self.transfer.first_byte, self.provisioner.plan_download(request), || self.endpoint());
         let planning = while_quiet(planning, |quiet| {
@@ -204,6 +213,11 @@ impl Performer {
             plan = planning => plan?,
         };
         found.plan = Some(plan.clone());
+        for line in plan.damage_lines() {
+            if told.insert(line.clone()) {
+                (run.tell)(JobEventKind::Output { line });
+            }
+        }
         let mut options = self.transfer.clone();
         // One bound for both: the plan's requests and those for the bytes.
         options.first_byte =

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest, partials, unrecorded};
+use super::{Place, Replaced, has_digest, partials, unrecorded};
 use crate::disk::{publish, regular, safe};
 use crate::error::{Error, Result};
 use crate::format::LookAlike;
@@ -19,6 +19,7 @@ use crate::model::{Digest, FileName, RemoteFile, RepoPath, StoreKind, text};
 use crate::provisioner::DownloadPlan;
 use crate::store::flat::staging::{StagingName, staging_key, staging_paths};
 use crate::store::flat::{Record, RecordedFile, sidecar};
+use crate::store::remembered::Remembered;
 use crate::transfer::{self, Destination, Request, Staging};
 
 /// So many small files are published before the record is written again.
@@ -46,6 +47,7 @@ pub(in crate::provisioner) struct FlatDestination {
     unrecorded: Mutex<Vec<RemoteFile>>,
     /// With `force`: what lay under each name when this run first looked. Another inode there has been published since.
     replaced: Mutex<BTreeMap<RepoPath, (u64, u64)>>,
+    memory: Remembered,
     cancel: CancellationToken,
 }
 
@@ -54,6 +56,7 @@ impl FlatDestination {
         root: &Path,
         endpoint: &str,
         plan: &DownloadPlan,
+        memory: &Remembered,
         cancel: CancellationToken,
     ) -> Self {
         Self {
@@ -69,6 +72,7 @@ impl FlatDestination {
             record: Mutex::new(()),
             unrecorded: Mutex::default(),
             replaced: Mutex::new(BTreeMap::new()),
+            memory: memory.clone(),
             cancel,
         }
     }
@@ -189,9 +193,9 @@ impl Place for FlatDestination {
 
     fn is_there(&self, file: &RemoteFile) -> bool {
         // With `force` the new bytes lie beside the old ones until they are published.
-        let target = file.path.below(&self.folder);
-        fs::symlink_metadata(target)
+        fs::symlink_metadata(file.path.below(&self.folder))
             .is_ok_and(|status| status.is_file() && status.len() == file.size && !self.is_to_be_replaced(file, &status))
+            && !self.is_known_bad(file)
     }
 
     fn settle(&self) -> Result<()> {
@@ -213,6 +217,9 @@ impl Destination for FlatDestination {
             Err(error) => return Err(Error::io("read", target)(error)),
         };
         if self.is_to_be_replaced(file, &status) || !status.is_file() || status.len() != file.size {
+            return Ok(None);
+        }
+        if self.is_known_bad(file) {
             return Ok(None);
         }
         // Only a file without digest needs the record's word.
@@ -264,7 +271,11 @@ impl Destination for FlatDestination {
         if file.digest.is_none() {
             refuse_page(file, &staging.partial)?;
         }
+        let replaced = Replaced::at(&target, &self.memory);
         publish::publish(&staging.partial, &target)?;
+        if let Some(replaced) = replaced {
+            replaced.gave_way(&self.memory);
+        }
         self.note(file).map_err(unrecorded)?;
         discard_partials_of(std::slice::from_ref(&target));
         Ok(target)
@@ -277,7 +288,9 @@ impl Destination for FlatDestination {
             .zip(&targets)
             .map(|((_, staging), target)| (staging.partial.as_path(), target.as_path()))
             .collect();
+        let replaced: Vec<_> = targets.iter().filter_map(|target| Replaced::at(target, &self.memory)).collect();
         let mut results = publish::publish_all(&pairs);
+        replaced.into_iter().for_each(|replaced| replaced.gave_way(&self.memory));
         let there: Vec<&RemoteFile> =
             files.iter().zip(&results).filter(|(_, result)| result.is_ok()).map(|((file, _), _)| *file).collect();
         let mut noted = self.note_beside(&there).into_iter();
@@ -293,6 +306,7 @@ impl Destination for FlatDestination {
     }
 
     fn finish(&self, files: &[RemoteFile]) -> Result<()> {
+        self.memory.keep();
         // Both end with syncs, which the file system joins.
         let written = publish::beside(&[true, false], |record| {
             if *record {
@@ -318,6 +332,11 @@ impl FlatDestination {
         let now = (status.dev(), status.ino());
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         *replaced.entry(file.path.clone()).or_insert(now) == now
+    }
+
+    /// Whether what lies there was found to be something else than `file`, and has not changed since.
+    fn is_known_bad(&self, file: &RemoteFile) -> bool {
+        self.memory.bad_at(&file.path.below(&self.folder), file.digest.as_slice()).is_some()
     }
 
     fn staging_of(&self, target: &Path, file: &RemoteFile) -> Staging {

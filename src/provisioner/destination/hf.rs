@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, has_digest, partials, unrecorded};
+use super::{Place, Replaced, has_digest, partials, unrecorded};
 use crate::disk::lock::FileLock;
 use crate::error::{Error, Result};
 use crate::model::{Digest, RemoteFile, RepoPath, StoreKind};
 use crate::provisioner::DownloadPlan;
 use crate::store::flat::staging::{staging_key, staging_paths};
 use crate::store::hf::{Found, RepositoryWriter};
+use crate::store::remembered::Remembered;
 use crate::transfer::{Destination, EventSink, Request, Staging, TransferEvent};
 
 /// How often a lock that another program holds is tried.
@@ -41,6 +42,7 @@ pub(in crate::provisioner) struct HfDestination {
     locks: Mutex<BTreeMap<Digest, Held>>,
     /// With `force`: the bytes that each name led to when this run first looked. Others have been published since.
     replaced: Mutex<BTreeMap<RepoPath, (u64, u64)>>,
+    memory: Remembered,
     events: EventSink,
     cancel: CancellationToken,
 }
@@ -56,6 +58,7 @@ impl HfDestination {
         writer: RepositoryWriter,
         endpoint: &str,
         plan: &DownloadPlan,
+        memory: &Remembered,
         events: &EventSink,
         cancel: CancellationToken,
     ) -> Self {
@@ -76,6 +79,7 @@ impl HfDestination {
             changed: AtomicBool::new(false),
             locks: Mutex::new(BTreeMap::new()),
             replaced: Mutex::new(BTreeMap::new()),
+            memory: memory.clone(),
             events: events.clone(),
             cancel,
         }
@@ -139,10 +143,20 @@ impl HfDestination {
         *replaced.entry(file.path.clone()).or_insert(inode) == inode
     }
 
+    /// Whether what lies there was found to be something else than `digest`, and has not changed since.
+    fn is_known_bad(&self, location: &Path, digest: &Digest) -> bool {
+        self.memory.bad_at(&self.writer.root().join(location), &[*digest]).is_some()
+    }
+
     fn look(&self, file: &RemoteFile, digest: &Digest) -> Result<Option<PathBuf>> {
         let pointer = self.writer.pointer(&self.commit, &file.path);
         match self.writer.find(&self.commit, &file.path, file.size, digest)? {
             Found::Linked { inode, .. } | Found::Unproven { inode, .. } if self.is_to_be_replaced(file, inode) => {
+                Ok(None)
+            }
+            Found::Linked { location, .. } | Found::Unproven { location, .. }
+                if self.is_known_bad(&location, digest) =>
+            {
                 Ok(None)
             }
             Found::Linked { .. } => Ok(Some(pointer)),
@@ -200,8 +214,9 @@ impl Place for HfDestination {
     fn is_there(&self, file: &RemoteFile) -> bool {
         let found = file.digest.map(|digest| self.writer.find(&self.commit, &file.path, file.size, &digest));
         match found {
-            Some(Ok(Found::Linked { inode, .. } | Found::Unproven { inode, .. })) => {
-                !self.is_to_be_replaced(file, inode)
+            Some(Ok(Found::Linked { inode, location } | Found::Unproven { inode, location, .. })) => {
+                let is_bad = file.digest.is_some_and(|digest| self.is_known_bad(&location, &digest));
+                !is_bad && !self.is_to_be_replaced(file, inode)
             }
             _ => false,
         }
@@ -246,12 +261,17 @@ impl Destination for HfDestination {
 
     fn publish(&self, file: &RemoteFile, staging: &Staging) -> Result<PathBuf> {
         let digest = self.digest(file)?;
+        let replaced = self.writer.bytes_of(&self.commit, file).and_then(|path| Replaced::at(&path, &self.memory));
         let published = self.writer.publish(&self.commit, &file.path, &digest, &staging.partial)?;
+        if let Some(replaced) = replaced {
+            replaced.gave_way(&self.memory);
+        }
         self.release(&digest);
         Ok(published)
     }
 
     fn finish(&self, _: &[RemoteFile]) -> Result<()> {
+        self.memory.keep();
         let written = (if self.is_whole() { self.writer.write_tree(&self.commit, &self.listing) } else { Ok(()) })
             .and_then(|()| self.writer.write_ref(&self.revision, &self.commit));
         match written {

@@ -4,13 +4,16 @@ mod flat;
 mod hf;
 mod partials;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::disk::regular;
 use crate::error::{Error, Result, io_reason};
 use crate::model::{Digest, ModelId, RemoteFile, StoreKind};
+use crate::store::remembered::{Fingerprint, Remembered};
 use crate::store::verify::{self, Depth, Expected};
 use crate::transfer::Destination;
 
@@ -48,6 +51,32 @@ pub(super) trait Place: Destination {
     /// When it cannot be written.
     fn settle(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// A file whose place another one takes. Other names of the same bytes stay, and with them what is known of those.
+#[derive(Debug)]
+struct Replaced {
+    file: File,
+    before: Fingerprint,
+}
+
+impl Replaced {
+    /// The regular file at `path`, if it is known to be wrong.
+    fn at(path: &Path, memory: &Remembered) -> Option<Self> {
+        if memory.knows_none_bad() {
+            return None;
+        }
+        let file = regular::open(path).ok()?;
+        let before = Fingerprint::of(&file).ok()?;
+        Some(Self { file, before })
+    }
+
+    /// To be called when another file has its place.
+    fn gave_way(self, memory: &Remembered) {
+        if let Ok(now) = Fingerprint::of(&self.file) {
+            memory.lost_a_name(&self.before, &now);
+        }
     }
 }
 

@@ -39,7 +39,7 @@ impl Inventory {
     #[must_use]
     pub fn of_host(own: &FlatStore, settings: &Settings) -> Self {
         let mut inventory = Self::new(Vec::new(), settings.protect.clone())
-            .remembering(Remembered::in_file(settings.paths.state.join("verified.json")))
+            .remembering(Remembered::in_file(settings.paths.verified()))
             .pacing(settings.verify);
         let host = Host::new(own, settings);
         inventory.set_known(host.known(settings.all_users));
