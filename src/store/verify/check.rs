@@ -91,6 +91,9 @@ fn opened(
     // A quick look believes what reading found before. What nothing is promised of is as bad as another name of it is.
     if let Some(bad) = options.memory.bad(&fingerprint, &expected.promises()) {
         known_bad(&bad, &mut checked.check);
+        if is_weights {
+            length(file, size, expected, &mut checked.check);
+        }
         return Ok(());
     }
     if !is_weights && expected.size.is_none() && expected.digest.is_none() {
