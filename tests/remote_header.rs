@@ -59,7 +59,9 @@ async fn one_header_tells_for_all_quantizations_and_no_weights_are_fetched() {
     assert_eq!(header.file.path.as_str(), "tiny.Q4_K_M.gguf");
     hub.forget();
     let metadata = provisioner.remote_metadata(&header).await.unwrap();
-    assert_eq!((metadata.layers, metadata.context_length, metadata.partly_read), (Some(1), Some(4096), true));
+    assert_eq!((metadata.layers, metadata.context_length, metadata.partly_read), (Some(1), Some(4096), false));
+    // What stands behind the vocabulary is known, too.
+    assert_eq!((metadata.licence.as_deref(), metadata.parameters), (Some("mit"), Some(4 * MIB)));
     assert_eq!(metadata.shape.vocabulary, Some(40_000));
     // And the header of the projector.
     assert!(hub.file_bytes_sent() <= 320 * KIB, "{}", hub.file_bytes_sent());
@@ -140,7 +142,7 @@ async fn a_header_that_stops_on_its_way_is_not_waited_for_forever() {
     let base = tempfile::tempdir().unwrap();
     let provisioner = provisioner(&hub, base.path());
     let header = header(&provisioner).await;
-    hub.fault(Fault::on("tiny.Q4_K_M.gguf", What::Stall(64 * KIB)).always());
+    hub.fault(Fault::on("tiny.Q4_K_M.gguf", What::Stall(KIB)).always());
     let passes = async {
         while hub.count("tiny.Q4_K_M.gguf") == 0 {
             tokio::task::yield_now().await;

@@ -98,6 +98,12 @@ fn gguf(keys: impl Fn(Writer) -> Writer, tensors: &[(&str, &[u64], TensorType)])
 }
 
 fn keys(writer: Writer) -> Writer {
+    base_keys(writer)
+        .key("tokenizer.ggml.tokens", vec!["a".to_owned(), "b".to_owned()])
+        .key("tokenizer.chat_template", "{{ messages }}")
+}
+
+fn base_keys(writer: Writer) -> Writer {
     writer
         .key("general.file_type", 1_u32)
         .key("general.license", "mit")
@@ -108,8 +114,6 @@ fn keys(writer: Writer) -> Writer {
         .key("llama.attention.head_count_kv", 1_u32)
         .key("llama.expert_count", 4_u32)
         .key("tokenizer.ggml.model", "gpt2")
-        .key("tokenizer.ggml.tokens", vec!["a".to_owned(), "b".to_owned()])
-        .key("tokenizer.chat_template", "{{ messages }}")
 }
 
 fn split() -> Files {
@@ -249,7 +253,25 @@ async fn what_the_hub_shows_is_what_a_row_shows() {
             ("mmproj-F16.gguf".to_owned(), gguf(clip, &[("v.blk.0.weight", &[64, 64], TensorType::F16)])),
         ]
     };
-    let cases: [(&str, Files); 7] = [
+    let long = || {
+        let vocabulary: Vec<String> = (0..60_000).map(|n| format!("word {:x}", n * 7919)).collect();
+        let merges: Vec<String> = (0..90_000).map(|n| format!("a{n:x} b{n:x}")).collect();
+        let with = |writer: Writer| {
+            base_keys(writer)
+                .key("tokenizer.ggml.tokens", vocabulary.clone())
+                .key("tokenizer.ggml.token_type", vec![1_i32; 60_000])
+                .key("tokenizer.ggml.merges", merges.clone())
+                .key("tokenizer.chat_template", "{{ messages }}")
+                .key("general.quantized_by", "someone")
+        };
+        let tensors: &[(&str, &[u64], TensorType)] = &[
+            ("blk.0.attn_q.weight", &[64, 640], TensorType::F16),
+            ("blk.1.attn_q.weight", &[64, 64], TensorType::F16),
+        ];
+        vec![("tiny-F16.gguf".to_owned(), gguf(with, tensors))]
+    };
+    let cases: [(&str, Files); 8] = [
+        ("gguf with a long vocabulary", long()),
         ("one file", [beside(), shards(1)].concat()),
         ("ten shards", [beside(), shards(10)].concat()),
         ("packed", packed()),

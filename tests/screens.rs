@@ -318,7 +318,7 @@ const SCENES: [Scene; 20] = [
         let Some(Dialog::Files(dialog)) = script.state.dialogs.last() else { panic!("no files") };
         let wait = dialog.wait;
         let row = script.state.models.rows().find(|row| row.model.identity.id == "llama-8b").unwrap().clone();
-        script.send(Msg::Header(wait, Ok(Arc::new(remote_row(row.metadata.clone().unwrap())))));
+        script.send(Msg::Header(wait, Ok(Arc::new(remote_row(row.metadata.as_deref().unwrap())))));
         script
     }),
     ("fits", |w, h| on_gpus(w, h, 2)),
@@ -331,21 +331,21 @@ const SCENES: [Scene; 20] = [
 ];
 
 /// What the header of the choice in the middle tells.
-fn remote_row(metadata: Arc<Metadata>) -> RemoteRow {
+fn remote_row(metadata: &Metadata) -> RemoteRow {
     let path = RepoPath::parse("tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf").unwrap();
     let told = Metadata {
         architecture: Some("llama".to_owned()),
         parameters: Some(1_100_048_384),
         tensor_bytes: Some(667 * MIB),
-        ..(*metadata).clone()
+        ..metadata.clone()
     };
     let set = [RemoteFile { path: path.clone(), size: 669 * MIB, digest: None, blob_id: None, xet_hash: None }];
     RemoteRow::of(&RemoteFiles {
         repository: "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF",
         set: &set,
-        listed: &[path.clone()],
+        listed: std::slice::from_ref(&path),
         pipeline: false,
-        headers: &BTreeMap::from([(path, Ok(Arc::new(told)))]),
+        headers: &BTreeMap::from([(path.clone(), Ok(Arc::new(told)))]),
         beside: &BTreeMap::new(),
         projector: None,
     })

@@ -49,7 +49,7 @@ pub fn read_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, Stri
 }
 
 fn gguf_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, String> {
-    let reader = Here { bytes, position: 0, length };
+    let reader = Here::new(bytes, length);
     let (mut header, result) = Header::read_as_far_as_possible(reader, length, Depth::Whole);
     match result {
         Ok(()) => {}
@@ -65,10 +65,17 @@ fn gguf_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, String> 
 }
 
 /// A file of which only the first bytes are here; reading beyond them would have to wait.
-struct Here<'a> {
+pub(super) struct Here<'a> {
     bytes: &'a [u8],
     position: u64,
     length: u64,
+}
+
+impl<'a> Here<'a> {
+    /// The first bytes of a file of `length` bytes.
+    pub(super) fn new(bytes: &'a [u8], length: u64) -> Self {
+        Self { bytes, position: 0, length }
+    }
 }
 
 impl Read for Here<'_> {

@@ -1,27 +1,29 @@
 //! What a model on the hub is, before it is fetched: the headers of its files, in a few ranges of each.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ModelProvisioner;
 use super::remote_header::RemoteHeader;
 use crate::error::{Error, Result};
+use crate::format::gguf::Tail;
 use crate::format::safetensors::Index;
 use crate::format::{Metadata, Prefix, read_prefix};
-use crate::hub::HubClient;
+use crate::hub::{Address, HubClient};
 use crate::model::selection::INDEX;
 use crate::model::{FileName, Format, RemoteFile, RepoPath, Validator, text};
 use crate::store::headers::Header;
 use crate::store::remote::{Bytes as BesideBytes, RemoteFiles, RemoteRow, Stated};
 
-/// What is asked for at first: the keys of nearly every GGUF file stand in less.
-const FIRST_OF_GGUF: u64 = 256 << 10;
+/// What is asked for at first: the keys before the vocabulary of nearly every GGUF file stand in less.
+const FIRST_OF_GGUF: u64 = 64 << 10;
 /// The same of a file that has no vocabulary: a later part, or a projector.
 const FIRST_OF_PART: u64 = 64 << 10;
 /// The same of safetensors, before the headers of other shards told how long they are.
@@ -71,8 +73,8 @@ impl Bounds {
 pub(super) struct RemoteRows(Mutex<HashMap<(String, String, String), Arc<RemoteRow>>>);
 
 impl ModelProvisioner {
-    /// What the headers of a model on the hub tell together. Of a GGUF file with a vocabulary the keys before it are
-    /// fetched, of other files the headers, and of the files beside them what tells something: never weights. What is known
+    /// What the headers of a model on the hub tell together. Of a GGUF file with a vocabulary what stands before it and after it
+    /// is fetched, of other files the headers, and of the files beside them what tells something: never weights. What is known
     /// is given to `told` as soon as the first header is here, and again while more come. Dropping the future ends it.
     ///
     /// Where `bounds` end it, or a server does not answer, sums are a bound and [`RemoteRow::why_partial`] says so.
@@ -129,17 +131,21 @@ struct Look<'a> {
     headers: BTreeMap<RepoPath, Header>,
     beside: BTreeMap<RepoPath, BesideBytes>,
     why_partial: Option<String>,
+    /// Where the first file has tensors behind a vocabulary.
+    tail: Option<(&'a RemoteFile, Tail)>,
 }
 
 /// What is fetched.
 enum Wanted<'a> {
     Header(&'a RemoteFile),
+    Tail(&'a RemoteFile, Tail),
     Beside(&'a RemoteFile, u64),
 }
 
 /// What came of it.
 enum Came {
     Header(RepoPath, Result<Header>),
+    Tail(RepoPath, Result<Option<Metadata>>),
     Beside(RepoPath, Result<Vec<u8>>),
 }
 
@@ -156,6 +162,7 @@ impl<'a> Look<'a> {
                 hub,
                 header,
                 most: bounds.bytes,
+                at_once: bounds.at_once.max(1),
                 fetched: AtomicU64::new(0),
                 guess: AtomicU64::new(FIRST_OF_SAFETENSORS),
             },
@@ -163,6 +170,7 @@ impl<'a> Look<'a> {
             headers: BTreeMap::new(),
             beside: header.beside.iter().map(present).collect(),
             why_partial: None,
+            tail: None,
         }
     }
 
@@ -177,10 +185,14 @@ impl<'a> Look<'a> {
             }
         };
         let (first, config) = tokio::join!(self.fetcher.header(file), config);
-        let first = first?.map_err(|why| no_model(self.fetcher.hub, file, &why))?;
+        let (first, bytes) = first?;
+        let first = first.map_err(|why| no_model(self.fetcher.hub, file, &why))?;
+        if first.partly_read && first.format == Format::Gguf {
+            self.tail = Tail::of(&bytes, file.size).map(|tail| (file, tail));
+        }
         self.headers.insert(file.path.clone(), Ok(Arc::new(first)));
         if let Some((path, bytes)) = config {
-            self.keep_beside(path, bytes);
+            self.keep_beside(&path, bytes);
         }
         Ok(())
     }
@@ -201,10 +213,11 @@ impl<'a> Look<'a> {
         }
         let projector = self.header.projector.iter();
         let headers = headers.into_iter().take(room).chain(projector).map(Wanted::Header);
-        let wanted: Vec<Wanted<'_>> = beside.chain(headers).collect();
+        let tail = self.tail.take().map(|(file, tail)| Wanted::Tail(file, tail));
+        let wanted: Vec<Wanted<'_>> = tail.into_iter().chain(beside).chain(headers).collect();
         let fetcher = &self.fetcher;
         let coming: Vec<_> = wanted.into_iter().map(|wanted| fetcher.get(wanted)).collect();
-        let mut coming = stream::iter(coming).buffer_unordered(self.bounds.at_once);
+        let mut coming = stream::iter(coming).buffer_unordered(self.fetcher.at_once);
         let until = Instant::now() + self.bounds.time;
         let (mut failures, mut since) = (0, 0);
         loop {
@@ -228,6 +241,14 @@ impl<'a> Look<'a> {
                         break;
                     }
                 }
+                Came::Tail(path, Ok(Some(told))) => {
+                    self.headers.insert(path, Ok(Arc::new(told)));
+                    since += TOLD_EVERY;
+                }
+                // What stands before the vocabulary is known all the same.
+                Came::Tail(_, Ok(None)) => {}
+                Came::Tail(_, Err(error)) if is_final(&error) => break,
+                Came::Tail(path, Err(error)) => tracing::debug!("the end of '{path}': {error}"),
                 Came::Beside(path, bytes) => {
                     if let Ok(first) = bytes
                         && let Some(known) = self.beside.get_mut(&path)
@@ -246,8 +267,8 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn keep_beside(&mut self, path: RepoPath, bytes: Result<Vec<u8>>) {
-        if let (Ok(first), Some(known)) = (bytes, self.beside.get_mut(&path)) {
+    fn keep_beside(&mut self, path: &RepoPath, bytes: Result<Vec<u8>>) {
+        if let (Ok(first), Some(known)) = (bytes, self.beside.get_mut(path)) {
             known.first = Some(first);
         }
     }
@@ -320,6 +341,7 @@ struct Fetcher<'a> {
     hub: &'a HubClient,
     header: &'a RemoteHeader,
     most: u64,
+    at_once: usize,
     fetched: AtomicU64,
     /// How long the headers of safetensors are here.
     guess: AtomicU64,
@@ -334,8 +356,9 @@ impl Fetcher<'_> {
                 if matches!(told, Err(Error::Unreachable { .. })) {
                     told = self.header(file).await;
                 }
-                Came::Header(file.path.clone(), told.map(|header| header.map(Arc::new).map_err(Arc::from)))
+                Came::Header(file.path.clone(), told.map(|(header, _)| header.map(Arc::new).map_err(Arc::from)))
             }
+            Wanted::Tail(file, tail) => Came::Tail(file.path.clone(), self.tail(file, tail).await),
             Wanted::Beside(file, most) => Came::Beside(file.path.clone(), self.start(file, most).await),
         }
     }
@@ -347,8 +370,58 @@ impl Fetcher<'_> {
         Ok(bytes)
     }
 
-    /// Fetches more and more of a file until it tells enough; inside, what is wrong with its header.
-    async fn header(&self, file: &RemoteFile) -> Result<std::result::Result<Metadata, String>> {
+    /// What stands behind the vocabulary of a GGUF file; `None` where it is not found.
+    async fn tail(&self, file: &RemoteFile, mut tail: Tail) -> Result<Option<Metadata>> {
+        let address = Address::default();
+        loop {
+            let looks = tail.looks();
+            if looks.is_empty() {
+                break;
+            }
+            let looks: Vec<_> = looks
+                .into_iter()
+                .map(|range| async { Ok::<_, Error>((range.clone(), self.part(file, range, &address).await?)) })
+                .collect();
+            let looks: Vec<_> = stream::iter(looks).buffered(self.at_once).try_collect().await?;
+            tail.narrow(&looks);
+        }
+        let rest = self.part(file, tail.rest(), &address).await?;
+        Ok(tail.finish(&rest, file.path.file_name()))
+    }
+
+    /// Bytes out of the middle of a file.
+    async fn part(&self, file: &RemoteFile, range: Range<u64>, address: &Address) -> Result<Vec<u8>> {
+        let count = range.end.saturating_sub(range.start);
+        self.claim(count)?;
+        let bad = || Error::BadAnswer {
+            url: self.hub.endpoint().to_owned(),
+            reason: format!("it does not send the part of '{}' that was asked for", file.path),
+        };
+        let come = async {
+            let RemoteHeader { repository, commit, .. } = self.header;
+            let mut body = self.hub.open_at(repository, commit, file, range.clone(), None, address).await?;
+            let mut bytes = Vec::new();
+            if body.from == range.start && body.to == range.end {
+                take(&mut body.stream, &mut bytes, count).await?;
+            }
+            if bytes.len() as u64 == count { Ok(bytes) } else { Err(bad()) }
+        };
+        timeout(patience(count), come).await.unwrap_or_else(|_| Err(bad()))
+    }
+
+    /// Claims bytes before they are fetched, so that what comes at the same time counts.
+    fn claim(&self, count: u64) -> Result<()> {
+        let before = self.fetched.fetch_add(count, Ordering::Relaxed);
+        if before > 0 && before.saturating_add(count) > self.most {
+            self.fetched.fetch_sub(count, Ordering::Relaxed);
+            let reason = format!("no more than {} of headers are read", crate::model::Bytes(self.most));
+            return Err(Error::BadAnswer { url: self.hub.endpoint().to_owned(), reason });
+        }
+        Ok(())
+    }
+
+    /// Fetches more and more of a file until it tells enough: what is told, or what is wrong with its header, and its first bytes.
+    async fn header(&self, file: &RemoteFile) -> Result<(std::result::Result<Metadata, String>, Vec<u8>)> {
         let name = FileName::parse(file.path.file_name());
         let first = match name.shard() {
             _ if !name.is_gguf() => self.guess.load(Ordering::Relaxed),
@@ -367,10 +440,10 @@ impl Fetcher<'_> {
                     .fetch_max((length.saturating_add(8)).next_multiple_of(4 << 10).min(1 << 20), Ordering::Relaxed);
             }
             match read_prefix(&bytes, file.size, file.path.file_name()) {
-                Err(why) => return Ok(Err(why)),
-                Ok(Prefix::Enough(metadata)) => return Ok(Ok(*metadata)),
+                Err(why) => return Ok((Err(why), bytes)),
+                Ok(Prefix::Enough(metadata)) => return Ok((Ok(*metadata), bytes)),
                 Ok(Prefix::More(_)) if end >= MOST.min(file.size) => {
-                    return Ok(Err("its header does not end where headers do".to_owned()));
+                    return Ok((Err("its header does not end where headers do".to_owned()), bytes));
                 }
                 Ok(Prefix::More(more)) if name.is_gguf() => {
                     end = more.max(end.saturating_mul(4)).min(MOST).min(file.size);
@@ -392,14 +465,8 @@ impl Fetcher<'_> {
         if start >= end {
             return Ok(());
         }
-        // Those that come at the same time have claimed theirs.
-        let before = self.fetched.fetch_add(end - start, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(end - start) > self.most {
-            self.fetched.fetch_sub(end - start, Ordering::Relaxed);
-            let reason = format!("no more than {} of headers are read", crate::model::Bytes(self.most));
-            return Err(Error::BadAnswer { url: self.hub.endpoint().to_owned(), reason });
-        }
-        let limit = PATIENCE + Duration::from_secs((end - start) / SLOWEST);
+        self.claim(end - start)?;
+        let limit = patience(end - start);
         let come = async {
             let RemoteHeader { repository, commit, .. } = self.header;
             let mut body = self.hub.open(repository, commit, file, start..end, validator.as_ref()).await?;
@@ -416,6 +483,11 @@ impl Fetcher<'_> {
             Err(Error::Unreachable { url: self.hub.endpoint().to_owned(), reason })
         })
     }
+}
+
+/// How long a range of so many bytes is waited for.
+fn patience(count: u64) -> Duration {
+    PATIENCE + Duration::from_secs(count / SLOWEST)
 }
 
 /// Adds what `stream` brings to `bytes`, until there are `end`.

@@ -260,7 +260,8 @@ fn whole(bytes: &Bytes) -> Option<&[u8]> {
 
 /// The sets that the names of these files make, each in the order of its numbers and with its first file.
 fn sets(files: &[RemoteFile]) -> Vec<(&RemoteFile, Vec<&RemoteFile>)> {
-    let mut sets: BTreeMap<(&str, Option<_>, Option<&RepoPath>), Vec<(u32, &RemoteFile)>> = BTreeMap::new();
+    type Key<'a> = (&'a str, Option<(&'a str, u32, u8)>, Option<&'a RepoPath>);
+    let mut sets: BTreeMap<Key<'_>, Vec<(u32, &RemoteFile)>> = BTreeMap::new();
     for file in files {
         let shard = FileName::parse(file.path.file_name()).shard();
         let number = shard.as_ref().map_or(0, |shard| shard.number);
