@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ const FIRST_OF_GGUF: u64 = 64 << 10;
 const FIRST_OF_PART: u64 = 64 << 10;
 /// The same of safetensors, before the headers of other shards told how long they are.
 const FIRST_OF_SAFETENSORS: u64 = 32 << 10;
+/// What is asked for at first at most, however long the headers of other shards are.
+const LONGEST_GUESS: u64 = 1 << 20;
 /// Most bytes of a header that are fetched.
 const MOST: u64 = 16 << 20;
 /// A range comes in so long, and a second for each so many of its bytes: a look at many models waits for the slowest.
@@ -63,7 +65,7 @@ pub struct Bounds {
 
 impl Bounds {
     /// For one of many models in a list: a few hundred KB.
-    pub const GLANCE: Self = Self { headers: 16, bytes: 1 << 20, time: Duration::from_secs(10), at_once: 4 };
+    pub const GLANCE: Self = Self { headers: 64, bytes: 1 << 20, time: Duration::from_secs(10), at_once: 4 };
     /// For the one model that a person looks at: what a set of some hundred shards takes.
     pub const LOOK: Self = Self { headers: 1024, bytes: 24 << 20, time: Duration::from_secs(30), at_once: 8 };
 }
@@ -145,7 +147,7 @@ enum Wanted<'a> {
 /// What came of it.
 enum Came {
     Header(RepoPath, Result<Header>),
-    Tail(RepoPath, Result<Option<Metadata>>),
+    Tail(RepoPath, Result<Option<Header>>),
     Beside(RepoPath, Result<Vec<u8>>),
 }
 
@@ -165,6 +167,8 @@ impl<'a> Look<'a> {
                 at_once: bounds.at_once.max(1),
                 fetched: AtomicU64::new(0),
                 guess: AtomicU64::new(FIRST_OF_SAFETENSORS),
+                learned: AtomicBool::new(false),
+                refrained: AtomicBool::new(false),
             },
             order,
             headers: BTreeMap::new(),
@@ -205,11 +209,13 @@ impl<'a> Look<'a> {
             let most = most_of(file, has_licence).filter(|_| !known)?;
             Some(Wanted::Beside(file, most.min(file.size)))
         });
-        let room = self.bounds.headers.saturating_sub(self.headers.len());
+        let mut room = self.bounds.headers.saturating_sub(self.headers.len());
         let headers: Vec<&RemoteFile> =
             self.order.iter().copied().filter(|file| !self.headers.contains_key(&file.path)).collect();
         if headers.len() > room {
             self.why_partial = Some(format!("no more than {} headers are read", self.bounds.headers));
+            // A part of the sum is worth less than what the hub says of all of it.
+            room = if self.header.summary.parameters.is_some() { 0 } else { room };
         }
         let projector = self.header.projector.iter();
         let headers = headers.into_iter().take(room).chain(projector).map(Wanted::Header);
@@ -236,13 +242,18 @@ impl<'a> Look<'a> {
                 }
                 Came::Header(_, Err(error)) => {
                     failures += 1;
+                    if fetcher.refrained.load(Ordering::Relaxed) {
+                        let most = crate::model::Bytes(self.bounds.bytes);
+                        self.why_partial = Some(format!("no more than {most} are fetched"));
+                        break;
+                    }
                     self.why_partial = Some(error.to_string());
                     if failures >= MOST_FAILURES || is_final(&error) {
                         break;
                     }
                 }
                 Came::Tail(path, Ok(Some(told))) => {
-                    self.headers.insert(path, Ok(Arc::new(told)));
+                    self.headers.insert(path, told);
                     since += TOLD_EVERY;
                 }
                 // What stands before the vocabulary is known all the same.
@@ -345,6 +356,10 @@ struct Fetcher<'a> {
     fetched: AtomicU64,
     /// How long the headers of safetensors are here.
     guess: AtomicU64,
+    /// Whether one of them said so.
+    learned: AtomicBool,
+    /// Whether something was not asked for because it would have been too much.
+    refrained: AtomicBool,
 }
 
 impl Fetcher<'_> {
@@ -371,7 +386,7 @@ impl Fetcher<'_> {
     }
 
     /// What stands behind the vocabulary of a GGUF file; `None` where it is not found.
-    async fn tail(&self, file: &RemoteFile, mut tail: Tail) -> Result<Option<Metadata>> {
+    async fn tail(&self, file: &RemoteFile, mut tail: Tail) -> Result<Option<Header>> {
         let address = Address::default();
         loop {
             let looks = tail.looks();
@@ -386,7 +401,16 @@ impl Fetcher<'_> {
             tail.narrow(&looks);
         }
         let rest = self.part(file, tail.rest(), &address).await?;
-        Ok(tail.finish(&rest, file.path.file_name()))
+        Ok(tail.finish(&rest, file.path.file_name()).map(|told| Ok(Arc::new(told))))
+    }
+
+    /// The headers of other shards are about as long as this one.
+    fn learn(&self, length: u64) {
+        let about = length.saturating_add(length / 8).next_multiple_of(4 << 10).min(LONGEST_GUESS);
+        if !self.learned.swap(true, Ordering::Relaxed) {
+            self.guess.store(about, Ordering::Relaxed);
+        }
+        self.guess.fetch_max(about, Ordering::Relaxed);
     }
 
     /// Bytes out of the middle of a file.
@@ -414,6 +438,7 @@ impl Fetcher<'_> {
         let before = self.fetched.fetch_add(count, Ordering::Relaxed);
         if before > 0 && before.saturating_add(count) > self.most {
             self.fetched.fetch_sub(count, Ordering::Relaxed);
+            self.refrained.store(true, Ordering::Relaxed);
             let reason = format!("no more than {} of headers are read", crate::model::Bytes(self.most));
             return Err(Error::BadAnswer { url: self.hub.endpoint().to_owned(), reason });
         }
@@ -435,9 +460,7 @@ impl Fetcher<'_> {
             if !name.is_gguf()
                 && let Some(length) = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length))
             {
-                // The headers of other shards are about as long.
-                self.guess
-                    .fetch_max((length.saturating_add(8)).next_multiple_of(4 << 10).min(1 << 20), Ordering::Relaxed);
+                self.learn(length);
             }
             match read_prefix(&bytes, file.size, file.path.file_name()) {
                 Err(why) => return Ok((Err(why), bytes)),

@@ -212,7 +212,7 @@ impl Weights {
         let all = missing.is_empty() && joined.readable == joined.members;
         if let Some(metadata) = joined.metadata.as_mut().filter(|metadata| metadata.layers_disagree(all)) {
             let line = Arc::make_mut(metadata).settle_layers();
-            warnings.add(&format!("{}: {line}", (set.name)()));
+            warnings.add(format!("{}: {line}", (set.name)()));
         }
         let header = joined.metadata.as_deref();
         let quantization = header.and_then(|metadata| metadata.quantization.clone());

@@ -198,7 +198,7 @@ impl<'a> Cursor<'a> {
 
     fn name(&mut self) -> Option<&'a [u8]> {
         let length = self.u64().filter(|length| (1..=LONGEST_NAME).contains(length))?;
-        self.take(length).filter(|name| name.iter().all(|byte| byte.is_ascii_graphic()))
+        self.take(length).filter(|name| name.iter().all(u8::is_ascii_graphic))
     }
 
     /// An entry of the list of tensors: its offset.
