@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use rbee_hive::format::gguf::{TensorType, Writer};
+use rbee_hive::model::FileStatus;
 use rbee_hive::model::memory::{Conditions, Device, HostMemory, Ram, Verdict};
 use rbee_hive::store::fit::{FitReport, fit_of_row, report};
 use rbee_hive::store::flat::FlatStore;
@@ -50,7 +51,11 @@ fn host(gpu_mib: u64) -> HostMemory {
         total_bytes: Some(1 << 40),
         ..Device::default()
     };
-    HostMemory { gpus: vec![gpu], gpu_note: None, ram: Some(Ram { total_bytes: 1 << 40, available_bytes: 1 << 40 }) }
+    HostMemory {
+        gpus: vec![gpu],
+        ram: Some(Ram { total_bytes: 1 << 40, available_bytes: 1 << 40 }),
+        ..HostMemory::default()
+    }
 }
 
 fn row(store: &dyn Store) -> (Row, Details) {
@@ -146,4 +151,22 @@ fn a_single_quantization_is_not_named() {
     let told = judged(&flat, &host(100_000));
     assert_eq!((told.quantization, told.quantizations.len()), (None, 0));
     assert_eq!(told.fit.need.unwrap().projector_bytes, 3 * MIB);
+}
+
+#[test]
+fn a_row_that_is_damaged_does_not_fit() {
+    let single: Vec<_> = files().into_iter().filter(|(name, _)| !name.contains("Q8_0")).collect();
+    for files in [single, files()] {
+        let (_scratch, flat) = flat(&files);
+        let (mut row, _) = row(&flat);
+        let judge = |row: &Row| {
+            let (model, metadata) = (&row.model, row.metadata.as_deref());
+            fit_of_row(model, metadata, &row.loads, &host(100_000), &Conditions::default()).unwrap()
+        };
+        assert_eq!(judge(&row).verdict, Verdict::Fits);
+        row.model.note_damage(FileStatus::Corrupt);
+        let answer = judge(&row);
+        assert_eq!((answer.verdict, answer.need_bytes), (Verdict::Unknown, None));
+        assert_eq!(answer.because.as_deref(), Some("some of its files are corrupt"));
+    }
 }

@@ -194,6 +194,12 @@ fn what_a_driver_cannot_tell_is_unknown_with_a_reason() {
         assert!(note.contains(expected), "{play}: {note}");
         // What is judged without them says so.
         assert!(fit["because"].as_str().is_some_and(|because| because.contains(expected)), "{play}: {fit}");
+        // Only a driver that says that there is none leaves no GPU open.
+        let (verdict, unknown) = if play == "none" { ("CPU only", false) } else { ("unknown", true) };
+        assert_eq!((&fit["verdict"], &fit["memory"]["gpus_unknown"]), (&verdict.into(), &unknown.into()), "{play}");
+        let text = host.run(play, "info m").expect(0).stdout;
+        let line = if unknown { "GPU            unknown: " } else { "GPU            none: " };
+        assert!(text.contains(line), "{play}: {text}");
     }
     let lost = host.fit("lost", "");
     assert_eq!(gpus(&lost), [("GPU0", None), ("GPU1", Some(90_000))]);
@@ -278,6 +284,7 @@ fn a_driver_that_hangs_delays_nothing_that_does_not_need_it() {
     assert!(begin.elapsed() < LONG, "{:?}", begin.elapsed());
     assert_eq!(fit["memory"]["gpu_note"], SILENT);
     assert!(fit["because"].as_str().unwrap().contains("does not answer"), "{fit}");
+    assert_eq!(fit["verdict"], "unknown");
 
     let begin = Instant::now();
     let mut terminal = host.terminal("hang");
@@ -313,6 +320,7 @@ fn a_library_that_breaks_breaks_nothing_else() {
     let Some(host) = Host::new(&[]) else { return };
     let fit = host.fit("crash", "");
     assert_eq!(gpus(&fit), []);
+    assert_eq!(fit["verdict"], "unknown");
     let note = fit["memory"]["gpu_note"].as_str().unwrap();
     assert!(note.contains("its library broke what asked it (signal: 11"), "{note}");
     // A name without an end goes on with what lies behind it, or breaks what reads it.

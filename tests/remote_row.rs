@@ -179,7 +179,11 @@ fn local(files: &Files) -> (Row, Details) {
 
 fn host() -> HostMemory {
     let gpu = Device { label: "GPU0".to_owned(), free_bytes: Some(2 << 30), ..Device::default() };
-    HostMemory { gpus: vec![gpu], gpu_note: None, ram: Some(Ram { total_bytes: 8 << 30, available_bytes: 4 << 30 }) }
+    HostMemory {
+        gpus: vec![gpu],
+        ram: Some(Ram { total_bytes: 8 << 30, available_bytes: 4 << 30 }),
+        ..HostMemory::default()
+    }
 }
 
 fn same(files: &Files, remote: &RemoteRow) {

@@ -169,7 +169,7 @@ fn hits() -> Vec<SearchHit> {
 type Scene = (&'static str, fn(u16, u16) -> Script);
 
 /// Every scene, at a size.
-const SCENES: [Scene; 20] = [
+const SCENES: [Scene; 21] = [
     ("notice", |w, h| {
         let mut script = Script::with(w, h, models());
         let line = "delete broken failed: /data/models/broken/weights-00001-of-00003.gguf is owned by root in a sticky \
@@ -322,6 +322,13 @@ const SCENES: [Scene; 20] = [
         script
     }),
     ("fits", |w, h| on_gpus(w, h, 2)),
+    ("fits-silent", |w, h| {
+        let mut script = on_gpus(w, h, 0);
+        let ram = Some(Ram { total_bytes: 503 * GIB, available_bytes: 410 * GIB });
+        let gpu_note = Some("the NVIDIA driver does not answer".to_owned());
+        script.send(Msg::Memory(Box::new(HostMemory { gpus: Vec::new(), gpu_note, gpus_unknown: true, ram })));
+        script
+    }),
     ("fits-detail", |w, h| {
         let mut script = on_gpus(w, h, 8);
         script.press("j Enter");
@@ -388,7 +395,7 @@ fn on_gpus(width: u16, height: u16, gpus: usize) -> Script {
         ..Device::default()
     };
     let ram = Some(Ram { total_bytes: 503 * GIB, available_bytes: 410 * GIB });
-    let memory = HostMemory { gpus: (0..gpus).map(gpu).collect(), gpu_note: None, ram };
+    let memory = HostMemory { gpus: (0..gpus).map(gpu).collect(), ram, ..HostMemory::default() };
     script.send(Msg::Memory(Box::new(memory)));
     script
 }

@@ -10,7 +10,7 @@ use super::config_shape::{Attention, shape};
 use super::json::{self, as_python_reads, bounded, object};
 pub use super::quantization_config::QuantizationConfig;
 use super::warnings::shortened;
-use crate::model::memory::Shape;
+use crate::model::memory::{Shape, scaled_context};
 
 /// `config.json` is a few KB; some classifiers list thousands of labels in it.
 const LONGEST_CONFIG: u64 = 8 << 20;
@@ -110,6 +110,11 @@ impl Config {
             latent_rope: number(|raw| sensible(raw.qk_rope_head_dim)),
         };
         config.shape = shape(&config, &attention);
+        let scaling = both.iter().find_map(|raw| Scaling::of(raw.rope_scaling.or(raw.rope_parameters)?));
+        config.shape.reach = scaling.and_then(|scaling| {
+            let Scaling { rope_type, kind, factor, original_max_position_embeddings: original } = scaling;
+            scaled_context(&rope_type.or(kind)?, factor?, original, config.context_length)
+        });
         Ok(config)
     }
 
@@ -204,6 +209,30 @@ struct Raw<'a> {
     quantization: Option<&'a RawValue>,
     #[serde(borrow)]
     text_config: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rope_scaling: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rope_parameters: Option<&'a RawValue>,
+}
+
+/// `rope_scaling`, newer `rope_parameters`: how rotary positions are scaled.
+#[derive(Deserialize)]
+struct Scaling {
+    #[serde(default)]
+    rope_type: Option<String>,
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    factor: Option<f64>,
+    #[serde(default)]
+    original_max_position_embeddings: Option<u64>,
+}
+
+impl Scaling {
+    /// `None` where there is none, or it is written in another way: one for each kind of layer.
+    fn of(raw: &RawValue) -> Option<Self> {
+        Some(raw.get()).filter(|text| text.len() <= LONGEST_LIST).and_then(|text| serde_json::from_str(text).ok())
+    }
 }
 
 /// A whole number that a model can have.
@@ -239,6 +268,24 @@ mod tests {
         assert_eq!((config.heads, config.heads_kv, config.embedding_length), (Some(32), Some(8), Some(4096)));
         assert_eq!(config.dtype.as_deref(), Some("bfloat16"));
         assert_eq!(config.quantization, None);
+    }
+
+    #[test]
+    fn scaled_positions_reach_further_than_the_model_was_trained_for() {
+        let reach = |scaling: &str| {
+            let text = format!(r#"{{"model_type":"qwen2","max_position_embeddings":32768,{scaling}}}"#);
+            Config::parse(text.as_bytes()).unwrap().shape.reach
+        };
+        let yarn = r#""rope_scaling":{"type":"yarn","factor":4.0,"original_max_position_embeddings":32768}"#;
+        assert_eq!(reach(yarn), Some(131_072));
+        assert_eq!(reach(r#""rope_parameters":{"rope_type":"linear","factor":2}"#), Some(65_536));
+        // What it is trained for is told with these.
+        assert_eq!(reach(r#""rope_scaling":{"rope_type":"llama3","factor":8.0}"#), None);
+        for nothing in ["\"rope_scaling\":null", "\"rope_scaling\":{\"type\":\"yarn\"}", "\"rope_scaling\":[1]"] {
+            assert_eq!(reach(nothing), None, "{nothing}");
+        }
+        assert_eq!(reach(r#""rope_scaling":{"type":"linear","factor":1e300}"#), None);
+        assert_eq!(reach(r#""rope_scaling":{"type":"linear","factor":-4}"#), None);
     }
 
     #[test]

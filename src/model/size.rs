@@ -57,6 +57,24 @@ impl Bytes {
     }
 }
 
+/// Reads a number of tokens as people type it: `8192`, `32k`, `1M`. As in the names of models, `k` are 1,024 and `M` are
+/// 1,048,576 of them.
+///
+/// # Errors
+/// How it is written, and how many there may be.
+pub fn tokens(text: &str) -> Result<u64, String> {
+    const MOST: u64 = 1_000_000_000;
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        _ => (text, 1),
+    };
+    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    count
+        .filter(|count| (1..=MOST).contains(count))
+        .ok_or_else(|| format!("give a number of tokens from 1 to {MOST}, like 8192, 32k (1k is 1024) or 1M (1024k)"))
+}
+
 /// Bytes per second, displayed as `12.3 MiB/s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Rate(pub u64);

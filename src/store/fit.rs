@@ -11,6 +11,9 @@ use crate::store::loads::{Load, Loads};
 /// Quantizations that are listed for people.
 const MOST_SHOWN: usize = 32;
 
+/// Why a row that is damaged is not judged, whatever its header tells.
+const CORRUPT: &str = "some of its files are corrupt";
+
 /// Whether a model fits, with everything that the sum was made from. Serialises as `fit` of `info --json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FitReport {
@@ -95,10 +98,13 @@ fn judge<'a>(
         };
         return Some(Judged { fit: fit(needs, host), load: None, all: Vec::new() });
     }
+    // Where none of the sets is the one that lacks something, it may be any of them.
+    let corrupt = model.damage == Some(FileStatus::Corrupt) && loads.quantizations.iter().all(|load| load.whole);
     let mut all: Vec<(&Load, Fit)> = Vec::new();
     for load in &loads.quantizations {
         let bytes = load.metadata.tensor_bytes.filter(|_| load.whole);
         let bytes = bytes.ok_or_else(|| "not all of its weights are here".to_owned());
+        let bytes = if corrupt { Err(CORRUPT.to_owned()) } else { bytes };
         all.push((load, fit(bytes.and_then(|bytes| needs(&load.metadata, bytes)), host)));
     }
     let best = all.iter().min_by_key(|(_, fit)| (fit.verdict, fit.need_bytes.unwrap_or(u64::MAX)))?;
@@ -155,7 +161,6 @@ pub fn fit_of_weights(
 /// Bytes of all weights of the set that the header belongs to.
 fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
     let all_parts = metadata.split_count.is_none_or(|parts| parts <= metadata.parts);
-    let wrong = model.damage == Some(FileStatus::Corrupt);
     if let Structure::Truncated { missing } = metadata.structure {
         let missing = missing.map_or_else(String::new, |bytes| format!(", {} are missing", Bytes(bytes)));
         let whole = metadata
@@ -163,7 +168,10 @@ fn weights(model: &Model, metadata: &Metadata) -> Result<u64, String> {
             .map_or_else(String::new, |bytes| format!("; whole, its weights take {}", Bytes(bytes)));
         return Err(format!("not all of its weights are here: cut short{missing}{whole}"));
     }
-    if !all_parts || !(model.complete || wrong) {
+    if model.damage == Some(FileStatus::Corrupt) {
+        return Err(CORRUPT.to_owned());
+    }
+    if !all_parts || !model.complete {
         return Err("not all of its weights are here".to_owned());
     }
     if let Some(bytes) = metadata.tensor_bytes {
@@ -227,6 +235,13 @@ impl FitReport {
             lines.push(("compute", format!("{}{times}", Bytes(compute))));
             lines.push(("overhead", format!("{}{times}", Bytes(overhead))));
         }
+        if let Some(shared) = &self.fit.shared {
+            let answer = if shared.fits { "fits" } else { "does not fit" };
+            let (need, room) = (Bytes(shared.need_bytes), Bytes(shared.room_bytes));
+            let where_to = shared.devices.join(", ");
+            let line = format!("{answer} with layers on {where_to} and the rest in RAM: {need}, room for {room}");
+            lines.push(("shared", line));
+        }
         for other in self.quantizations.iter().take(MOST_SHOWN) {
             lines.push(("", format!("{}: {}", text::printable(&other.quantization), other.fit.label())));
         }
@@ -237,7 +252,8 @@ impl FitReport {
             lines.push(("free", device(gpu)));
         }
         if let Some(note) = &self.memory.gpu_note {
-            lines.push(("GPU", format!("none: {note}")));
+            let what = if self.memory.gpus_unknown { "unknown" } else { "none" };
+            lines.push(("GPU", format!("{what}: {note}")));
         } else if self.memory.gpus.is_empty() {
             lines.push(("GPU", "none".to_owned()));
         }

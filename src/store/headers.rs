@@ -20,7 +20,7 @@ use crate::format::{Kind, Metadata, UNREADABLE, read_metadata, read_summary};
 use crate::model::{FileName, Format, Role, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 12 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 13 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -4,7 +4,7 @@
 //! loaders and mostly not in the file.
 
 use super::{Header, Value};
-use crate::model::memory::{CacheLayers, Shape};
+use crate::model::memory::{CacheLayers, Shape, scaled_context};
 
 /// No model has so many layers; llama.cpp itself loads at most 512.
 const MOST_LAYERS: u64 = 4096;
@@ -42,6 +42,7 @@ pub(super) fn shape(header: &Header) -> Shape {
         vocabulary: vocabulary.ok().flatten(),
         embedding_length: embedding_length.ok().flatten(),
         heads: keys.largest("attention.head_count"),
+        reach: keys.reach(),
         embedding_bytes: header.tally.embedding_bytes,
         output: header.tally.output,
         ..Shape::default()
@@ -72,6 +73,23 @@ impl Keys<'_> {
     fn number(&self, key: &str) -> Result<Option<u64>, Senseless> {
         let Some(value) = self.get(key) else { return Ok(None) };
         value.as_u64().filter(|n| *n < ABSURD).map(Some).ok_or(Senseless)
+    }
+
+    /// The context that scaled rotary positions reach. Older writers have the factor of linear scaling in a key of its own.
+    fn reach(&self) -> Option<u64> {
+        let trained = self.number("context_length").ok().flatten();
+        let float = |key: &str| match self.get(key) {
+            Some(Value::F32(factor)) => Some(f64::from(*factor)),
+            Some(Value::F64(factor)) => Some(*factor),
+            Some(value) => value.as_u64().and_then(|factor| u32::try_from(factor).ok()).map(f64::from),
+            None => None,
+        };
+        if let Some(factor) = float("rope.scale_linear") {
+            return scaled_context("linear", factor, None, trained);
+        }
+        let original = self.number("rope.scaling.original_context_length").ok().flatten();
+        let kind = self.header.text(&format!("{}.rope.scaling.type", self.prefix))?;
+        scaled_context(kind, float("rope.scaling.factor")?, original, trained)
     }
 
     /// A number for each of `layers`, whether it is written once or as a list.

@@ -25,6 +25,9 @@ pub(super) struct Reading {
     pub(super) whole: usize,
     /// Why there are none, or why some may be missing.
     pub(super) note: Option<String>,
+    /// Whether the driver itself said that there is none, so that the note leaves nothing open.
+    #[serde(default)]
+    pub(super) none: bool,
     /// Whether asking again soon is of no use.
     #[serde(skip)]
     pub(super) rest: bool,
@@ -110,6 +113,7 @@ fn read(nvml: &Nvml, programs: &[PathBuf]) -> Result<Reading, NvmlError> {
                     label,
                     name: "NVIDIA GPU".to_owned(),
                     note: Some(why(&error)),
+                    unusable: out_of_use(&error),
                     ..Device::default()
                 });
                 continue;
@@ -133,7 +137,7 @@ fn read(nvml: &Nvml, programs: &[PathBuf]) -> Result<Reading, NvmlError> {
         if reading.gpus.len() == before {
             let mut whole = describe(&device, label, &mut old);
             if divided {
-                (whole.free_bytes, whole.unified) = (None, false);
+                (whole.free_bytes, whole.unified, whole.unusable) = (None, false, true);
                 whole.note = Some("it is divided, and none of its instances is open to this user".to_owned());
             }
             reading.gpus.push(whole);
@@ -141,6 +145,7 @@ fn read(nvml: &Nvml, programs: &[PathBuf]) -> Result<Reading, NvmlError> {
     }
     if reading.gpus.is_empty() {
         reading.note = Some("the NVIDIA driver knows no GPU".to_owned());
+        reading.none = true;
     }
     Ok(reading)
 }
@@ -166,6 +171,7 @@ fn describe(device: &nvml_wrapper::Device<'_>, label: String, old: &mut Old<'_>)
     );
     let uuid = device.uuid().ok().map(|uuid| text::printable(&uuid));
     let told = device.memory_info();
+    let unusable = told.as_ref().is_err_and(out_of_use);
     let unified = matches!(&told, Ok(memory) if memory.total == 0) || matches!(told, Err(NvmlError::NotSupported));
     let (total_bytes, free_bytes, note) = match told {
         _ if unified => (None, None, Some("it has no memory of its own: it shares the host's".to_owned())),
@@ -176,7 +182,12 @@ fn describe(device: &nvml_wrapper::Device<'_>, label: String, old: &mut Old<'_>)
         },
         Err(error) => (None, None, Some(why(&error))),
     };
-    Device { label, name, uuid, total_bytes, free_bytes, note, unified, ..Device::default() }
+    Device { label, name, uuid, total_bytes, free_bytes, note, unified, unusable, ..Device::default() }
+}
+
+/// Whether nothing can use that GPU before it is reset.
+fn out_of_use(error: &NvmlError) -> bool {
+    matches!(error, NvmlError::GpuLost | NvmlError::ResetRequired)
 }
 
 /// All memory and what of it is free, as far as that makes sense.

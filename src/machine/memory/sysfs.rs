@@ -36,9 +36,11 @@ fn amd(device: &Path, roots: &Roots) -> Device {
     let total = number(&device.join("mem_info_vram_total"));
     let used = number(&device.join("mem_info_vram_used"));
     let shared = number(&device.join("mem_info_gtt_total"));
+    let mut unusable = false;
     let note = if total.is_none() || used.is_none() {
         Some("its driver does not tell its memory".to_owned())
     } else if !usable(&roots.dev) {
+        unusable = true;
         Some("seen, but /dev/kfd or /dev/dri is not open to this user".to_owned())
     } else {
         None
@@ -50,6 +52,7 @@ fn amd(device: &Path, roots: &Roots) -> Device {
         free_bytes: total.zip(used).map(|(total, used)| total.saturating_sub(used)).filter(|_| note.is_none()),
         shared_bytes: shared,
         note,
+        unusable,
         ..Device::default()
     }
 }
@@ -139,7 +142,8 @@ mod tests {
             ("drm/card3/device/tile0/physical_vram_size_bytes", "500\n"),
         ]);
         let cards = cards(&roots);
-        let told: Vec<_> = cards.iter().map(|card| (card.total_bytes, card.free_bytes, card.note.is_some())).collect();
-        assert_eq!(told, [(None, None, true), (Some(1000), None, true), (Some(500), None, true)]);
+        let told: Vec<_> =
+            cards.iter().map(|card| (card.total_bytes, card.free_bytes, card.note.is_some(), card.unusable)).collect();
+        assert_eq!(told, [(None, None, true, false), (Some(1000), None, true, true), (Some(500), None, true, false)]);
     }
 }

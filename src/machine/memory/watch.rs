@@ -66,21 +66,22 @@ impl MemoryProbe {
     pub fn read(&self) -> HostMemory {
         let (libraries, programs) = (self.roots.nvml.clone(), self.roots.nvidia_smi.clone());
         let helper = self.helper.clone();
-        let Reading { mut gpus, whole, note, .. } = self.nvidia(PATIENCE, move || -> Box<dyn FnMut() -> Reading> {
-            if let Some(command) = helper {
-                let mut helper = Helper::new(command);
-                return Box::new(move || helper.read());
-            }
-            let mut nvidia = Nvidia::new(libraries, programs);
-            Box::new(move || nvidia.read())
-        });
+        let Reading { mut gpus, whole, note, none, .. } =
+            self.nvidia(PATIENCE, move || -> Box<dyn FnMut() -> Reading> {
+                if let Some(command) = helper {
+                    let mut helper = Helper::new(command);
+                    return Box::new(move || helper.read());
+                }
+                let mut nvidia = Nvidia::new(libraries, programs);
+                Box::new(move || nvidia.read())
+            });
         for (number, mut card) in (whole..).zip(sysfs::cards(&self.roots)) {
             card.label = format!("GPU{number}");
             gpus.push(card);
         }
         let ram = ram::ram(&self.roots);
         gpus.iter_mut().for_each(|gpu| gpu.share(ram));
-        HostMemory { gpus, gpu_note: note, ram }
+        HostMemory { gpus, gpus_unknown: note.is_some() && !none, gpu_note: note, ram }
     }
 
     /// What the driver answers within `patience`. It is asked on a thread of its own, which stays for the next question; one

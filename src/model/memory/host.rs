@@ -25,6 +25,9 @@ pub struct Device {
     pub instance: bool,
     /// Why something is not known, or why it cannot be used.
     pub note: Option<String>,
+    /// Whether programs of this user cannot use it, which is known: it counts as one that is not there.
+    #[serde(default)]
+    pub unusable: bool,
 }
 
 impl Device {
@@ -36,6 +39,16 @@ impl Device {
             .iter()
             .fold(name, |name, maker| name.strip_prefix(maker).unwrap_or(name));
         if name.is_empty() { &self.name } else { name }
+    }
+
+    /// The word of its name that people say, for still narrower places: `4090`, `H100`, `MI300X`.
+    #[must_use]
+    pub fn model_word(&self) -> &str {
+        let name = ["RTX ", "GTX ", "Quadro ", "Instinct "]
+            .iter()
+            .fold(self.short_name(), |name, series| name.strip_prefix(series).unwrap_or(name));
+        let word = name.split([' ', '-']).next().unwrap_or_default();
+        if word.is_empty() { "GPU" } else { word }
     }
 }
 
@@ -65,6 +78,21 @@ pub struct HostMemory {
     pub gpus: Vec<Device>,
     /// Why there are none, or why some may be missing.
     pub gpu_note: Option<String>,
+    /// Whether there may be GPUs that are not among these: a driver that is here was not heard.
+    pub gpus_unknown: bool,
     /// The host's own memory; `None` where it cannot be read.
     pub ram: Option<Ram>,
+}
+
+impl HostMemory {
+    /// Why it is not known what the GPUs of this host hold; `None` where it is, also of a host that has none.
+    #[must_use]
+    pub fn unknown_gpus(&self) -> Option<String> {
+        if self.gpus_unknown {
+            return Some(self.gpu_note.clone().unwrap_or_else(|| "the driver does not answer".to_owned()));
+        }
+        let silent = |gpu: &&Device| gpu.free_bytes.is_none() && !gpu.unusable;
+        let gpu = self.gpus.iter().find(silent)?;
+        Some(format!("the free memory of {} is not known", gpu.label))
+    }
 }

@@ -10,9 +10,10 @@ mod need;
 mod shape;
 
 pub use cache::{CacheType, Conditions, DEFAULT_CONTEXT};
-pub use fit::{Fit, Verdict, fit};
+pub use fit::{Fit, Shared, Verdict, fit};
 pub use host::{Device, HostMemory, Ram};
 pub use need::{MARGIN, Need, OVERHEAD, Weights, need};
+pub(crate) use shape::scaled_context;
 pub use shape::{CacheLayers, Shape};
 
 #[cfg(test)]

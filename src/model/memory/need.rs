@@ -54,6 +54,8 @@ pub struct Need {
     pub layer_bytes: u64,
     /// Context in tokens.
     pub context: u64,
+    /// The tokens that the model was trained for, or made for by scaling, where the context is more than that.
+    pub beyond_training: Option<u64>,
     /// Whether the cache is an upper bound.
     pub at_most: bool,
 }
@@ -70,6 +72,8 @@ pub fn need(
     conditions: &Conditions,
 ) -> Result<Need, String> {
     let context = conditions.context_for(trained_context);
+    let reach = trained_context.filter(|tokens| *tokens > 0).map(|tokens| tokens.max(shape.reach.unwrap_or(0)));
+    let beyond_training = reach.filter(|reach| context > *reach);
     if shape.cache.is_none() {
         return Err("its header does not tell what the cache of keys and values takes".to_owned());
     }
@@ -77,7 +81,8 @@ pub fn need(
     if !shape.is_sensible() {
         return Err(absurd());
     }
-    sum(shape, weights, layers, context, conditions).filter(|need| need.cpu_bytes < ABSURD).ok_or_else(absurd)
+    let need = sum(shape, weights, layers, context, conditions).filter(|need| need.cpu_bytes < ABSURD);
+    need.map(|need| Need { beyond_training, ..need }).ok_or_else(absurd)
 }
 
 fn sum(shape: &Shape, weights: Weights, layers: Option<u64>, context: u64, conditions: &Conditions) -> Option<Need> {
@@ -111,6 +116,7 @@ fn sum(shape: &Shape, weights: Weights, layers: Option<u64>, context: u64, condi
         unified_bytes: gpu_bytes.checked_add(host_weights_bytes)?.checked_add(HOST_OVERHEAD)?,
         layer_bytes: on_gpu.checked_add(cache_bytes)? / layers.filter(|n| *n > 0).unwrap_or(1),
         context,
+        beyond_training: None,
         at_most: shape.at_most,
     })
 }

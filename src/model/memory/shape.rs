@@ -33,10 +33,27 @@ pub struct Shape {
     pub embedding_length: Option<u64>,
     /// Attention heads.
     pub heads: Option<u64>,
+    /// Tokens of context that the scaling of its rotary positions makes of what it was trained for; `None` without any.
+    pub reach: Option<u64>,
     /// Bytes of the table of token embeddings.
     pub embedding_bytes: u64,
     /// Whether the output has weights of its own. Then the table of token embeddings stays in the host's memory.
     pub output: bool,
+}
+
+/// The context that scaled rotary positions reach: `factor` times what the model had before, which is what it is trained for
+/// where nothing else is said. Kinds that scale within the context that is told (`llama3`, `longrope`) reach no further.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(crate) fn scaled_context(kind: &str, factor: f64, original: Option<u64>, trained: Option<u64>) -> Option<u64> {
+    /// No model is made for more.
+    const MOST: f64 = 1e12;
+    let before = match kind {
+        "yarn" => original.or(trained)?,
+        "linear" | "dynamic" => trained?,
+        _ => return None,
+    };
+    let reach = before as f64 * factor;
+    (factor > 1.0 && reach < MOST).then_some(reach as u64)
 }
 
 impl Shape {
@@ -79,5 +96,6 @@ impl Shape {
         self.vocabulary = self.vocabulary.or(part.vocabulary);
         self.embedding_length = self.embedding_length.or(part.embedding_length);
         self.heads = self.heads.or(part.heads);
+        self.reach = self.reach.or(part.reach);
     }
 }

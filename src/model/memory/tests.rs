@@ -150,8 +150,8 @@ fn gpu(label: &str, free: u64) -> Device {
 fn host(free: &[u64], ram: u64) -> HostMemory {
     HostMemory {
         gpus: free.iter().enumerate().map(|(at, free)| gpu(&format!("GPU{at}"), *free)).collect(),
-        gpu_note: None,
         ram: Some(Ram { total_bytes: ram, available_bytes: ram }),
+        ..HostMemory::default()
     }
 }
 
@@ -187,8 +187,17 @@ fn instances_of_a_gpu_are_never_added_up_and_unknown_memory_is_not_zero() {
     let mut silent = host(&[8 * GIB], 64 * GIB);
     silent.gpus[0].free_bytes = None;
     let answer = fit(ten(), &silent);
-    assert_eq!(answer.verdict, Verdict::CpuOnly);
-    assert!(answer.because.unwrap().contains("not known"));
+    assert_eq!((answer.verdict, answer.need_bytes), (Verdict::Unknown, Some(ten().unwrap().gpu_bytes)));
+    let because = answer.because.unwrap();
+    assert!(because.contains("GPU0 is not known") && because.ends_with("memory alone would do"), "{because}");
+    // What is known not to be of use is no reason to know nothing.
+    silent.gpus[0].unusable = true;
+    silent.gpus[0].note = Some("it is lost".to_owned());
+    let answer = fit(ten(), &silent);
+    assert_eq!(
+        (answer.verdict, answer.because.is_some_and(|why| why.contains("it is lost"))),
+        (Verdict::CpuOnly, true)
+    );
     assert_eq!(fit(ten(), &HostMemory::default()).verdict, Verdict::Unknown);
     assert_eq!(fit(Err("why".to_owned()), &host(&[GIB], GIB)).because.as_deref(), Some("why"));
 }
@@ -219,7 +228,73 @@ fn a_gpu_that_shares_the_hosts_memory_is_counted_once() {
     assert_eq!(fit(needs(), &both).devices, ["GPU1"]);
     let mut unknown = unified(100 * GIB, 1);
     unknown.gpus[0].share(None);
-    assert_eq!(fit(needs(), &unknown).verdict, Verdict::CpuOnly);
+    assert_eq!(fit(needs(), &unknown).verdict, Verdict::Unknown);
+}
+
+#[test]
+fn a_driver_that_was_not_heard_leaves_open_what_the_gpus_hold() {
+    let silent = |free: &[u64], ram: u64| HostMemory {
+        gpus_unknown: true,
+        gpu_note: Some("the NVIDIA driver does not answer".to_owned()),
+        ..host(free, ram)
+    };
+    for (ram, expected) in [(64 * GIB, "would do"), (GIB, "would not do")] {
+        let answer = fit(ten(), &silent(&[], ram));
+        assert_eq!((answer.verdict.word().as_str(), answer.devices.len()), ("unknown", 0));
+        let because = answer.because.unwrap();
+        assert!(because.contains("driver does not answer") && because.ends_with(expected), "{because}");
+    }
+    // A GPU that is known is enough.
+    assert_eq!(fit(ten(), &silent(&[100 * GIB], 0)).verdict, Verdict::Fits);
+    // A driver that says that there is none leaves nothing open.
+    let none = HostMemory { gpu_note: Some("it knows no GPU".to_owned()), ..host(&[], 64 * GIB) };
+    assert_eq!(fit(ten(), &none).verdict, Verdict::CpuOnly);
+}
+
+#[test]
+fn what_gpus_cannot_hold_may_be_shared_with_the_hosts_memory() {
+    let sum = ten().unwrap();
+    let fixed = sum.overhead_bytes + sum.compute_bytes;
+    let of = |free: &[u64], ram: u64| fit(ten(), &host(free, ram));
+    let stays = sum.host_weights_bytes + sum.host_compute_bytes + sum.host_overhead_bytes;
+    // On the GPU: all but its margin, what is fixed and less than a layer. The rest in RAM.
+    let on_gpu = 5 * GIB - fixed - MARGIN - sum.layer_bytes;
+    let rest = sum.gpu_bytes - fixed - on_gpu + stays;
+    for (ram, fits) in [(rest, true), (rest - 1, false)] {
+        let answer = of(&[5 * GIB], ram);
+        let shared = answer.shared.unwrap();
+        assert_eq!((answer.verdict, shared.fits, shared.devices), (Verdict::No, fits, vec!["GPU0".to_owned()]));
+        assert_eq!(shared.need_bytes <= shared.room_bytes, fits);
+    }
+    assert!(of(&[5 * GIB, 4 * GIB], rest - 2 * GIB).shared.unwrap().fits);
+    // Where the host's memory would do alone, too.
+    assert!(of(&[5 * GIB], 64 * GIB).shared.unwrap().fits);
+    // Nothing to share with, nothing to share, no room for a layer.
+    for (free, ram) in [(&[][..], GIB), (&[100 * GIB], GIB), (&[GIB], GIB)] {
+        assert_eq!(of(free, ram).shared, None);
+    }
+    let mut divided = host(&[5 * GIB, 5 * GIB], rest);
+    divided.gpus.iter_mut().for_each(|gpu| gpu.instance = true);
+    assert_eq!(fit(ten(), &divided).shared.unwrap().devices, ["GPU0"]);
+}
+
+#[test]
+fn more_context_than_the_model_was_trained_for_is_said() {
+    let of = |shape: &Shape, context| {
+        let conditions = Conditions { context, ..Conditions::default() };
+        need(shape, Weights { bytes: GIB, extra_bytes: 0 }, Some(32), Some(32_768), &conditions)
+    };
+    let shape = plain(32, 8, 128, 128);
+    assert_eq!(of(&shape, Some(32_768)).unwrap().beyond_training, None);
+    assert_eq!(of(&shape, None).unwrap().beyond_training, None);
+    assert_eq!(of(&shape, Some(131_072)).unwrap().beyond_training, Some(32_768));
+    let answer = fit(of(&shape, Some(131_072)), &host(&[100 * GIB], 0));
+    assert_eq!(answer.verdict, Verdict::Fits);
+    assert_eq!(answer.because.as_deref(), Some("the model was trained for 32,768 tokens"));
+    // Scaling reaches further, but not without end.
+    let scaled = Shape { reach: Some(131_072), ..shape };
+    assert_eq!(of(&scaled, Some(131_072)).unwrap().beyond_training, None);
+    assert_eq!(of(&scaled, Some(131_073)).unwrap().beyond_training, Some(131_072));
 }
 
 #[test]
@@ -229,6 +304,16 @@ fn names_are_short_in_the_header() {
     assert_eq!(of("NVIDIA GeForce RTX 4090"), "RTX 4090");
     assert_eq!(of("AMD Instinct MI300X"), "Instinct MI300X");
     assert_eq!(of("NVIDIA "), "NVIDIA ");
+    let word = |name: &str| Device { name: name.to_owned(), ..Device::default() }.model_word().to_owned();
+    for (name, expected) in [
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("AMD Instinct MI300X", "MI300X"),
+        ("", "GPU"),
+    ] {
+        assert_eq!(word(name), expected);
+    }
 }
 
 #[test]

@@ -12,12 +12,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     canvas.rule(layout.header, [symbols.corners[0], symbols.corners[1]]);
     let room = usize::from(layout.header.width).saturating_sub(4);
     let gaps = [format!(" {} ", symbols.horizontal), format!(" {} ", symbols.dot)];
-    let mut parts = parts(state, symbols.dot);
-    // What matters least goes first; the host's name is cut at last.
-    while parts.len() > 1 && width(&parts) > room {
-        let least = parts.iter().enumerate().max_by_key(|(_, part)| part.rank).map_or(0, |(at, _)| at);
-        parts.remove(least);
-    }
+    let parts = choice(state, symbols.dot, symbols.times, room);
     let mut x = canvas.put(layout.header, 1, 0, " ", Role::Text);
     for (at, part) in parts.iter().enumerate() {
         if at > 0 {
@@ -29,6 +24,7 @@ pub(super) fn draw(canvas: &mut Canvas<'_>, state: &State, layout: &Layout) {
     canvas.put(layout.header, x, 0, " ", Role::Text);
 }
 
+#[derive(Clone)]
 struct Part {
     text: String,
     role: Role,
@@ -36,16 +32,51 @@ struct Part {
     rank: u8,
     /// Whether it goes on with what the part before is about.
     continues: bool,
+    /// Whether it is about GPUs.
+    gpus: bool,
+}
+
+/// The first of the GPUs' ranks.
+const GPUS: u8 = 7;
+
+/// What there is room for: the GPUs one by one, else in one, else not.
+fn choice(state: &State, dot: &str, times: &str, room: usize) -> Vec<Part> {
+    let all = parts(state, dot, false);
+    let one_by_one = gpus(state);
+    let count = one_by_one.len();
+    let chosen = fitted(all.iter().cloned().chain(one_by_one).collect(), room);
+    let shown = chosen.iter().filter(|part| part.gpus).count();
+    let chosen = match gpus_in_one(state, times).filter(|_| shown < count) {
+        Some(one) => fitted(all.into_iter().chain([one]).collect(), room),
+        None => chosen,
+    };
+    // What is not said of the GPUs in full is said in a word.
+    let unknown = state.memory.as_ref().is_some_and(|memory| memory.gpus_unknown);
+    if unknown && chosen.len() < 2 { fitted(parts(state, dot, true), room) } else { chosen }
+}
+
+/// What matters least goes first; the host's name is cut at last.
+fn fitted(mut parts: Vec<Part>, room: usize) -> Vec<Part> {
+    while parts.len() > 1 && width(&parts) > room {
+        let least = parts.iter().enumerate().max_by_key(|(_, part)| part.rank).map_or(0, |(at, _)| at);
+        parts.remove(least);
+    }
+    parts
 }
 
 fn width(parts: &[Part]) -> usize {
     parts.iter().map(|part| text::width(&part.text) + 3).sum::<usize>().saturating_sub(3)
 }
 
-fn parts(state: &State, dot: &str) -> Vec<Part> {
+fn parts(state: &State, dot: &str, short: bool) -> Vec<Part> {
     let models = &state.models;
-    let part = |text: String, role: Role, rank: u8| Part { text, role, rank, continues: false };
+    let part = |text: String, role: Role, rank: u8| Part { text, role, rank, continues: false, gpus: false };
     let mut parts = vec![part(text::cut(&state.facts.host, 30, ""), Role::Title, 0)];
+    // Nothing is right that is said of fits before somebody knows this.
+    if let Some(memory) = state.memory.as_ref().filter(|memory| memory.gpus_unknown) {
+        let note = memory.gpu_note.as_deref().filter(|_| !short).unwrap_or("GPUs unknown");
+        parts.push(part(text::cut(note, 48, "~"), Role::Warn, 1));
+    }
     let count = if models.is_filtered() {
         format!("{} of {}", models.shown().len(), counted(models.len(), "model", "models"))
     } else {
@@ -86,14 +117,35 @@ fn parts(state: &State, dot: &str) -> Vec<Part> {
         let rank = if at == 0 { 6 } else { 100_u8.saturating_add(at) };
         parts.push(part(text, role, rank));
     }
-    for (rank, (text, role)) in (7..100).zip(gpus(state)) {
-        parts.push(part(text, role, rank));
-    }
     parts
 }
 
 /// The GPUs: one by one, or together where there are many.
-fn gpus(state: &State) -> Vec<(String, Role)> {
+fn gpus(state: &State) -> Vec<Part> {
+    let told = gpus_told(state).into_iter().zip(GPUS..100);
+    told.map(|((text, role), rank)| Part { text, role, rank, continues: false, gpus: true }).collect()
+}
+
+/// All of them together, in as little room as they take: `8×4090 190 GiB free`.
+fn gpus_in_one(state: &State, times: &str) -> Option<Part> {
+    let gpus = state.memory.as_ref()?.gpus.as_slice();
+    let first = gpus.first()?;
+    let name = if gpus.iter().all(|gpu| gpu.name == first.name) { first.model_word() } else { "GPU" };
+    let name = text::cut(name, 12, "~");
+    let free = || gpus.iter().filter_map(|gpu| gpu.free_bytes);
+    // What a process cannot use together is not added up.
+    let apart = gpus.iter().any(|gpu| gpu.instance || gpu.unified);
+    let free = match (free().max(), apart && gpus.len() > 1) {
+        (None, _) => "free unknown".to_owned(),
+        (Some(most), true) => format!("up to {} free", whole(most)),
+        (Some(_), false) => format!("{} free", whole(free().fold(0, u64::saturating_add))),
+    };
+    let count = if gpus.len() > 1 { format!("{}{times}", gpus.len()) } else { String::new() };
+    let text = format!("{count}{name} {free}");
+    Some(Part { text, role: Role::Text, rank: GPUS, continues: false, gpus: true })
+}
+
+fn gpus_told(state: &State) -> Vec<(String, Role)> {
     let Some(memory) = &state.memory else { return Vec::new() };
     let shown: Vec<&Device> = memory.gpus.iter().collect();
     let mut parts = Vec::new();
@@ -125,7 +177,8 @@ fn gpus(state: &State) -> Vec<(String, Role)> {
             parts.push((text, Role::Text));
         }
     }
-    parts.extend(memory.gpu_note.as_ref().map(|note| (text::cut(note, 48, "~"), Role::Warn)));
+    let note = memory.gpu_note.as_ref().filter(|_| !memory.gpus_unknown);
+    parts.extend(note.map(|note| (text::cut(note, 48, "~"), Role::Warn)));
     parts
 }
 

@@ -152,9 +152,12 @@ impl Column {
         }
         let Some(memory) = &state.memory else { return Some(none()) };
         let fit = fit_of_row(&row.model, row.metadata.as_deref(), &row.loads, memory, &state.facts.fit);
-        let Some(fit) = fit.filter(|fit| fit.verdict != Verdict::Unknown) else { return Some(none()) };
+        // What it needs is known where only the GPUs are not.
+        let Some(fit) = fit.filter(|fit| fit.verdict != Verdict::Unknown || fit.need_bytes.is_some()) else {
+            return Some(none());
+        };
         let role = match fit.verdict {
-            Verdict::No => Role::Dim,
+            Verdict::No | Verdict::Unknown => Role::Dim,
             _ => Role::Text,
         };
         Some(match self {

@@ -215,7 +215,8 @@ fn said_by_the_hub(summary: &Summary) -> Option<String> {
 fn fit(state: &State, dialog: &FilesDialog, choice: &Choice) -> Option<Fit> {
     let (memory, row) = (state.memory.as_ref()?, dialog.told.as_ref()?.as_ref().ok()?);
     let fit = row.fit(choice.weights, dialog.mmproj, memory, &state.facts.fit)?;
-    (choice.weights > 0 && fit.verdict != Verdict::Unknown).then_some(fit)
+    let told = fit.verdict != Verdict::Unknown || fit.need_bytes.is_some();
+    (choice.weights > 0 && told).then_some(fit)
 }
 
 fn fit_role(verdict: Verdict) -> Role {
