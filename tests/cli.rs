@@ -228,6 +228,29 @@ mod shapes {
         assert_eq!((hits[0]["architecture"].as_str(), offer["name"].as_str()), (Some("llama"), Some("BF16")), "{hits}");
         assert_eq!(offer["size_bytes"].as_u64(), Some(2 * weights.len() as u64), "{hits}");
         assert!(offer["fit"]["need_bytes"].is_u64(), "{hits}");
+        let need = &offer["fit"]["need"];
+        assert_eq!((&need["context"], &need["beyond_training"]), (&json!(2048), &Value::Null));
+        let asked = bench.run("search plain --files --json --context 32k --cache-type q8_0").expect(0).json();
+        let need = &asked[0]["quantizations"][0]["fit"]["need"];
+        assert_eq!((&need["context"], &need["beyond_training"]), (&json!(32_768), &json!(2048)), "{asked}");
+        let text = bench.run("search plain --files --context 32k").expect(0).stdout;
+        assert!(text.contains("trained for 2,048 tokens only") && text.contains("32,768 tokens of context"), "{text}");
+        assert!(bench.run("search plain --context 32k").expect(2).error().contains("--files"));
+    }
+
+    #[test]
+    fn each_quantization_of_a_hit_has_a_line_of_its_own() {
+        let bench = bench();
+        let weights = gguf(16, "m");
+        for (name, more) in [("m-Q8_0.gguf", 9000), ("m-Q4_K_M.gguf", 100), ("m-Q5_K_M.gguf", 4000)] {
+            bench.hub.put("org/many-GGUF", name, &[&weights[..], &vec![0; more]].concat());
+        }
+        let text = bench.run("search many --files").expect(0).stdout;
+        let lines: Vec<&str> = text.lines().collect();
+        let names: Vec<&str> = lines.iter().filter_map(|line| line.split_whitespace().next()).take(5).collect();
+        assert_eq!(names, ["QUANT", "org/many-GGUF", "Q4_K_M", "Q5_K_M", "Q8_0"], "{text}");
+        assert!(lines[2].starts_with("  Q4_K_M") && lines[2].contains(" KiB"), "{text}");
+        assert!(lines.iter().skip(2).take(3).all(|line| line.len() < 80), "{text}");
     }
 
     #[test]
@@ -255,6 +278,15 @@ mod streams {
         let ran = bench().run("").expect(64);
         assert!(ran.error().contains("llorch-models list"), "{ran:?}");
         assert!(ran.stdout.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_here_is_asked_of_the_hub() {
+        let bench = bench();
+        let error = bench.run("info org/not-here:Q4_K_M --context 32k").expect(1).error().to_owned();
+        assert!(error.contains("`llorch-models search --files not-here --context 32768`"), "{error}");
+        let alias = bench.run("info not-here").expect(1).error().to_owned();
+        assert!(!alias.contains("search --files"), "{alias}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::exit::Exit;
 use crate::config::{Overrides, When};
 use crate::model::filter::{Filter, SortKey};
 use crate::model::memory::CacheType;
+use crate::model::size::tokens;
 use crate::model::{Bytes, Certainty, DestinationKind, StoreKind, text};
 use crate::provisioner::OUTPUT_TYPES;
 
@@ -235,7 +236,8 @@ pub struct Convert {
 pub struct Info {
     /// The model
     pub reference: String,
-    /// Whether it fits with this many tokens of context: 8192, 32k [default: what it was trained for, at most 8192]
+    /// Whether it fits with this many tokens of context: 8192, 32k (1k is 1024), 1M [default: what it was trained for, at
+    /// most 8192]
     #[arg(long, value_name = "TOKENS", value_parser = tokens)]
     pub context: Option<u64>,
     /// Whether it fits with this type of the cache of keys and values: f16, q8_0, … [default: f16]
@@ -328,6 +330,12 @@ pub struct Search {
     /// Also their sizes and whether they fit: a few more requests a hit, for its files and one header
     #[arg(long)]
     pub files: bool,
+    /// Whether they fit with this many tokens of context: 8192, 32k (1k is 1024), 1M; with --files
+    #[arg(long, value_name = "TOKENS", value_parser = tokens, requires = "files")]
+    pub context: Option<u64>,
+    /// Whether they fit with this type of the cache of keys and values: f16, q8_0, …; with --files
+    #[arg(long, value_name = "TYPE", requires = "files")]
+    pub cache_type: Option<CacheType>,
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -398,19 +406,6 @@ fn connections(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|count| (1..=64).contains(count)).ok_or_else(|| "give a number from 1 to 64".to_owned())
 }
 
-/// A number of tokens; `k` are 1,024 of them, as in the names of models.
-fn tokens(text: &str) -> Result<u64, String> {
-    const MOST: u64 = 1_000_000_000;
-    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
-        Some(digits) => (digits, 1024),
-        None => (text, 1),
-    };
-    let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
-    count
-        .filter(|count| (1..=MOST).contains(count))
-        .ok_or_else(|| format!("give a number of tokens from 1 to {MOST}, like 8192 or 32k"))
-}
-
 fn rate(text: &str) -> Result<Bytes, String> {
     Bytes::parse(text)
         .filter(|rate| rate.0 > 0)
@@ -435,7 +430,8 @@ mod tests {
     #[test]
     fn tokens_are_counted_as_in_the_names_of_models() {
         assert_eq!((tokens("8192"), tokens("32k"), tokens("1K")), (Ok(8192), Ok(32_768), Ok(1024)));
-        for wrong in ["", "k", "0", "-1", "32kk", "1.5k", "1000000001", "18446744073709551615k"] {
+        assert_eq!((tokens("1M"), tokens("1m"), tokens("1000k")), (Ok(1 << 20), Ok(1 << 20), Ok(1_024_000)));
+        for wrong in ["", "k", "M", "0", "-1", "32kk", "1.5k", "1000000001", "1000M", "18446744073709551615k", "8ä"] {
             assert!(tokens(wrong).is_err(), "{wrong}");
         }
     }

@@ -9,10 +9,11 @@ use super::list::count;
 use super::output::Output;
 use super::output::table::{Align, Table};
 use super::session::{self, Session, of_page};
+use crate::error::Error;
 use crate::format::Metadata;
 use crate::model::selector::Selector;
 use crate::model::size::grouped;
-use crate::model::{Bytes, Format, text};
+use crate::model::{Bytes, Format, Reference, text};
 use crate::store::fit::{self, FitReport};
 use crate::store::flat::ORIGIN_UNKNOWN;
 use crate::store::{Details, Part};
@@ -33,10 +34,11 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     let mut conditions = session.settings.fit;
     conditions.context = arguments.context.or(conditions.context);
     conditions.cache_type = arguments.cache_type.unwrap_or(conditions.cache_type);
+    let asked = of_page(&provisioner, &arguments.reference);
+    let (context, reference) = (arguments.context, asked.clone());
     let (details, signal) = session
         .blocking(move || {
-            let target = inventory
-                .find_to_read(&Selector::parse(&of_page(&provisioner, &arguments.reference))?, store_path.as_deref())?;
+            let target = inventory.find_to_read(&Selector::parse(&asked)?, store_path.as_deref())?;
             let mut details = inventory.details_of(&target)?;
             // Every store is looked at for that, and only programs are told.
             details.model.duplicate = json && inventory.has_copies(&target.model, &cancel);
@@ -48,13 +50,25 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
     if let Some(exit) = signal {
         return Ok(exit);
     }
-    let (details, report) = details?;
+    let (details, report) = details.map_err(|error| with_the_way_to_the_hub(error, &reference, context))?;
     if arguments.json {
         session.output.json(&Shown { details: &details, fit: report.as_ref() })?;
     } else {
         session.output.print(&text(&details, report.as_ref(), &session.output))?;
     }
     Ok(Exit::Done)
+}
+
+/// Of a model that is not here the hub tells whether it would fit.
+fn with_the_way_to_the_hub(error: Error, reference: &str, context: Option<u64>) -> Error {
+    let Error::ModelNotFound { reference: shown, place } = error else { return error };
+    let name = Reference::parse(reference).ok().filter(|reference| reference.repository().is_some());
+    let place = name.map_or(place.clone(), |name| {
+        let context = context.map(|tokens| format!(" --context {tokens}")).unwrap_or_default();
+        let name = text::printable(name.last_part());
+        format!("{place}; `llorch-models search --files {name}{context}` tells whether it would fit")
+    });
+    Error::ModelNotFound { reference: shown, place }
 }
 
 /// A part as it was asked for.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 use super::arguments::Search;
 use super::exit::{Exit, Outcome};
+use super::output::Output;
 use super::output::table::{Align, Table};
 use super::session::{self, Session};
 use crate::error::Result;
 use crate::format::Metadata;
 use crate::hub::{HubClient, Repository, SearchHit, SearchQuery};
-use crate::model::memory::{Conditions, Fit, HostMemory, Verdict};
+use crate::model::memory::{Conditions, DEFAULT_CONTEXT, Fit, HostMemory};
 use crate::model::selection;
+use crate::model::size::grouped;
 use crate::model::{Bytes, FileName, Quantization, RemoteFile, RepoPath, size, text};
 use crate::provisioner::{Bounds, ModelProvisioner, RemoteHeader};
 use crate::store::remote::RemoteRow;
@@ -131,7 +134,13 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
         if let Some(exit) = signal {
             return Ok(exit);
         }
-        Some(Wanted { provisioner: session.provisioner.clone(), memory, conditions: session.settings.fit })
+        if let Some(unknown) = memory.unknown_gpus() {
+            session.output.say(&format!("llorch-models: what the GPUs hold is not known: {unknown}"));
+        }
+        let mut conditions = session.settings.fit;
+        conditions.context = arguments.context.or(conditions.context);
+        conditions.cache_type = arguments.cache_type.unwrap_or(conditions.cache_type);
+        Some(Wanted { provisioner: session.provisioner.clone(), memory, conditions })
     } else {
         None
     };
@@ -154,6 +163,10 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
     }
     if hits.is_empty() {
         session.output.say(&format!("no model of the hub has '{}' in its name", text::printable(&query.text)));
+        return Ok(Exit::Done);
+    }
+    if let Some(wanted) = &wanted {
+        session.output.print(&in_full(&hits, &wanted.conditions, &session.output))?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new()
@@ -185,23 +198,91 @@ pub(super) async fn run(session: &mut Session, arguments: Search) -> Outcome {
             hit.likes.to_string(),
             hit.updated.map(|time| time.strftime("%Y-%m-%d").to_string()).unwrap_or_default(),
             if hit.gated { "gated".to_owned() } else { String::new() },
-            offers.map(Offer::label).collect::<Vec<_>>().join(", "),
+            offers.map(|offer| offer.name.as_str()).collect::<Vec<_>>().join(", "),
         ]);
     }
     session.output.print(&table.render(&session.output))?;
     Ok(Exit::Done)
 }
 
-impl Offer {
-    fn label(&self) -> String {
-        let mut label = self.name.clone();
-        if let Some(bytes) = self.size_bytes {
-            label.push_str(&format!(" {}", Bytes(bytes)));
+/// Each hit with a line for each of its quantizations, the smallest first.
+fn in_full(hits: &[Hit], conditions: &Conditions, output: &Output) -> String {
+    let mut table = Table::new()
+        .flexible("  QUANT")
+        .column("SIZE", Align::Right)
+        .column("FITS", Align::Left)
+        .column("NEEDS", Align::Right);
+    for hit in hits {
+        let mut offers: Vec<&Offer> = hit.quantizations.iter().collect();
+        offers.sort_by_key(|offer| offer.size_bytes);
+        for offer in offers {
+            table.row(vec![
+                format!("  {}", text::printable(&offer.name)),
+                offer.size_bytes.map(|bytes| Bytes(bytes).to_string()).unwrap_or_default(),
+                offer.fit.as_ref().map(|fit| fit.verdict.word()).unwrap_or_default(),
+                offer.fit.as_ref().and_then(Fit::figure).unwrap_or_default(),
+            ]);
         }
-        if let Some(fit) = self.fit.as_ref().filter(|fit| fit.verdict != Verdict::Unknown) {
-            label.push_str(&format!(" ({})", fit.verdict.word()));
+    }
+    let rendered = table.render(output);
+    let mut lines = rendered.lines();
+    let mut out = String::new();
+    // Without any quantization there are no columns either.
+    if hits.iter().any(|hit| !hit.quantizations.is_empty()) {
+        out.extend(lines.next().map(|head| format!("{head}\n")));
+    }
+    for hit in hits {
+        out.push_str(&hit.heading(output.width));
+        for line in lines.by_ref().take(hit.quantizations.len()) {
+            out.push_str(line);
+            out.push('\n');
         }
-        label
+    }
+    let context = match conditions.context {
+        Some(tokens) => format!("{} tokens of context", grouped(tokens)),
+        None => format!(
+            "{} tokens of context, or what the model was trained for where that is less; --context asks for another",
+            grouped(DEFAULT_CONTEXT)
+        ),
+    };
+    out.push_str(&format!("\nfits are for {context}\n"));
+    out
+}
+
+impl Hit {
+    /// Its name and what is known of all its quantizations, in as many lines as the terminal needs.
+    fn heading(&self, width: Option<usize>) -> String {
+        let beyond = self.quantizations.iter().find_map(|offer| offer.fit.as_ref()?.need.as_ref()?.beyond_training);
+        let trained = match (beyond, self.context_length) {
+            (Some(tokens), _) => Some(format!("trained for {} tokens only", grouped(tokens))),
+            (None, Some(tokens)) => Some(format!("trained for {} tokens", grouped(tokens))),
+            (None, None) => None,
+        };
+        let facts = [
+            Some(self.told.parameters()).filter(|count| !count.is_empty()).map(|count| format!("{count} parameters")),
+            self.architecture.as_deref().map(text::printable),
+            trained,
+            Some(format!("{} downloads", grouped(self.downloads))),
+            self.updated.map(|time| time.strftime("%Y-%m-%d").to_string()),
+            self.gated.then(|| "gated".to_owned()),
+        ];
+        let mut out = text::printable(&self.id);
+        let mut column = out.width();
+        let mut gap = "  ";
+        for fact in facts.into_iter().flatten() {
+            if width.is_some_and(|width| column + gap.len() + fact.width() + 1 > width) {
+                // A comma stays on the line before.
+                out.push_str(gap.trim_end());
+                out.push_str("\n    ");
+                (column, gap) = (4, "");
+            }
+            out.push_str(gap);
+            out.push_str(&fact);
+            column += gap.len() + fact.width();
+            gap = ", ";
+        }
+        out.push('\n');
+        out
     }
 }
 
@@ -309,4 +390,33 @@ fn offers(files: &[RemoteFile], sizes: bool) -> Vec<Offer> {
         }
     };
     selection::quantizations(files).into_iter().map(offer).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heading_takes_the_lines_that_a_terminal_needs() {
+        let hit = Hit {
+            id: "bartowski/Llama-3.3-70B-Instruct-GGUF".to_owned(),
+            downloads: 1_234_567,
+            likes: 1,
+            updated: Some(Timestamp::UNIX_EPOCH),
+            gated: true,
+            tags: Vec::new(),
+            architecture: Some("llama".to_owned()),
+            context_length: Some(131_072),
+            told: Told { parameters: Some(70_553_706_576), ..Told::default() },
+            quantizations: Vec::new(),
+        };
+        assert_eq!(hit.heading(None).lines().count(), 1);
+        let heading = hit.heading(Some(80));
+        assert!(heading.lines().count() > 1 && heading.lines().all(|line| line.width() <= 80), "{heading}");
+        let joined = heading.replace("\n    ", " ").replace("GGUF ", "GGUF  ").replace("GGUF   ", "GGUF  ");
+        assert_eq!(joined, hit.heading(None));
+        for narrow in 1..40 {
+            assert!(hit.heading(Some(narrow)).ends_with("gated\n"));
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::{StoreFolders, When};
 use crate::disk::regular;
 use crate::error::{Error, Result};
 use crate::model::memory::CacheType;
+use crate::model::size::tokens;
 use crate::model::{Bytes, DestinationKind, text};
 
 /// A configuration file with every key at its default, each line commented out.
@@ -271,7 +272,7 @@ pub(super) struct Context(pub(super) Option<u64>);
 impl<'de> Deserialize<'de> for Context {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Tokens;
-        const WAY_OUT: &str = r#"write "auto", or a number of tokens from 1 to 1000000000"#;
+        const WAY_OUT: &str = r#"write "auto", or a number of tokens from 1 to 1000000000, like 8192 or "32k""#;
         impl Visitor<'_> for Tokens {
             type Value = Context;
 
@@ -283,7 +284,8 @@ impl<'de> Deserialize<'de> for Context {
                 if value == "auto" {
                     Ok(Context(None))
                 } else {
-                    Err(E::custom(format!("'{value}' is no context; {WAY_OUT}")))
+                    let tokens = tokens(value).map_err(|_| E::custom(format!("'{value}' is no context; {WAY_OUT}")));
+                    tokens.map(|tokens| Context(Some(tokens)))
                 }
             }
 
@@ -314,6 +316,18 @@ mod tests {
 
     fn refused(content: &str) -> String {
         parse(content).err().unwrap()
+    }
+
+    #[test]
+    fn a_context_is_written_as_on_the_command_line() {
+        let context = |value: &str| parse(&format!("fit_context = {value}\n")).unwrap().fit_context.unwrap().0;
+        assert_eq!(
+            (context("32768"), context("\"32k\""), context("\"1M\"")),
+            (Some(32_768), Some(32_768), Some(1 << 20))
+        );
+        assert_eq!(context("\"auto\""), None);
+        let wrong = refused("fit_context = \"32kk\"\n");
+        assert!(wrong.contains("'32kk' is no context") && wrong.contains("\"32k\""), "{wrong}");
     }
 
     #[test]
