@@ -123,7 +123,9 @@ pub(super) fn files(canvas: &mut Canvas<'_>, state: &State, dialog: &FilesDialog
     };
     let fits_at = column("FITS", 12, with_fits);
     let needs_at = column("   NEEDS", 10, with_fits && room >= 60);
-    let count_at = column("FILES", 9, with_counts);
+    // A set of very many shards has one figure more.
+    let count_width = if offer.choices.iter().any(|choice| choice.files > 99) { 11 } else { 9 };
+    let count_at = column("FILES", count_width, with_counts);
     let name_at = column("NAME", 0, room >= 50);
     let head = u16::from(table.height > 3 && !offer.choices.is_empty());
     if head == 1 {
