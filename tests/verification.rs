@@ -128,6 +128,27 @@ fn sources_that_do_not_agree_are_named() {
 }
 
 #[test]
+fn checksum_files_that_people_keep_are_compared() {
+    let bench = Bench::new();
+    let studio = bench.models().with_file_name("home").join(".lmstudio/models/pub/copied");
+    for (id, folder) in [("flat:copied", bench.model("copied")), ("lmstudio:pub/copied", studio)] {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("m-Q4_K_M.gguf"), gguf()).unwrap();
+        let verify =
+            |code| file(&bench.run(&format!("verify {id} --json")).expect(code).json(), "m-Q4_K_M.gguf").clone();
+        let sums = folder.join("SHA256SUMS");
+        fs::write(&sums, format!("{}  m-Q4_K_M.gguf\n", hex(&gguf()))).unwrap();
+        assert_eq!(verify(0)["status"], "ok");
+        fs::write(&sums, format!("{}  m-Q4_K_M.gguf\n", "ab".repeat(32))).unwrap();
+        let check = verify(1);
+        assert_eq!((check["status"].as_str(), check["algorithm"].as_str()), (Some("corrupt"), Some("sha256")));
+        let own = folder.join("m-Q4_K_M.gguf.sha256");
+        fs::write(&own, format!("{}\n", hex(&gguf()))).unwrap();
+        assert_eq!(verify(0)["status"], "ok", "what speaks of one file counts before what speaks of all");
+    }
+}
+
+#[test]
 fn a_changed_file_without_record_is_said_to_have_outlived_its_sidecar() {
     let bench = Bench::new();
     let folder = bench.model("old");

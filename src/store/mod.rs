@@ -1,6 +1,7 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
 pub mod beside;
+mod checksum_files;
 pub mod files;
 pub mod fingerprint;
 pub mod fit;

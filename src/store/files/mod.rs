@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
+use super::checksum_files::ChecksumFiles;
 use super::fingerprint::Fingerprint;
 use super::flat::folder::{Class, ModelFolder, RecordState, all_of};
 use super::flat::resolved_root;
@@ -189,12 +190,13 @@ impl<L: Layout> FileStore<L> {
         unit.folder.part(part, &self.root, &self.headers).ok_or_else(|| self.not_found(&format!("{id}{part}")))
     }
 
-    fn expect(&self, unit: &Unit, path: &Path) -> Expected {
+    fn expect(&self, unit: &Unit, path: &Path, checksums: &mut ChecksumFiles) -> Expected {
         let location = unit.folder.below.join(path);
         let (size, digest) = unit.known.get(&location).copied().unwrap_or_default();
         let others = unit.others.get(&location).into_iter().flatten().copied();
         let promises = digest.into_iter().chain(others).map(|digest| Promise { source: Source::Manifest, digest });
-        let promises: Vec<Promise> = promises.collect();
+        let mut promises: Vec<Promise> = promises.collect();
+        promises.extend(checksums.promise(&self.root, &unit.folder.below, &location));
         Expected { path: text::escape(path.as_os_str()), location, size, ..Expected::default() }.promised(promises)
     }
 
@@ -346,10 +348,11 @@ impl<L: Layout> Store for FileStore<L> {
         };
         let part = self.part(&target.id, unit, &target.part)?;
         let content = unit.folder.content().filter(|(index, ..)| part.contains(index));
+        let mut checksums = ChecksumFiles::default();
         let mut expected: Vec<Expected> = content
             // One that leads out is told as unreadable.
             .filter(|(_, entry, _)| !self.leads_inside(unit, entry))
-            .map(|(_, entry, _)| self.expect(unit, &entry.path))
+            .map(|(_, entry, _)| self.expect(unit, &entry.path, &mut checksums))
             .collect();
         let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
         let mut missing: BTreeSet<PathBuf> = BTreeSet::new();
@@ -361,7 +364,7 @@ impl<L: Layout> Store for FileStore<L> {
             missing.extend(set.staging.iter().filter_map(|&at| unit.folder.staging_target(at)).map(Path::to_owned));
         }
         missing.retain(|path| !here.contains(&unit.folder.below.join(path)));
-        expected.extend(missing.iter().map(|path| self.expect(unit, path)));
+        expected.extend(missing.iter().map(|path| self.expect(unit, path, &mut checksums)));
         if target.part == Part::Whole {
             expected.extend(unit.folder.unread());
         }

@@ -49,7 +49,7 @@ pub const MAX_DEPTH: usize = super::tree::MAX_DEPTH;
 
 use self::folder::ModelFolder;
 use self::group::Group;
-use self::promises::Listings;
+use self::promises::Known;
 use self::rows::{Base, Content, Found};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
@@ -156,13 +156,13 @@ impl FlatStore {
         };
         let part = self.part(&folder, &target.id, &target.part)?;
         let mut expected: Vec<Expected> = Vec::new();
-        let mut listings = Listings::default();
+        let mut known = Known::default();
         for (index, entry, _) in folder.content().filter(|(index, ..)| part.contains(index)) {
             // A link to another file of the store is a second name for it; one that leads out is told as unreadable.
             if entry.link.as_deref().is_some_and(|target| self.leads_inside(&folder, index, target)) {
                 continue;
             }
-            expected.push(self.promised(&folder, entry, &mut listings));
+            expected.push(self.promised(&folder, entry, &mut known));
         }
         let here: BTreeSet<PathBuf> = expected.iter().map(|file| file.location.clone()).collect();
         let mut missing: BTreeSet<PathBuf> = BTreeSet::new();

@@ -8,15 +8,23 @@ use super::folder::ModelFolder;
 use super::sidecar::{Found, Metadata};
 use super::tree::read_tree;
 use crate::model::{Digest, text};
+use crate::store::checksum_files::ChecksumFiles;
 use crate::store::tree::Entry;
 use crate::store::verify::{Expected, Promise, Source};
 
 /// Path in the repository to length and digest.
 type Listing = BTreeMap<String, (u64, Option<Digest>)>;
 
+/// What was read for several files.
+#[derive(Default)]
+pub(super) struct Known {
+    listings: Listings,
+    checksums: ChecksumFiles,
+}
+
 /// Listings that were read, by commit.
 #[derive(Default)]
-pub(super) struct Listings(BTreeMap<String, Option<Listing>>);
+struct Listings(BTreeMap<String, Option<Listing>>);
 
 impl Listings {
     fn file(&mut self, folder: &Path, commit: &str, path: &Path) -> Option<(u64, Option<Digest>)> {
@@ -30,7 +38,7 @@ impl Listings {
 
 impl FlatStore {
     /// What is promised of a file that is here.
-    pub(super) fn promised(&self, folder: &ModelFolder, entry: &Entry, listings: &mut Listings) -> Expected {
+    pub(super) fn promised(&self, folder: &ModelFolder, entry: &Entry, known: &mut Known) -> Expected {
         let path = entry.path.as_path();
         let (mut size, first) = self.known(folder, entry);
         let record = folder.record.get();
@@ -42,12 +50,13 @@ impl FlatStore {
                 (recorded.zip(record).map(|(file, record)| record.commit_of(file)), None)
             }
         };
-        let listed = commit.and_then(|commit| listings.file(&self.root.join(&folder.below), commit, path));
+        let listed = commit.and_then(|commit| known.listings.file(&self.root.join(&folder.below), commit, path));
         let promise = |source, digest: Option<Digest>| digest.map(|digest| Promise { source, digest });
         let mut promises: Vec<Promise> = [
             promise(Source::Record, recorded.and_then(|file| file.digest)),
             promise(Source::Sidecar, beside),
             promise(Source::Listing, listed.and_then(|(_, digest)| digest)),
+            known.checksums.promise(&self.root, &folder.below, &folder.location(entry)),
         ]
         .into_iter()
         .flatten()

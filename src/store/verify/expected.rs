@@ -17,6 +17,8 @@ pub enum Source {
     BlobName,
     /// A manifest of the store.
     Manifest,
+    /// What people keep beside it, `m.gguf.sha256` or `SHA256SUMS`.
+    ChecksumFile,
 }
 
 impl Source {
@@ -29,6 +31,7 @@ impl Source {
             Self::Listing => "the listing of its commit",
             Self::BlobName => "the blob's name",
             Self::Manifest => "a manifest",
+            Self::ChecksumFile => "the checksum file beside it",
         }
     }
 }

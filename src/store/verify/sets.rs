@@ -177,7 +177,7 @@ impl Sets<'_> {
     /// The parts of a set are of one commit, as far as a record tells.
     fn compare_commits(&mut self) {
         let commit = |file: &'_ Expected| match file.source {
-            None | Some(Source::Record) => file.commit.clone(),
+            None | Some(Source::Record | Source::ChecksumFile) => file.commit.clone(),
             // Another program has fetched it since, and the record does not tell when.
             Some(_) => None,
         };
