@@ -36,9 +36,26 @@ struct Work {
 /// [`Work`] between the threads.
 struct Shared(Mutex<Work>, Condvar);
 
-enum Next {
-    Place(Place),
+enum Next<'a> {
+    Place(Place, Reading<'a>),
     Found(Found),
+}
+
+/// A place that is being read. However its thread comes out of that, the others do not wait for it any longer.
+struct Reading<'a>(&'a Shared);
+
+impl Reading<'_> {
+    /// The place was read, with rows for whoever is free.
+    fn done(self, rows: Vec<Found>) {
+        self.0.lock().found.extend(rows);
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.0.lock().reading -= 1;
+        self.0.1.notify_all();
+    }
 }
 
 impl Shared {
@@ -47,7 +64,7 @@ impl Shared {
     }
 
     /// What to do next; waits while another thread may find more.
-    fn next(&self, cancel: &CancellationToken) -> Option<Next> {
+    fn next(&self, cancel: &CancellationToken) -> Option<Next<'_>> {
         let mut work = self.lock();
         loop {
             if cancel.is_cancelled() {
@@ -58,22 +75,13 @@ impl Shared {
             }
             if let Some(place) = work.places.pop() {
                 work.reading += 1;
-                return Some(Next::Place(place));
+                return Some(Next::Place(place, Reading(self)));
             }
             if work.reading == 0 {
                 return None;
             }
             work = self.1.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    /// A place was read, with rows for whoever is free.
-    fn done(&self, rows: Vec<Found>) {
-        let mut work = self.lock();
-        work.reading -= 1;
-        work.found.extend(rows);
-        drop(work);
-        self.1.notify_all();
     }
 }
 
@@ -146,9 +154,9 @@ impl FlatStore {
                     while let Some(next) = work.next(cancel) {
                         let found = match next {
                             Next::Found(found) => Some(found),
-                            Next::Place(place) => match base.read(&place) {
+                            Next::Place(place, reading) => match base.read(&place) {
                                 Some(Content::Group(group)) => {
-                                    work.done(group.rows);
+                                    reading.done(group.rows);
                                     let mut usage = Usage::default();
                                     group.beside.iter().for_each(|entry| usage.add_info(&entry.status));
                                     if give.send(Told::Beside(usage)).is_err() {
@@ -157,7 +165,7 @@ impl FlatStore {
                                     None
                                 }
                                 content => {
-                                    work.done(Vec::new());
+                                    reading.done(Vec::new());
                                     content.and_then(Content::row)
                                 }
                             },
@@ -179,5 +187,31 @@ fn add_files(usage: &mut Usage, tree: &Tree) {
     for entry in tree.entries.iter().filter(|entry| entry.is_file()) {
         let status = &entry.status;
         usage.add(status.inode, status.size_bytes, status.disk_bytes, status.links);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_breaks_down_while_it_reads_leaves_the_others_to_their_work() {
+        let places = ["a", "b"].map(|name| Place::Folder(name.into())).to_vec();
+        let work = Arc::new(Shared(Mutex::new(Work { places, found: VecDeque::new(), reading: 0 }), Condvar::new()));
+        let cancel = CancellationToken::new();
+        let broken = Arc::clone(&work);
+        let result = thread::spawn(move || {
+            let _reading = broken.next(&CancellationToken::new());
+            panic!("a place that nobody can read");
+        })
+        .join();
+        assert!(result.is_err());
+        // The other one is read, and then there is nothing to wait for.
+        assert!(matches!(work.next(&cancel), Some(Next::Place(..))));
+        let (say, end) = mpsc::channel();
+        thread::spawn(move || say.send(work.next(&CancellationToken::new()).is_none()));
+        assert_eq!(end.recv_timeout(std::time::Duration::from_secs(30)), Ok(true));
     }
 }
