@@ -11,12 +11,13 @@ use super::adapter::Adapter;
 use super::config_json::Config;
 use super::gguf::{self, Depth};
 use super::kind::Kind;
+use super::named::Named;
 use super::names::TensorNames;
 use super::safetensors::{self, Index, Packed};
 use super::sniff::LookAlike;
 use crate::model::memory::{CacheLayers, Shape};
 use crate::model::size::grouped;
-use crate::model::{FileName, Format, Quantization, text};
+use crate::model::{Format, Quantization, text};
 
 /// What the header of one file says about its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -413,7 +414,7 @@ impl Metadata {
 /// # Errors
 /// A line that says what is wrong ("not a GGUF file: an HTML page", "malformed GGUF: key count 4294967296"): a warning on a row, never the end of a scan.
 pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
-    read(file, name, Depth::Whole)
+    read_metadata_as(file, Named::of(name))
 }
 
 /// Like [`read_metadata`], from at most the first 64 KiB: what a table needs at once for very many files.
@@ -427,10 +428,20 @@ pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
 /// # Errors
 /// As [`read_metadata`].
 pub fn read_summary(file: &File, name: &str) -> Result<Metadata, String> {
-    read(file, name, Depth::Start)
+    read_summary_as(file, Named::of(name))
 }
 
-fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
+/// [`read_metadata`] of a file with such a name.
+pub(crate) fn read_metadata_as(file: &File, named: Named) -> Result<Metadata, String> {
+    read(file, named, Depth::Whole)
+}
+
+/// [`read_summary`] of a file with such a name.
+pub(crate) fn read_summary_as(file: &File, named: Named) -> Result<Metadata, String> {
+    read(file, named, Depth::Start)
+}
+
+fn read(file: &File, named: Named, depth: Depth) -> Result<Metadata, String> {
     let attributes = file.metadata().map_err(|error| unreadable(&error))?;
     if !attributes.is_file() {
         return Err("not a regular file".to_owned());
@@ -439,29 +450,28 @@ fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
     let mut head = [0; 512];
     let count = At { file, position: 0 }.read_most(&mut head).map_err(|error| unreadable(&error))?;
     let head = head.get(..count).unwrap_or_default();
-    let named = FileName::parse(name);
     let mut metadata = if head.starts_with(b"GGUF") {
         let (header, result) = gguf::Header::read_as_far_as_possible(At { file, position: 0 }, length, depth);
         match result {
-            Ok(()) => gguf::describe(&header, name, Structure::Partial),
+            Ok(()) => gguf::describe(&header, named, Structure::Partial),
             Err(gguf::Error::Truncated { at, missing }) => {
-                let mut metadata = gguf::describe(&header, name, Structure::Truncated { missing: None });
+                let mut metadata = gguf::describe(&header, named, Structure::Truncated { missing: None });
                 metadata.warnings.push(gguf::Error::Truncated { at, missing }.to_string());
                 metadata
             }
             Err(error @ gguf::Error::TooLarge(_)) => {
-                let mut metadata = gguf::describe(&header, name, Structure::Partial);
+                let mut metadata = gguf::describe(&header, named, Structure::Partial);
                 metadata.warnings.push(error.to_string());
                 metadata
             }
             Err(error) => return Err(error.to_string()),
         }
     } else if safetensors::starts_like_one(head) {
-        safetensors::metadata(At { file, position: 0 }, length, name, depth == Depth::Start)?
+        safetensors::metadata(At { file, position: 0 }, length, named, depth == Depth::Start)?
     } else {
-        let expected = if named.is_gguf() {
+        let expected = if named.gguf {
             "not a GGUF file"
-        } else if named.is_safetensors() {
+        } else if named.safetensors {
             "not a safetensors file"
         } else {
             "neither GGUF nor safetensors"
@@ -469,8 +479,8 @@ fn read(file: &File, name: &str, depth: Depth) -> Result<Metadata, String> {
         return Err(format!("{expected}: {}", LookAlike::of(head, length)));
     };
     let misnamed = match metadata.format {
-        Format::Gguf if named.is_safetensors() => Some("named .safetensors, but it is GGUF"),
-        Format::Safetensors if named.is_gguf() => Some("named .gguf, but it is safetensors"),
+        Format::Gguf if named.safetensors => Some("named .safetensors, but it is GGUF"),
+        Format::Safetensors if named.gguf => Some("named .gguf, but it is safetensors"),
         _ => None,
     };
     metadata.warnings.extend(misnamed.map(str::to_owned));

@@ -10,6 +10,7 @@ mod json;
 mod kind;
 pub(crate) mod layers;
 mod metadata;
+mod named;
 mod names;
 mod prefix;
 pub mod quantization_config;
@@ -21,8 +22,9 @@ pub mod tokenizer;
 mod warnings;
 
 pub use kind::Kind;
-pub(crate) use metadata::UNREADABLE;
 pub use metadata::{Metadata, Structure, read_metadata, read_summary};
+pub(crate) use metadata::{UNREADABLE, read_metadata_as, read_summary_as};
+pub(crate) use named::Named;
 pub use names::TensorNames;
 pub use prefix::{Prefix, read_prefix};
 pub use sniff::LookAlike;

@@ -3,6 +3,7 @@
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use super::gguf::{self, Depth, Header};
+use super::named::Named;
 use super::safetensors;
 use super::{Metadata, Structure};
 use crate::model::{FileName, Format};
@@ -45,7 +46,8 @@ pub fn read_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, Stri
     if here < header.saturating_add(8) && header.saturating_add(8) <= length {
         return Ok(Prefix::More(header + 8));
     }
-    safetensors::metadata(Cursor::new(bytes), length, name, false).map(|metadata| Prefix::Enough(Box::new(metadata)))
+    safetensors::metadata(Cursor::new(bytes), length, Named::of(name), false)
+        .map(|metadata| Prefix::Enough(Box::new(metadata)))
 }
 
 fn gguf_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, String> {
@@ -61,7 +63,7 @@ fn gguf_prefix(bytes: &[u8], length: u64, name: &str) -> Result<Prefix, String> 
         }
         Err(error) => return Err(error.to_string()),
     }
-    Ok(Prefix::Enough(Box::new(gguf::describe(&header, name, Structure::Partial))))
+    Ok(Prefix::Enough(Box::new(gguf::describe(&header, Named::of(name), Structure::Partial))))
 }
 
 /// A file of which only the first bytes are here; reading beyond them would have to wait.

@@ -147,9 +147,9 @@ impl<'a> FileName<'a> {
     #[must_use]
     pub fn is_sidecar(&self) -> bool {
         let lower = self.stem.to_ascii_lowercase();
-        is_projector(&lower)
+        self.is_projector()
             || lower.contains("imatrix")
-            || is_draft_head(&lower)
+            || self.is_draft_head()
             || lower.ends_with("-lora")
             || lower.ends_with("-vocab")
     }
@@ -157,22 +157,16 @@ impl<'a> FileName<'a> {
     /// Whether it is called a projector, as all publishers of one do.
     #[must_use]
     pub fn is_projector(&self) -> bool {
-        is_projector(&self.stem.to_ascii_lowercase())
+        // Asked of the name of every file that a scan knows: no other text is made of it.
+        self.stem.as_bytes().windows(6).any(|part| part.eq_ignore_ascii_case(b"mmproj"))
     }
 
     /// Whether it is a head that proposes tokens for another model: only its name tells, its header is a model's.
     #[must_use]
     pub fn is_draft_head(&self) -> bool {
-        is_draft_head(&self.stem.to_ascii_lowercase())
+        let starts = |prefix: &str| self.stem.get(..prefix.len()).is_some_and(|own| own.eq_ignore_ascii_case(prefix));
+        ["mtp-", "eagle3-", "dflash-", "dspark-"].into_iter().any(starts)
     }
-}
-
-fn is_projector(lower: &str) -> bool {
-    lower.contains("mmproj")
-}
-
-fn is_draft_head(lower: &str) -> bool {
-    ["mtp-", "eagle3-", "dflash-", "dspark-"].iter().any(|prefix| lower.starts_with(prefix))
 }
 
 /// What the files of one set have in common, shards and their index: folder, name and extension. `None` for the path of a file

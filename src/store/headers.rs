@@ -1,5 +1,6 @@
 //! Headers of weights files, each read once while the file stays the same.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,14 @@ use crate::disk::folder::Status;
 use crate::disk::lock::FileLock;
 use crate::disk::{publish, safe};
 use crate::error::Result as Outcome;
-use crate::format::{Kind, Metadata, UNREADABLE, read_metadata, read_summary};
+use crate::format::{Kind, Metadata, Named, UNREADABLE, read_metadata_as, read_summary_as};
 use crate::model::{FileName, Format, Role, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 13 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 14 ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// Tags of what was read as weights: with the number of what their name says. Those of [`Companion`]s are below.
+const NAMED: u8 = 0x20;
 
 /// How long another process that writes the file is waited for: it takes milliseconds.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -92,20 +96,16 @@ impl Headers {
 
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
     pub fn get(&self, root: &Path, location: &Path, status: &Status) -> Header {
-        self.get_named(root, status, || location.to_owned(), || text::escape(location.file_name().unwrap_or_default()))
+        self.get_named(root, status, || location.to_owned(), location.file_name().unwrap_or_default())
     }
 
-    /// The same where the model calls the file `name`, which tells what its header may not. Where it lies and what it is called
-    /// is asked for only if its header is not known.
-    pub fn get_named(
-        &self,
-        root: &Path,
-        status: &Status,
-        location: impl FnOnce() -> PathBuf,
-        name: impl FnOnce() -> String,
-    ) -> Header {
-        let read = if self.glance.is_some() { read_summary } else { read_metadata };
-        self.remember_as(0, root, location, status, |file| read(file, &name()))
+    /// The same where the model calls the file `name`, which tells what its header may not. Where it lies is asked for only if its
+    /// header is not known.
+    pub fn get_named(&self, root: &Path, status: &Status, location: impl FnOnce() -> PathBuf, name: &OsStr) -> Header {
+        let read = if self.glance.is_some() { read_summary_as } else { read_metadata_as };
+        // A file may have several names, and what is told of one of them is not told of another that says something else.
+        let named = name.to_str().map_or_else(|| Named::of(&text::escape(name)), Named::of);
+        self.remember_as(NAMED | named.number(), root, location, status, |file| read(file, named))
     }
 
     /// What a file of a row is for: what its header says of a GGUF file, else what its name does.
@@ -127,7 +127,7 @@ impl Headers {
         if !parsed.is_gguf() || status.size_bytes == 0 {
             return by_name;
         }
-        match self.get_named(root, status, location, || name.to_owned()) {
+        match self.get_named(root, status, location, name.as_ref()) {
             Ok(told) if told.partly_read && told.kind == Kind::Model => by_name,
             Ok(told) => told.kind.role().unwrap_or(match parsed.shard() {
                 Some(_) => Role::Shard,
@@ -283,8 +283,6 @@ fn parse(text: &[u8]) -> Option<Header> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsStr;
-
     use super::*;
     use crate::disk::folder::Folder;
 
@@ -362,6 +360,38 @@ mod tests {
         // The clock of a file system may tick as slowly as a hundred times a second.
         if before.changed != after.changed {
             assert_ne!(headers.get(root, name, &after), wrong);
+        }
+    }
+
+    #[test]
+    fn what_one_name_of_a_file_tells_is_not_told_of_another() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (root, file) = (scratch.path(), scratch.path().join("cache/headers"));
+        let mut bytes = Vec::new();
+        let writer = crate::format::gguf::Writer::new("llama");
+        let writer = writer.tensor("token_embd.weight", &[32, 4], crate::format::gguf::TensorType(0));
+        writer.write_to(&mut bytes, 1).unwrap();
+        std::fs::write(root.join("mtp-m.gguf"), &bytes).unwrap();
+        for name in ["m.gguf", "n.gguf", "mmproj-m.gguf", "m.safetensors"] {
+            std::fs::hard_link(root.join("mtp-m.gguf"), root.join(name)).unwrap();
+        }
+        let seen = status(root);
+        let told = |headers: &Headers, name: &str| headers.get(root, Path::new(name), &seen).unwrap();
+        // In one run, and in the next, whichever name comes first.
+        for names in [["mtp-m.gguf", "m.gguf", "mmproj-m.gguf"], ["m.gguf", "mmproj-m.gguf", "mtp-m.gguf"]] {
+            let headers = Headers::remembered_in(file.clone());
+            for name in names {
+                let kind = match name {
+                    "mtp-m.gguf" => Kind::Draft,
+                    "mmproj-m.gguf" => Kind::Projector,
+                    _ => Kind::Model,
+                };
+                assert_eq!((told(&headers, name).kind, name), (kind, name));
+            }
+            assert!(Arc::ptr_eq(&told(&headers, "m.gguf"), &told(&headers, "n.gguf")), "read once");
+            assert_eq!(told(&headers, "m.safetensors").warnings.len(), 1);
+            assert_eq!(told(&headers, "m.gguf").warnings.len(), 0);
+            headers.keep();
         }
     }
 

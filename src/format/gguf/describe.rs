@@ -2,9 +2,10 @@
 
 use super::{FileType, Header, TensorType, Value};
 use crate::format::adapter::Adapter;
+use crate::format::named::Named;
 use crate::format::warnings::{Warnings, shortened, shown};
 use crate::format::{Kind, Metadata, Structure};
-use crate::model::{FileName, Format, Quantization};
+use crate::model::{Format, Quantization};
 
 /// Characters of a name that are shown anywhere.
 const LONGEST: usize = 200;
@@ -13,8 +14,8 @@ const ABSURD: u64 = 1 << 40;
 /// More parts than any published set has.
 const MANY_PARTS: u64 = 10_000;
 
-/// What the header of a file of that name tells. `structure` is what to say when it was cut short before its end.
-pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: Structure) -> Metadata {
+/// What the header of a file with such a name tells. `structure` is what to say when it was cut short before its end.
+pub(in crate::format) fn describe(header: &Header, named: Named, structure: Structure) -> Metadata {
     let mut reading =
         Reading { header, warnings: Warnings::default(), prefix: header.architecture().unwrap_or_default() };
     for line in &header.warnings {
@@ -30,7 +31,7 @@ pub(in crate::format) fn describe(header: &Header, file_name: &str, structure: S
     let (quantization, quantization_guessed) = reading.quantization();
     let (split_no, split_count) = reading.split();
     let tally = complete.then_some(&header.tally);
-    let kind = kind(header, file_name);
+    let kind = kind(header, named);
     Metadata {
         format: Format::Gguf,
         architecture: reading.text("general.architecture"),
@@ -206,7 +207,7 @@ fn contradiction(file_type: FileType, header: &Header) -> Option<f64> {
 
 /// What it is. The header decides; a head that proposes tokens is told by its name, since its header is a model's, and so is what
 /// calls itself a projector with a header that tells nothing else: no model is named so.
-fn kind(header: &Header, file_name: &str) -> Kind {
+fn kind(header: &Header, named: Named) -> Kind {
     let tally = &header.tally;
     let split = header.get("split.count").is_some();
     let is_all = |tensors: u64| tensors > 0 && tensors == header.tensor_count;
@@ -219,8 +220,8 @@ fn kind(header: &Header, file_name: &str) -> Kind {
         _ if is_all(tally.adapter_tensors) => Kind::Adapter,
         _ if is_all(tally.imatrix_tensors) => Kind::Imatrix,
         _ if header.layout.is_some() && header.tensor_count == 0 && !split => Kind::Vocabulary,
-        _ if FileName::parse(file_name).is_draft_head() => Kind::Draft,
-        _ if FileName::parse(file_name).is_projector() => Kind::Projector,
+        _ if named.draft_head => Kind::Draft,
+        _ if named.projector => Kind::Projector,
         _ => Kind::Model,
     }
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 use std::ops::Range;
 
 use super::{Depth, Header};
-use crate::format::{Metadata, Structure};
+use crate::format::{Metadata, Named, Structure};
 
 /// Bytes of one look, and looks at once.
 const LOOK: u64 = 2 << 10;
@@ -129,7 +129,7 @@ impl Tail {
             return None;
         }
         header.vocabulary = Some(self.vocabulary);
-        Some(super::describe(&header, file_name, Structure::Partial))
+        Some(super::describe(&header, Named::of(file_name), Structure::Partial))
     }
 
     /// Where the list of tensors begins and ends.
@@ -381,7 +381,7 @@ mod tests {
             let (header, result) =
                 Header::read_as_far_as_possible(std::io::Cursor::new(&file), file.len() as u64, Depth::Whole);
             result.unwrap();
-            assert_eq!(found, super::super::describe(&header, "m.gguf", Structure::Partial), "{words} {tensors}");
+            assert_eq!(found, super::super::describe(&header, Named::of("m.gguf"), Structure::Partial), "{words} {tensors}");
             assert!(taken < 320 << 10 && rounds <= 4, "{words} {tensors}: {taken} bytes in {rounds} rounds");
         }
     }

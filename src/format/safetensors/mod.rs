@@ -17,6 +17,7 @@ pub use index::Index;
 pub use packed::Packed;
 
 use super::adapter::Adapter;
+use super::named::Named;
 use super::warnings::Warnings;
 use super::{Kind, Metadata, Structure};
 use crate::model::{Format, Quantization};
@@ -36,7 +37,7 @@ pub(super) fn starts_like_one(head: &[u8]) -> bool {
 pub(super) fn metadata(
     mut reader: impl Read + Seek,
     length: u64,
-    file_name: &str,
+    named: Named,
     start_only: bool,
 ) -> Result<Metadata, String> {
     let mut warnings = Warnings::default();
@@ -70,7 +71,7 @@ pub(super) fn metadata(
     let guessed = layout.as_deref().or_else(|| header.most_frequent().filter(|_| !several)).map(Quantization::new);
     let rank = header.adapter_rank();
     let method = (rank.is_some() || header.is_adapter()).then(|| "LORA".to_owned());
-    let is_one = header.is_adapter() || is_adapter_name(file_name);
+    let is_one = header.is_adapter() || named.adapter;
     let adapter = is_one.then(|| Adapter::new(method, rank, None));
     Ok(Metadata {
         parameters: match &packed {
@@ -90,7 +91,7 @@ pub(super) fn metadata(
 }
 
 /// Whether a file is named as PEFT names adapters, which may hold whole layers as well.
-pub(crate) fn is_adapter_name(name: &str) -> bool {
+pub(super) fn is_adapter_name(name: &str) -> bool {
     name.starts_with("adapter_model.") || name.starts_with("adapter_model-")
 }
 

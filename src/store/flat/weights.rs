@@ -53,7 +53,7 @@ impl ModelFolder {
             let entries = || pieces.places.iter().map(|&place| &self.tree.entries[place]);
             let bytes = entries().map(|entry| entry.status.size_bytes).fold(0, u64::saturating_add);
             let first = entries().next().filter(|_| pieces.begins).map(|entry| {
-                let name = || shards::file_name(&pieces.whole).to_owned();
+                let name = shards::file_name(&pieces.whole).as_ref();
                 let header = headers.get_named(root, &entry.status, || self.location(entry), name);
                 (header, entry.status.size_bytes)
             });

@@ -204,8 +204,13 @@ impl<'a> WeightsFile<'a> {
     }
 
     /// Path in the revision.
-    pub(super) fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &'a Path {
         &self.entry.path
+    }
+
+    /// The last part of its path.
+    pub(super) fn name(&self) -> &'a OsStr {
+        self.entry.name()
     }
 
     /// Where its bytes lie, relative to the cache.

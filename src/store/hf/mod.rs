@@ -121,9 +121,8 @@ impl HfStore {
         for set in all {
             let mut joined = Joined::default();
             for file in &set.files {
-                let own_name = || text::escape(file.path().file_name().unwrap_or_default());
                 let name = || text::printable_path(file.path());
-                let header = self.headers.get_named(&self.root, file.status, || file.location(), own_name);
+                let header = self.headers.get_named(&self.root, file.status, || file.location(), file.name());
                 joined.add(&header, file.path(), &name, &mut warnings);
                 joined.look_for_holes(&header, file.status, &name, &mut warnings);
             }
@@ -156,7 +155,7 @@ impl HfStore {
             let bytes = here.iter().map(|(_, status)| status.size_bytes).fold(0, u64::saturating_add);
             let first = pieces.places.first().and_then(entry).filter(|_| pieces.begins);
             let first = first.map(|(location, status)| {
-                let name = || shards::file_name(&pieces.whole).to_owned();
+                let name = shards::file_name(&pieces.whole).as_ref();
                 (self.headers.get_named(&self.root, &status, || location, name), status.size_bytes)
             });
             weights.add_pieces(&pieces, first, bytes, true, &mut warnings);
@@ -172,9 +171,8 @@ impl HfStore {
         weights.compare_indexes(&is_there, &lacks, &mut warnings);
         let (mut projector, alone) = (Projector::default(), weights.is_empty());
         for file in revisions.first().iter().flat_map(|revision| details::sidecars(repository, revision)) {
-            let own_name = || text::escape(file.path().file_name().unwrap_or_default());
             let name = || text::printable_path(file.path());
-            let header = self.headers.get_named(&self.root, file.status, || file.location(), own_name);
+            let header = self.headers.get_named(&self.root, file.status, || file.location(), file.name());
             let told = header.as_deref().ok().filter(|told| !told.partly_read);
             projector.look(&text::escape(file.path().as_os_str()), file.status.size_bytes, told);
             // Without weights it is what the repository has.
