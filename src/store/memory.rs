@@ -4,10 +4,11 @@
 //! One line with the version; a checksum of what follows; the number of texts and of keys; the keys; the texts, each with its length before it. Numbers are little-endian.
 //! A text stands there once however many keys have it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
@@ -21,8 +22,8 @@ use crate::model::Inode;
 pub(super) const MAX_KEYS: usize = 65_536;
 /// Longest file that is read.
 const MAX_FILE: u64 = 128 << 20;
-/// Longest text.
-const MAX_TEXT: usize = 1 << 20;
+/// Longest text: that of an index of very many files.
+const MAX_TEXT: usize = 4 << 20;
 /// Bytes of a key with the number of its text.
 const RECORD: usize = 52;
 /// Stands for a time that is not known.
@@ -138,52 +139,104 @@ impl Stored {
     }
 }
 
-/// The bytes of the file.
-#[derive(Debug, Default)]
+/// The bytes of the file, which are never more than are read again: where there is no room, the longest texts are left out, so
+/// that no few of them push out many others.
+#[derive(Debug)]
 pub(super) struct Writer {
-    keys: Vec<u8>,
-    texts: Vec<u8>,
-    count: u32,
-    known: HashMap<Vec<u8>, u32>,
+    /// Each key with the number of its text.
+    keys: Vec<(Key, u32)>,
     here: HashSet<Key, Fast>,
+    /// `None` of a text that was left out.
+    texts: Vec<Option<Arc<[u8]>>>,
+    known: HashMap<Arc<[u8]>, u32>,
+    /// Lengths of the texts with their numbers.
+    lengths: BTreeSet<(usize, u32)>,
+    /// Bytes of all of it.
+    bytes: usize,
+    most: usize,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        // What comes before the keys is not longer.
+        Self::of(MAX_FILE as usize - 256)
+    }
 }
 
 impl Writer {
+    /// A writer of at most so many bytes of keys and texts.
+    fn of(most: usize) -> Self {
+        Self {
+            keys: Vec::new(),
+            here: HashSet::default(),
+            texts: Vec::new(),
+            known: HashMap::new(),
+            lengths: BTreeSet::new(),
+            bytes: 0,
+            most,
+        }
+    }
+
     /// Adds `key` with its text, unless it is there already or there is no room left.
     pub(super) fn add(&mut self, key: &Key, text: &[u8]) {
-        let Some(length) = u32::try_from(text.len()).ok().filter(|_| text.len() <= MAX_TEXT) else { return };
-        if self.here.len() >= MAX_KEYS || !self.here.insert(*key) {
+        if text.len() > MAX_TEXT || self.here.len() >= MAX_KEYS || !self.here.insert(*key) {
             return;
         }
         let number = match self.known.get(text) {
             Some(number) => *number,
             None => {
-                let number = self.known.len() as u32;
-                self.texts.extend_from_slice(&length.to_le_bytes());
-                self.texts.extend_from_slice(text);
-                self.known.insert(text.to_vec(), number);
+                let (number, text) = (self.texts.len() as u32, Arc::<[u8]>::from(text));
+                self.bytes += 4 + text.len();
+                self.lengths.insert((text.len(), number));
+                self.known.insert(Arc::clone(&text), number);
+                self.texts.push(Some(text));
                 number
             }
         };
-        for part in [key.inode.device, key.inode.inode, key.size_bytes] {
-            self.keys.extend_from_slice(&part.to_le_bytes());
+        self.keys.push((*key, number));
+        self.bytes += RECORD;
+        while self.bytes > self.most {
+            let Some((length, number)) = self.lengths.pop_last() else { break };
+            self.bytes -= 4 + length;
+            if let Some(text) = self.texts.get_mut(number as usize).and_then(Option::take) {
+                self.known.remove(&text);
+            }
         }
-        let times = [key.modified, key.changed].map(split);
-        times.iter().for_each(|(seconds, _)| self.keys.extend_from_slice(&seconds.to_le_bytes()));
-        times.iter().for_each(|(_, nanoseconds)| self.keys.extend_from_slice(&nanoseconds.to_le_bytes()));
-        self.keys.extend_from_slice(&number.to_le_bytes());
-        self.count += 1;
     }
 
     /// The content of a file of that version.
     pub(super) fn finish(self, version: &str) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(version.len() + 16 + self.keys.len() + self.texts.len());
+        let mut bytes = Vec::with_capacity(version.len() + 16 + self.bytes);
         bytes.extend_from_slice(version.as_bytes());
         bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(&(self.known.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&self.count.to_le_bytes());
-        bytes.extend_from_slice(&self.keys);
-        bytes.extend_from_slice(&self.texts);
+        // The texts that are left are counted anew.
+        let mut count = 0;
+        let numbers: Vec<Option<u32>> = self
+            .texts
+            .iter()
+            .map(|text| {
+                let number = text.is_some().then_some(count);
+                count += u32::from(text.is_some());
+                number
+            })
+            .collect();
+        let keys: Vec<(&Key, u32)> =
+            self.keys.iter().filter_map(|(key, number)| Some((key, (*numbers.get(*number as usize)?)?))).collect();
+        bytes.extend_from_slice(&count.to_le_bytes());
+        bytes.extend_from_slice(&(keys.len() as u32).to_le_bytes());
+        for (key, number) in keys {
+            for part in [key.inode.device, key.inode.inode, key.size_bytes] {
+                bytes.extend_from_slice(&part.to_le_bytes());
+            }
+            let times = [key.modified, key.changed].map(split);
+            times.iter().for_each(|(seconds, _)| bytes.extend_from_slice(&seconds.to_le_bytes()));
+            times.iter().for_each(|(_, nanoseconds)| bytes.extend_from_slice(&nanoseconds.to_le_bytes()));
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for text in self.texts.iter().flatten() {
+            bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(text);
+        }
         seal(&mut bytes, version);
         bytes
     }
@@ -248,5 +301,46 @@ impl<'a> Reader<'a> {
         let modified = join(seconds[0], self.number()?)?;
         let changed = join(seconds[1], self.number()?)?;
         Some((Key { inode, size_bytes, modified, changed }, self.number()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERSION: &str = "test 1\n";
+
+    fn key(inode: u64) -> Key {
+        Key { inode: Inode { device: 1, inode }, size_bytes: 1, modified: None, changed: None }
+    }
+
+    fn read(writer: Writer) -> Vec<(u64, usize)> {
+        let stored = Stored::parse(writer.finish(VERSION), VERSION).unwrap();
+        let mut found: Vec<_> = stored.iter().map(|(key, text, _)| (key.inode.inode, text.len())).collect();
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn what_is_written_is_never_more_than_is_read() {
+        let mut writer = Writer::of(10_000);
+        // What is new comes first, and what others wrote last: the longest go, whoever wrote them.
+        for inode in 0..50 {
+            writer.add(&key(inode), &vec![inode as u8; 2_000]);
+            assert!(writer.bytes <= 10_000, "{}", writer.bytes);
+        }
+        for inode in 50..100 {
+            writer.add(&key(inode), &[inode as u8; 20]);
+        }
+        // The same text again takes no room but that of its key.
+        writer.add(&key(100), &[60; 20]);
+        writer.add(&key(101), &[0; 2_000]);
+        let found = read(writer);
+        let small: Vec<_> = found.iter().filter(|(_, length)| *length == 20).map(|(inode, _)| *inode).collect();
+        assert_eq!(small, (50..=100).collect::<Vec<_>>());
+        assert!(found.len() < 56, "{found:?}");
+        // Without room for the long ones everything else stays as it is.
+        let default = Writer::default();
+        assert!(default.most + VERSION.len() + 16 < MAX_FILE as usize);
     }
 }

@@ -210,19 +210,21 @@ pub(super) fn against_each_other(parts: &[Part<'_>]) -> Vec<Trouble> {
             trouble(first.path, Kind::Damage, line);
         }
     }
-    let names: Vec<(&str, &TensorNames)> =
-        parts.iter().filter_map(|part| Some((part.path, part.told.names.as_ref()?))).collect();
-    for (at, (path, own)) in names.iter().enumerate() {
-        let before = names.get(..at).unwrap_or_default().iter();
-        if let Some((other, twice)) = before.map(|(other, known)| (other, own.in_common(known))).find(|(_, n)| *n > 0) {
-            let tensors = if twice == 1 { "1 tensor".to_owned() } else { format!("{twice} tensors") };
-            let other = text::printable(file_name(other));
-            trouble(
-                path,
-                Kind::Note,
-                format!("{tensors} of it {} in {other} as well", if twice == 1 { "is" } else { "are" }),
-            );
-        }
+    let names: Vec<(&str, &TensorNames, u64)> = parts
+        .iter()
+        .filter_map(|part| Some((part.path, part.told.names.as_ref()?, part.told.tensors.unwrap_or(0))))
+        .collect();
+    let each: Vec<&TensorNames> = names.iter().map(|(_, names, _)| *names).collect();
+    for (at, other, twice) in TensorNames::in_common(&each) {
+        let (Some((path, own, tensors)), Some((other, known, others))) = (names.get(at), names.get(other)) else {
+            continue;
+        };
+        // Names that are not in the sample of either may be in both as well.
+        let least =
+            if own.is_sample(*tensors, each.len()) || known.is_sample(*others, each.len()) { "at least " } else { "" };
+        let (tensors, are) = if twice == 1 { ("tensor", "is") } else { ("tensors", "are") };
+        let other = text::printable(file_name(other));
+        trouble(path, Kind::Note, format!("{least}{twice} {tensors} of it {are} in {other} as well"));
     }
     troubles
 }

@@ -49,8 +49,6 @@ const MAGIC_BYTES: usize = 512;
 /// The alignment of a file that names none.
 const DEFAULT_ALIGNMENT: u32 = 32;
 const LARGEST_ALIGNMENT: u32 = 1 << 20;
-/// Tensors of a part whose names are compared with those of other parts; real parts have under 2,000.
-const KEPT_NAMES: u64 = 8_192;
 /// ggml's limit, with its terminator.
 const LONGEST_GGML_NAME: usize = 63;
 
@@ -316,7 +314,7 @@ impl<R: Read + Seek> Parser<R> {
         let (mut twice, mut long) = (Noted::default(), Noted::default());
         let (mut name, mut names) = (Vec::new(), 0_u64);
         let is_part = self.header.get("split.count").and_then(Value::as_u64).is_some_and(|count| count > 1);
-        let mut part = (is_part && count <= KEPT_NAMES).then(TensorNames::default);
+        let mut part = is_part.then(TensorNames::default);
         for index in 0..count {
             self.name_into(&mut name, "name").map_err(|halt| placed(halt, "tensor", index, None))?;
             names += name.len() as u64;
