@@ -70,6 +70,14 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // A process that another thread starts just now has the file, too, until it becomes the program that it is for, and
+        // closing it here would leave it locked until then.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// The process that holds the `flock` on `file`, from the text of `/proc/locks`
 /// (`1: FLOCK  ADVISORY  WRITE 708 08:01:1234 0 EOF`; a second word `->` marks one that waits).
 fn lock_owner(locks: &str, file: Inode) -> Option<u32> {
@@ -166,7 +174,13 @@ pub fn claim(root: &Path, path: &Path) -> Claim {
 pub fn is_held(path: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else { return false };
-    flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {
+            drop(FileLock { file: file.into() });
+            false
+        }
+        other => other == Err(Errno::WOULDBLOCK),
+    }
 }
 
 #[cfg(test)]
@@ -179,8 +193,12 @@ mod tests {
         let path = folder.path().join("journal");
         let first = FileLock::try_exclusive(&path).unwrap().unwrap();
         assert!(FileLock::try_exclusive(&path).unwrap().is_none());
+        // As a process that is being started has it.
+        let copy = first.file().try_clone().unwrap();
         drop(first);
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
+        assert!(!is_held(&path));
+        drop(copy);
     }
 
     #[test]
