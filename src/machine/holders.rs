@@ -337,6 +337,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -396,9 +397,16 @@ mod tests {
     #[test]
     fn this_process_does_not_hold_its_own_files() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let found = find_holders(&BTreeSet::from([identity(file.path())]), &[]);
-        assert!(found.by_file.is_empty());
-        assert!(!found.hidden);
+        let begun = Instant::now();
+        loop {
+            let found = find_holders(&BTreeSet::from([identity(file.path())]), &[]);
+            assert!(!found.hidden);
+            if found.by_file.is_empty() {
+                break;
+            }
+            // A process that another test starts just now has this one's files until it becomes the program that it is for.
+            assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", found.by_file);
+        }
     }
 
     #[test]

@@ -10,12 +10,18 @@ const MAX_HUNG: usize = 8;
 type Work = Box<dyn FnOnce() + Send>;
 
 /// One kind of request.
-#[derive(Default)]
 pub(super) struct Lane {
+    patience: Duration,
     running: Option<(u64, Instant)>,
     next: Option<Work>,
     started: u64,
     hung: usize,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { patience: PATIENCE, running: None, next: None, started: 0, hung: 0 }
+    }
 }
 
 impl Lane {
@@ -23,7 +29,7 @@ impl Lane {
     /// lead to [`Self::ended`].
     pub(super) fn submit(&mut self, work: Work, done: impl Fn(u64) + Send + 'static) {
         match self.running {
-            Some((_, since)) if since.elapsed() < PATIENCE || self.hung >= MAX_HUNG => {
+            Some((_, since)) if since.elapsed() < self.patience || self.hung >= MAX_HUNG => {
                 self.next = Some(work);
             }
             running => {
@@ -69,7 +75,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_of_those_that_wait_runs() {
-        let mut lane = Lane::default();
+        let mut lane = Lane { patience: Duration::MAX, ..Lane::default() };
         let (done, ended) = mpsc::channel();
         let (ran, order) = mpsc::channel();
         let (release, gate) = mpsc::channel::<()>();
