@@ -44,7 +44,7 @@ pub(super) async fn run(session: &mut Session, arguments: Info) -> Outcome {
             details.model.duplicate = json && inventory.has_copies(&target.model, &cancel);
             let memory = session::memory_probe().read();
             let report = fit::report(&details.model, details.metadata.as_deref(), &details.loads, &memory, &conditions);
-            Ok::<_, crate::Error>((details, report))
+            Ok::<_, Error>((details, report))
         })
         .await?;
     if let Some(exit) = signal {
