@@ -319,8 +319,8 @@ mod tests {
             assert_eq!(row.is_whole(), at == 2);
             assert!(row.model.complete && row.model.warnings.is_empty(), "{:?}", row.model);
             match at {
-                2 => assert_eq!((line.as_str(), row.model.parameters), ("3.0M", Some(3_000_000))),
-                _ => assert_eq!(line, format!("at least {}.0M by {} of 3 headers", at + 1, at + 1)),
+                2 => assert_eq!((line.as_str(), row.model.parameters), ("3M", Some(3_000_000))),
+                _ => assert_eq!(line, format!("at least {}M by {} of 3 headers", at + 1, at + 1)),
             }
         }
     }

@@ -381,7 +381,11 @@ mod tests {
             let (header, result) =
                 Header::read_as_far_as_possible(std::io::Cursor::new(&file), file.len() as u64, Depth::Whole);
             result.unwrap();
-            assert_eq!(found, super::super::describe(&header, Named::of("m.gguf"), Structure::Partial), "{words} {tensors}");
+            assert_eq!(
+                found,
+                super::super::describe(&header, Named::of("m.gguf"), Structure::Partial),
+                "{words} {tensors}"
+            );
             assert!(taken < 320 << 10 && rounds <= 4, "{words} {tensors}: {taken} bytes in {rounds} rounds");
         }
     }
