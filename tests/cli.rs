@@ -100,7 +100,7 @@ mod shapes {
     #[test]
     fn list() {
         let bench = installed();
-        snapshot!("list", &bench, &bench.run("list --json").expect(0).stdout);
+        snapshot!("list", &bench, &bench.run("list --json --fit").expect(0).stdout);
         let table = bench.run("list").expect(0).stdout;
         assert!(table.starts_with("NAME ") && table.contains("small-gguf") && table.contains("1 model, "), "{table}");
         assert!(!table.contains('\u{1b}'), "a pipe gets no colours");
@@ -978,5 +978,58 @@ mod questions {
         let (code, screen) = on_a_terminal(&bench, "list", "");
         assert_eq!(code, 0);
         assert!(screen.contains("big-gguf") && screen.contains("\u{1b}[1m"), "{screen:?}");
+    }
+}
+
+mod fits {
+    use rbee_hive::format::gguf::{TensorType, Writer};
+
+    use super::*;
+
+    /// A model whose header tells what it needs, and one that is cut short.
+    fn two() -> Bench {
+        let bench = bench();
+        for (name, missing) in [("small", 0), ("cut", 1)] {
+            let mut bytes = Vec::new();
+            Writer::new("llama")
+                .key("general.file_type", 1_u32)
+                .key("llama.context_length", 2048_u32)
+                .key("llama.block_count", 1_u32)
+                .key("llama.embedding_length", 256_u32)
+                .key("llama.attention.head_count", 4_u32)
+                .tensor("blk.0.weight", &[256, 64], TensorType::F16)
+                .write_to(&mut bytes, 1)
+                .unwrap();
+            bytes.truncate(bytes.len() - missing);
+            fs::create_dir_all(bench.model(name)).unwrap();
+            fs::write(bench.model(name).join(format!("{name}-F16.gguf")), bytes).unwrap();
+        }
+        bench
+    }
+
+    #[test]
+    fn a_list_says_what_fits_and_shows_only_that() {
+        let bench = two();
+        let list = bench.run("list --json --fit").expect(0).json();
+        let ids: Vec<&str> = list["models"].as_array().unwrap().iter().filter_map(|row| row["id"].as_str()).collect();
+        assert_eq!(ids, ["cut", "small"], "{list}");
+        let fit = &list["models"][1]["fit"];
+        let info = bench.run("info small --json").expect(0).json();
+        for key in ["verdict", "need_bytes", "devices", "because", "quantization"] {
+            assert_eq!(fit[key], info["fit"][key], "{key}");
+        }
+        assert!(fit["need_bytes"].is_u64() && fit.get("need").is_none() && fit.get("memory").is_none(), "{fit}");
+        // It is cut, so nobody can tell.
+        assert_eq!(list["models"][0]["fit"]["verdict"], "unknown");
+        let word = fit["verdict"].as_str().unwrap();
+        let text = bench.run("list --fit").expect(0).stdout;
+        assert!(text.contains("FITS") && text.contains(word), "{text}");
+        assert!(!bench.run("list").expect(0).stdout.contains("FITS"));
+        let shown = |filter: &str| bench.run(&format!("list --filter {filter}")).expect(0).stdout;
+        assert!(shown("fits").contains("small") && !shown("fits").contains("cut"));
+        assert!(shown("fits:unknown").contains("cut") && !shown("fits:unknown").contains("small"));
+        assert_eq!(shown("fits:no"), "");
+        let wrong = bench.run("list --filter fit:no").expect(2);
+        assert!(wrong.error().contains("is no filter"), "{wrong:?}");
     }
 }

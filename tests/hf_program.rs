@@ -61,7 +61,7 @@ fn both_stores_are_listed_and_filtered() {
     assert_eq!(host.ids("list --json --filter store:flat"), ["flat:tiny"]);
     let line = format!("list --json --store-path {}", host.cache.hub.display());
     assert_eq!(host.ids(&line).len(), 4);
-    let listed = host.json("list --json");
+    let listed = host.json("list --json --fit");
     let stores = listed["stores"].as_array().unwrap();
     assert_eq!(stores.len(), 2);
     let hf = stores.iter().find(|store| store["store"] == "hf").unwrap();
@@ -72,7 +72,7 @@ fn both_stores_are_listed_and_filtered() {
     assert_eq!(listed["totals"]["disk_bytes"].as_u64(), Some(rows));
     // Headers are known from the first look.
     assert!(host.bench.scratch.path().join("home/.cache/llorch-models/headers").is_file());
-    assert_eq!(host.json("list --json"), listed);
+    assert_eq!(host.json("list --json --fit"), listed);
     // A cache that is not there is no store.
     let mut command = host.bench.command("list --json");
     command.env("HF_HUB_CACHE", host.cache.scratch.path().join("none"));

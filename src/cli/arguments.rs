@@ -170,7 +170,8 @@ pub struct List {
     #[arg(long, value_name = "KIND", value_parser = store_kind)]
     pub store: Vec<StoreKind>,
     /// Only models for which this holds: words of the name, size>10G, age>30d, store:hf, quant:q4, kind:dataset,
-    /// owner:alice, mount:/data, idle, damaged, duplicate, protected; several at once, each must hold
+    /// owner:alice, mount:/data, fits (fits:gpu, fits:cpu, fits:no, fits:unknown), idle, damaged, duplicate, protected;
+    /// several at once, each must hold
     #[arg(long, value_name = "EXPR", value_parser = Filter::parse)]
     pub filter: Vec<Filter>,
     /// The order
@@ -179,6 +180,9 @@ pub struct List {
     /// Look which processes hold the models
     #[arg(long)]
     pub in_use: bool,
+    /// Say whether they fit into the memory that is free now; --json does anyway where the driver answers at once
+    #[arg(long)]
+    pub fit: bool,
     /// JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! `list`: the models of this host.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,16 +10,18 @@ use super::arguments::List;
 use super::exit::{Exit, Outcome};
 use super::output::table::{Align, Table};
 use super::scan::{self, Scan};
-use super::session::Session;
+use super::session::{self, Session};
 use crate::model::filter::{Filter, last_use};
+use crate::model::memory::HostMemory;
 use crate::model::{Bytes, Model, ModelId, StoreSummary, text};
 use crate::provisioner::{Duplicate, Totals};
 use crate::store::Row;
+use crate::store::fit::{self, Brief};
 
 /// `list --json`.
 #[derive(Serialize)]
 struct Listed<'a> {
-    models: Vec<&'a Model>,
+    models: Vec<Listing<'a>>,
     stores: &'a [StoreSummary],
     totals: Counted,
     /// Files of these models that are in several places of this host.
@@ -29,6 +32,18 @@ struct Listed<'a> {
     notes: Vec<String>,
 }
 
+/// A row, and whether it fits.
+#[derive(Serialize)]
+struct Listing<'a> {
+    #[serde(flatten)]
+    model: &'a Model,
+    /// Null for what is no model, and where the memory of this host was not known in time.
+    fit: Option<Brief>,
+}
+
+/// How long the memory of the host is waited for after the models are known, where nobody asked for it.
+const GRACE: Duration = Duration::from_millis(500);
+
 #[derive(Serialize)]
 struct Counted {
     disk_bytes: u64,
@@ -36,10 +51,29 @@ struct Counted {
 }
 
 pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
+    let asked = arguments.fit || arguments.filter.iter().any(Filter::needs_fits);
+    // Both are looked for at once.
+    let probe = if asked || arguments.json { session::memory_aside() } else { None };
     let (mut scan, signal) = scan::run(session).await?;
     if let Some(exit) = signal {
         return Ok(exit);
     }
+    let wait = async move {
+        let probe = probe?;
+        if asked { probe.await.ok() } else { tokio::time::timeout(GRACE, probe).await.ok()?.ok() }
+    };
+    let (memory, signal) = session.look(wait).await;
+    if let Some(exit) = signal {
+        return Ok(exit);
+    }
+    if asked {
+        let unknown = memory.as_ref().map_or(Some("nobody tells".to_owned()), HostMemory::unknown_gpus);
+        if let Some(unknown) = unknown {
+            session.output.say(&format!("llorch-models: what the GPUs hold is not known: {unknown}"));
+        }
+    }
+    let conditions = session.settings.fit;
+    let fit = |row: &Row| fit::brief(row, memory.as_ref()?, &conditions);
     let mut duplicates = std::mem::take(&mut scan.duplicates);
     if !arguments.store.is_empty() {
         scan.rows.retain(|row| arguments.store.contains(&row.model.identity.store));
@@ -51,7 +85,9 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
         return Ok(exit);
     }
     let now = Timestamp::now();
-    scan.rows.retain(|row| arguments.filter.iter().all(|filter| filter.matches(&row.model, now)));
+    let verdict = |row: &Row| fit(row).map(|fit| fit.verdict);
+    let holds = |row: &Row| arguments.filter.iter().all(|filter| filter.matches_on(&row.model, now, || verdict(row)));
+    scan.rows.retain(holds);
     scan.rows.sort_by(|a, b| arguments.sort.compare(&a.model, &b.model));
     scan.say_warnings(session);
     let totals: Totals = scan.rows.iter().collect();
@@ -59,7 +95,7 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
         let shown: BTreeSet<&ModelId> = scan.rows.iter().map(|row| &row.model.identity).collect();
         duplicates.retain(|group| group.copies.iter().flat_map(|copy| &copy.models).any(|model| shown.contains(model)));
         session.output.json(&Listed {
-            models: scan.rows.iter().map(|row| &row.model).collect(),
+            models: scan.rows.iter().map(|row| Listing { model: &row.model, fit: fit(row) }).collect(),
             stores: &scan.stores,
             totals: Counted { disk_bytes: totals.disk_bytes(), models: totals.models() },
             duplicates,
@@ -79,13 +115,14 @@ pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
         });
         return Ok(Exit::Done);
     }
-    let table = table(&scan, now).render(&session.output);
+    let shown = |row: &Row| fit(row).filter(|_| arguments.fit);
+    let table = table(&scan, now, &shown).render(&session.output);
     let models = count(scan.rows.len(), "model");
     session.output.print(&format!("{table}\n{models}, {} on disk\n", Bytes(totals.disk_bytes())))?;
     Ok(Exit::Done)
 }
 
-fn table(scan: &Scan, now: Timestamp) -> Table {
+fn table(scan: &Scan, now: Timestamp, fit: &dyn Fn(&Row) -> Option<Brief>) -> Table {
     let several = scan.stores.len() > 1;
     let owned = differ(scan.rows.iter().filter_map(|row| row.model.owner.as_deref()));
     let mounted = differ(scan.rows.iter().filter_map(|row| row.model.mount.as_deref()));
@@ -104,10 +141,14 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
         .column("ON DISK", Align::Right)
         .column("USED", Align::Right)
         .leaves(4)
+        .column("FITS", Align::Left)
+        .column("NEEDS", Align::Right)
+        .leaves(4)
         .column("NOTE", Align::Left)
         .leaves(5);
     for row in &scan.rows {
         let model = &row.model;
+        let fit = fit(row);
         table.row(vec![
             if several { model.identity.store.name().to_owned() } else { String::new() },
             model.label(),
@@ -117,6 +158,8 @@ fn table(scan: &Scan, now: Timestamp) -> Table {
             model.parameters_label("≥").unwrap_or_default(),
             model.size(model.disk_bytes),
             last_use(model).map(|then| ago(now, then)).unwrap_or_default(),
+            fit.as_ref().map(|fit| fit.verdict.word()).unwrap_or_default(),
+            fit.and_then(|fit| fit.need_bytes).map(|bytes| Bytes(bytes).to_string()).unwrap_or_default(),
             notes(row).join(", "),
         ]);
     }

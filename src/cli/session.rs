@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::Global;
@@ -13,6 +14,7 @@ use super::signals::Signals;
 use crate::config::{ConverterSettings, Environment, Settings};
 use crate::error::{Error, Result};
 use crate::machine::{self, MemoryProbe};
+use crate::model::memory::HostMemory;
 use crate::model::selector::Selector;
 use crate::provisioner::{Inventory, ModelProvisioner, PlanTarget};
 use crate::store::remembered::Remembered;
@@ -169,6 +171,17 @@ pub(super) fn stores(settings: &Settings) -> Result<(ModelProvisioner, Inventory
 /// What reads the memory of this host, through [`super::gpus`].
 pub(super) fn memory_probe() -> MemoryProbe {
     MemoryProbe::default().asking_through(own_command(&["gpus"]))
+}
+
+/// Reads the memory of this host while something else is done. The thread is its own: one that is not waited for holds up
+/// nothing. `None` where there can be no thread.
+pub(super) fn memory_aside() -> Option<oneshot::Receiver<HostMemory>> {
+    let (tell, told) = oneshot::channel();
+    let look = move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(memory_probe().read());
+    };
+    std::thread::Builder::new().name("memory".to_owned()).spawn(look).ok().map(|_| told)
 }
 
 /// A command of this program.

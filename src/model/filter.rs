@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::memory::Verdict;
 use super::{Bytes, Model, Quantization, StoreKind, text};
 
 /// A filter as people type it: words, and conditions such as `size>10G`, `age>30d`, `store:hf`, `quant:q4`, `owner:alice`,
-/// `mount:/data`, `kind:dataset`, `idle`, `damaged`, `duplicate`, `protected`. Every one must hold.
+/// `mount:/data`, `kind:dataset`, `fits`, `fits:gpu`, `fits:no`, `idle`, `damaged`, `duplicate`, `protected`. Every one must hold.
 ///
 /// A word matches where it occurs in the id, the reference, the quantization, the architecture or the path's last part,
 /// whatever the case. A condition of a name that is none is refused, never taken for a word that is found nowhere; since ids
@@ -28,10 +29,32 @@ enum Term {
     Owner(String),
     Mount(String),
     Kind(String),
+    Fits(Fits),
     Idle,
     Damaged,
     Duplicate,
     Protected,
+}
+
+/// Where a model is to fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fits {
+    Somewhere,
+    Gpu,
+    Cpu,
+    No,
+    Unknown,
+}
+
+impl Fits {
+    fn holds(self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Fits | Verdict::Tight | Verdict::Split(_) => matches!(self, Self::Somewhere | Self::Gpu),
+            Verdict::CpuOnly => matches!(self, Self::Somewhere | Self::Cpu),
+            Verdict::No => self == Self::No,
+            Verdict::Unknown => self == Self::Unknown,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +121,26 @@ impl Filter {
         self.0.contains(&Term::Idle)
     }
 
-    /// Whether every term holds for `model` at `now`. What is not known does not match.
+    /// Whether it can only be answered after somebody asked for the memory of this host.
+    #[must_use]
+    pub fn needs_fits(&self) -> bool {
+        self.0.iter().any(|term| matches!(term, Term::Fits(_)))
+    }
+
+    /// Whether every term holds for `model` at `now`. What is not known does not match, so nothing that asks for fits does.
     #[must_use]
     pub fn matches(&self, model: &Model, now: Timestamp) -> bool {
-        self.0.iter().all(|term| term.matches(model, now))
+        self.matches_on(model, now, || None)
+    }
+
+    /// [`Self::matches`] where `fits` says whether the model fits this host: `None` for what is no model, or while nobody knows
+    /// the memory of the host. It is asked only where that matters.
+    #[must_use]
+    pub fn matches_on(&self, model: &Model, now: Timestamp, fits: impl Fn() -> Option<Verdict>) -> bool {
+        self.0.iter().all(|term| match term {
+            Term::Fits(wanted) => fits().is_some_and(|verdict| wanted.holds(verdict)),
+            term => term.matches(model, now),
+        })
     }
 }
 
@@ -128,6 +167,7 @@ impl Term {
             "damaged" => return Ok(Self::Damaged),
             "duplicate" => return Ok(Self::Duplicate),
             "protected" => return Ok(Self::Protected),
+            "fits" => return Ok(Self::Fits(Fits::Somewhere)),
             _ => {}
         }
         // Values keep their case where they name a user or a folder.
@@ -138,6 +178,7 @@ impl Term {
                 ("owner", "owner:alice"),
                 ("mount", "mount:/data"),
                 ("kind", "kind:dataset"),
+                ("fits", "fits:gpu"),
             ];
             let name = name.to_lowercase();
             if let Some((_, example)) = examples.iter().find(|(known, _)| *known == name && value.is_empty()) {
@@ -154,6 +195,15 @@ impl Term {
                         return Err(malformed(word, "kind:model, kind:dataset, kind:space or kind:other"));
                     }
                     return Ok(Self::Kind(kind));
+                }
+                "fits" => {
+                    return Ok(Self::Fits(match value.to_lowercase().as_str() {
+                        "gpu" => Fits::Gpu,
+                        "cpu" => Fits::Cpu,
+                        "no" => Fits::No,
+                        "unknown" => Fits::Unknown,
+                        _ => return Err(malformed(word, "fits, fits:gpu, fits:cpu, fits:no or fits:unknown")),
+                    }));
                 }
                 _ => {}
             }
@@ -203,6 +253,8 @@ impl Term {
             Self::Damaged => !model.complete,
             Self::Duplicate => model.duplicate,
             Self::Protected => model.protected,
+            // Answered from the memory of the host.
+            Self::Fits(_) => false,
         }
     }
 }
@@ -213,7 +265,7 @@ fn labels(model: &Model) -> impl Iterator<Item = &Quantization> {
 }
 
 /// The conditions with an example of each.
-const CONDITIONS: &str = "size>10G, age>30d, store:hf, quant:q4, owner:alice, mount:/data, kind:dataset, idle, damaged, duplicate, protected";
+const CONDITIONS: &str = "size>10G, age>30d, store:hf, quant:q4, owner:alice, mount:/data, kind:dataset, fits:gpu, idle, damaged, duplicate, protected";
 
 /// Whether a word is meant as a condition and is none: letters and a comparison, or nearly a known name and a colon.
 fn unknown_condition(word: &str) -> bool {
@@ -226,8 +278,9 @@ fn unknown_condition(word: &str) -> bool {
         return true;
     }
     // `size:10G`, `stor:hf`, `age=..`: but `llama3:8b` and `gemma:2b` are ids.
-    let names = ["size", "age", "store", "quant", "owner", "mount", "kind"];
-    rest.starts_with([':', '=']) && names.iter().any(|known| distance(name, known) <= usize::from(name.len() > 3))
+    let names = ["size", "age", "store", "quant", "owner", "mount", "kind", "fits"];
+    let nearly = |known: &&str| distance(name, known) <= usize::from(name.len().max(known.len()) > 3);
+    rest.starts_with([':', '=']) && names.iter().any(nearly)
 }
 
 /// How many letters have to be put in, taken out or changed to make one of the other, or neighbours swapped.
@@ -393,6 +446,31 @@ mod tests {
     use super::super::{Holder, ModelId, ModelKind, Quantization};
     use super::*;
 
+    #[test]
+    fn where_a_model_fits_is_asked_only_where_it_matters() {
+        let all = [Verdict::Fits, Verdict::Tight, Verdict::Split(2), Verdict::CpuOnly, Verdict::No, Verdict::Unknown];
+        for (text, expected) in [
+            ("fits", &all[..4]),
+            ("FITS:GPU", &all[..3]),
+            ("fits:cpu", &all[3..4]),
+            ("fits:no", &all[4..5]),
+            ("fits:unknown", &all[5..]),
+        ] {
+            let filter = Filter::parse(text).unwrap();
+            assert!(filter.needs_fits());
+            let held: Vec<Verdict> =
+                all.into_iter().filter(|verdict| filter.matches_on(&model("m"), now(), || Some(*verdict))).collect();
+            assert_eq!(held, expected, "{text}");
+            assert!(!filter.matches(&model("m"), now()), "what is not known does not match");
+        }
+        let other = Filter::parse("m idle").unwrap();
+        assert!(!other.needs_fits());
+        let _ = other.matches_on(&model("m"), now(), || panic!("nobody asked"));
+        for wrong in ["fits:", "fits:maybe", "fits>1"] {
+            assert!(Filter::parse(wrong).unwrap_err().contains("fits:gpu"), "{wrong}");
+        }
+    }
+
     fn now() -> Timestamp {
         "2026-01-31T00:00:00Z".parse().unwrap()
     }
@@ -487,9 +565,20 @@ mod tests {
 
     #[test]
     fn a_slip_in_a_condition_is_no_word() {
-        for text in
-            ["siz>1", "weight<5G", "Size:10G", "stroe:hf", "stor:hf", "quants:q4", "age:30d", "owne:me", "kind=model"]
-        {
+        for text in [
+            "siz>1",
+            "weight<5G",
+            "Size:10G",
+            "stroe:hf",
+            "stor:hf",
+            "quants:q4",
+            "age:30d",
+            "owne:me",
+            "kind=model",
+            "fit:no",
+            "fist:no",
+            "fits=no",
+        ] {
             let error = Filter::parse(text).unwrap_err();
             assert!(error.contains("store:hf") && error.contains(text), "{error}");
         }

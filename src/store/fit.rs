@@ -3,9 +3,10 @@
 use serde::Serialize;
 
 use crate::format::{Metadata, Structure};
-use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Weights, fit, need};
+use crate::model::memory::{CacheLayers, Conditions, Device, Fit, HostMemory, Verdict, Weights, fit, need};
 use crate::model::size::grouped;
 use crate::model::{Bytes, FileStatus, Model, ModelKind, text};
+use crate::store::Row;
 use crate::store::loads::{Load, Loads};
 
 /// Quantizations that are listed for people.
@@ -68,6 +69,31 @@ pub fn fit_of_row(
     conditions: &Conditions,
 ) -> Option<Fit> {
     judge(model, metadata, loads, host, conditions).map(|judged| judged.fit)
+}
+
+/// Whether a row fits, without what the sum was made from. Serialises as `fit` of a row of `list --json`, with the names of
+/// [`FitReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Brief {
+    /// The word.
+    pub verdict: Verdict,
+    /// What it needs, as in [`Fit`].
+    pub need_bytes: Option<u64>,
+    /// The devices that it was compared with.
+    pub devices: Vec<String>,
+    /// The quantization that was judged, of a row that has several.
+    pub quantization: Option<String>,
+    /// Why nothing can be told, or what limits what is told.
+    pub because: Option<String>,
+}
+
+/// [`fit_of_row`] in brief, with the quantization that was judged.
+#[must_use]
+pub fn brief(row: &Row, host: &HostMemory, conditions: &Conditions) -> Option<Brief> {
+    let judged = judge(&row.model, row.metadata.as_deref(), &row.loads, host, conditions)?;
+    let Fit { verdict, need_bytes, devices, because, .. } = judged.fit;
+    let quantization = judged.load.map(|load| load.quantization.as_str().to_owned());
+    Some(Brief { verdict, need_bytes, devices, quantization, because })
 }
 
 /// What was judged, and each quantization where there are several.

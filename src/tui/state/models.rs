@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use super::Line;
 use crate::disk::usage::Usage;
 use crate::model::filter::{Filter, SortKey};
+use crate::model::memory::{Conditions, HostMemory, Verdict};
 use crate::model::{Holder, ModelId, StoreKind, StoreSummary};
 use crate::provisioner::{Duplicate, duplicates};
 use crate::store::Row;
+use crate::store::fit::fit_of_row;
 use crate::tui::msg::Generation;
 
 /// The table of models.
@@ -36,6 +38,8 @@ pub struct Models {
     /// What is wrong with the filter.
     pub filter_error: Option<String>,
     parsed: Filter,
+    /// What fits are judged by, once it is known.
+    host: Option<(HostMemory, Conditions)>,
     /// By what the rows are sorted.
     pub sort: SortKey,
     /// Whether the order is turned round.
@@ -172,6 +176,12 @@ impl Models {
         self.arrange(wall);
     }
 
+    /// The memory of this host is known, or has changed. Whether other rows may be shown for it: then call [`Self::arrange`].
+    pub fn judge_by(&mut self, memory: &HostMemory, conditions: &Conditions) -> bool {
+        self.host = Some((memory.clone(), *conditions));
+        self.parsed.needs_fits()
+    }
+
     /// Whether a filter hides rows.
     #[must_use]
     pub fn is_filtered(&self) -> bool {
@@ -246,6 +256,11 @@ impl Models {
         self.duplicates.iter().filter(uses)
     }
 
+    fn verdict(&self, row: &Row) -> Option<Verdict> {
+        let (memory, conditions) = self.host.as_ref()?;
+        fit_of_row(&row.model, row.metadata.as_deref(), &row.loads, memory, conditions).map(|fit| fit.verdict)
+    }
+
     fn retain(&mut self, keep: impl Fn(&ModelId, &Entry) -> bool) {
         let before = self.rows.len();
         self.rows.retain(|id, entry| keep(id, entry));
@@ -283,7 +298,7 @@ impl Models {
             .rows
             .values()
             .map(|entry| &entry.row)
-            .filter(|row| self.parsed.matches(&row.model, wall))
+            .filter(|row| self.parsed.matches_on(&row.model, wall, || self.verdict(row)))
             .cloned()
             .collect();
         let (sort, reverse) = (self.sort, self.reverse);

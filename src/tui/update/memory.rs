@@ -19,6 +19,9 @@ pub(super) fn read(state: &mut State, found: HostMemory, now: Now) -> Dirty {
     if state.memory.as_ref().is_some_and(|known| rounded(known) == rounded(&found)) {
         return Dirty::Clean;
     }
+    if state.models.judge_by(&found, &state.facts.fit) {
+        state.models.arrange(now.wall);
+    }
     state.memory = Some(found);
     Dirty::Now
 }
