@@ -351,20 +351,25 @@ impl Source<'_> {
                 }
             }
         }
+        // Of the folders of each revision with files, whether all of them go.
+        let mut emptied: BTreeMap<&OsStr, HashMap<&Path, bool>> = BTreeMap::new();
+        for revision in &self.repository.revisions {
+            let folders = emptied.entry(&revision.commit).or_default();
+            for entry in &revision.entries {
+                let goes = goes(&revision.commit, &entry.path);
+                for folder in entry.path.ancestors() {
+                    *folders.entry(folder).or_insert(true) &= goes;
+                }
+            }
+        }
         // Folders of a revision that single files leave empty.
         for entry in self.tree.entries.iter().rev().filter(|entry| entry.is_folder()) {
             let Ok(inside) = entry.path.strip_prefix("snapshots") else { continue };
             let Some(commit) = inside.iter().next().filter(|commit| !self.selection.revisions.contains(*commit)) else {
                 continue;
             };
-            let revision = self.repository.revisions.iter().find(|revision| revision.commit == commit);
             let path = inside.strip_prefix(commit).unwrap_or(inside);
-            let mut held = revision
-                .into_iter()
-                .flat_map(|revision| &revision.entries)
-                .filter(|e| e.path.starts_with(path))
-                .peekable();
-            if held.peek().is_some() && held.all(|e| goes(commit, &e.path)) {
+            if emptied.get(commit).and_then(|folders| folders.get(path)).is_some_and(|empty| *empty) {
                 builder.remove(below, entry, Vec::new());
             }
         }
