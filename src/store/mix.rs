@@ -1,6 +1,7 @@
 //! Sets whose files are of several commits: each file is what its repository has, and together they are no model.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::model::{set_of, text};
 
@@ -25,9 +26,13 @@ pub(super) fn strays<'a>(files: impl Iterator<Item = (usize, &'a str, &'a str)>)
     let mut strays = Vec::new();
     for mut set in sets.into_values() {
         set.sort_unstable_by_key(|(_, path, _)| *path);
-        let count = |commit: &str| set.iter().filter(|(_, _, of)| *of == commit).count();
-        // Of equally many the first: `max_by_key` gives the last.
-        let Some((_, _, most)) = set.iter().rev().max_by_key(|(_, _, commit)| count(commit)) else { continue };
+        // Files of each commit, and the place of the first of them.
+        let mut counts: HashMap<&str, (usize, Reverse<usize>)> = HashMap::new();
+        for (place, (_, _, commit)) in set.iter().enumerate() {
+            counts.entry(commit).or_insert((0, Reverse(place))).0 += 1;
+        }
+        // Of equally many the first.
+        let Some((most, _)) = counts.iter().max_by_key(|(_, rank)| **rank) else { continue };
         strays.extend(set.iter().filter(|(_, _, commit)| commit != most).map(|(at, _, commit)| Stray {
             at: *at,
             commit: (*most).to_owned(),
@@ -66,5 +71,10 @@ mod tests {
         assert_eq!(found(&[(second, "b"), (first, "a")]), [(0, "a".to_owned())]);
         let (q4, q8) = ("Q4/m-Q4-00001-of-00002.gguf", "Q8/m-Q8-00001-of-00002.gguf");
         assert_eq!(found(&[(q4, "a"), (q8, "b")]), []);
+        // Of equally many the first by name counts.
+        let part = |at: usize| format!("m-{at:05}-of-00004.safetensors");
+        let parts = [part(3), part(1), part(4), part(2)];
+        let files: Vec<(&str, &str)> = parts.iter().map(String::as_str).zip(["a", "b", "a", "b"]).collect();
+        assert_eq!(found(&files), [(0, "b".to_owned()), (2, "b".to_owned())]);
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Collector<'a> {
     left: Vec<usize>,
     results: Vec<Option<Verification>>,
     running: BTreeSet<usize>,
+    /// Bytes read of jobs that are done.
+    settled: u64,
     told: u64,
 }
 
@@ -32,6 +34,7 @@ impl<'a> Collector<'a> {
             left: work.tasks.iter().map(|task| task.files.len()).collect(),
             results: work.tasks.iter().map(|_| None).collect(),
             running: BTreeSet::new(),
+            settled: 0,
             told: 0,
         }
     }
@@ -79,7 +82,7 @@ impl<'a> Collector<'a> {
         if self.running.remove(&job) {
             let bytes = self.work.jobs[job].bytes;
             // What was not read after all needs no waiting for.
-            self.work.done[job].fetch_max(bytes, Ordering::Relaxed);
+            self.settled += self.work.done[job].fetch_max(bytes, Ordering::Relaxed).max(bytes);
             sink(Event::Read { task, file: &self.work.expected(job).path, bytes, total: bytes });
             self.tell_progress(sink);
         }
@@ -116,8 +119,8 @@ impl<'a> Collector<'a> {
 
     fn tell_progress(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
         // A file may grow while it is read; what is told never falls.
-        let bytes: u64 = self.work.done.iter().map(|done| done.load(Ordering::Relaxed)).sum();
-        self.told = self.told.max(bytes);
+        let running: u64 = self.running.iter().map(|job| self.work.done[*job].load(Ordering::Relaxed)).sum();
+        self.told = self.told.max(self.settled + running);
         sink(Event::Progress { bytes: self.told, total: self.work.total.max(self.told) });
     }
 
@@ -127,7 +130,7 @@ impl<'a> Collector<'a> {
         let splits: Vec<_> = checked.iter().map(|checked| checked.split.clone()).collect();
         let mut files: Vec<FileCheck> = checked.into_iter().map(|checked| checked.check).collect();
         if work.whole {
-            sets::compare(&work.root, &work.files, &splits, &mut files);
+            sets::compare(&work.root, &work.files, &splits, &mut files, &self.work.cancel);
         }
         let ok = files.iter().all(FileCheck::is_ok);
         let verification = Verification { model: work.model.clone(), ok, files };
