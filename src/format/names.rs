@@ -22,7 +22,7 @@ pub struct TensorNames {
 
 impl TensorNames {
     /// Adds a name.
-    pub(super) fn add(&mut self, name: &[u8]) {
+    pub(crate) fn add(&mut self, name: &[u8]) {
         self.sum = self.sum.wrapping_add(hash(name));
     }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::beside::Companion;
 use super::memory::{Key, MAX_KEYS, Stored, Writer};
@@ -45,6 +46,7 @@ pub struct Headers {
     shared: Arc<Shared>,
     /// Set for a first look, and true once a header was not read to its end.
     glance: Option<Arc<AtomicBool>>,
+    cancel: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -84,14 +86,20 @@ impl Headers {
     /// or of another release only means that headers are read again.
     #[must_use]
     pub fn remembered_in(file: PathBuf) -> Self {
-        Self { shared: Arc::new(Shared { file: Some(file), ..Shared::default() }), glance: None }
+        Self { shared: Arc::new(Shared { file: Some(file), ..Shared::default() }), ..Self::default() }
     }
 
     /// The same memory for a first look: of a header that is not known, no more than the first 64 KiB are read. `missed` becomes
     /// true where that was not all of it; what it told is not remembered.
     #[must_use]
     pub fn at_a_glance(&self, missed: &Arc<AtomicBool>) -> Self {
-        Self { shared: Arc::clone(&self.shared), glance: Some(Arc::clone(missed)) }
+        Self { glance: Some(Arc::clone(missed)), ..self.clone() }
+    }
+
+    /// The same memory for a scan that may be cancelled: what takes more than a header is then not read to its end.
+    #[must_use]
+    pub fn until(&self, cancel: &CancellationToken) -> Self {
+        Self { cancel: cancel.clone(), ..self.clone() }
     }
 
     /// The header of the regular file at `location` below `root`, whose metadata is `status`.
@@ -188,17 +196,35 @@ impl Headers {
             missed.store(true, Ordering::Relaxed);
             return header;
         }
+        self.remember(key, header.clone());
+        header
+    }
+
+    /// Remembers what was found out.
+    pub(super) fn remember(&self, key: Key, header: Header) {
         let mut memory = self.memory();
         if memory.known.len() >= MAX_KEYS {
             memory.known.clear();
         }
-        memory.known.insert(key, header.clone());
+        memory.known.insert(key, header);
         memory.changed = true;
-        header
+    }
+
+    /// Whether what is not known is read at all, which it is not for a first look: that will know that there was more.
+    pub(super) fn may_read(&self) -> bool {
+        if let Some(missed) = &self.glance {
+            missed.store(true, Ordering::Relaxed);
+        }
+        self.glance.is_none()
+    }
+
+    /// Cancelled when nobody waits any more for what takes long.
+    pub(super) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
     }
 
     /// What is remembered.
-    fn known(&self, key: &Key) -> Option<Header> {
+    pub(super) fn known(&self, key: &Key) -> Option<Header> {
         let memory = || self.shared.memory.read().unwrap_or_else(PoisonError::into_inner).known.get(key).cloned();
         self.stored().get(key).or_else(memory)
     }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
-use crate::disk::fast_map::{Fast, FastMap};
+use crate::disk::fast_map::{Fast, FastMap, InodeHasher};
 use crate::disk::folder::Status;
 use crate::disk::regular;
 use crate::model::Inode;
@@ -24,6 +24,8 @@ pub(super) const MAX_KEYS: usize = 65_536;
 const MAX_FILE: u64 = 128 << 20;
 /// Longest text: that of an index of very many files.
 const MAX_TEXT: usize = 4 << 20;
+/// The bits of a length that tell keys of one file apart: see [`Key::tagged`].
+const TAGS: u64 = 0xff << 56;
 /// Bytes of a key with the number of its text.
 const RECORD: usize = 52;
 /// Stands for a time that is not known.
@@ -48,6 +50,21 @@ impl Key {
     /// A key of its own for each `tag` other than 0: no file is so long that its length needs these bits.
     pub(super) fn tagged(mut self, tag: u8) -> Self {
         self.size_bytes |= u64::from(tag) << 56;
+        self
+    }
+
+    /// A key of its own for what is known of it together with another content, which calls it `name`.
+    pub(super) fn together_with(mut self, other: &Self, name: &str) -> Self {
+        let mut hasher = InodeHasher::default();
+        for number in [self.size_bytes, other.size_bytes, other.inode.device, other.inode.inode] {
+            hasher.write_u64(number);
+        }
+        for (seconds, nanoseconds) in [other.modified, other.changed].map(split) {
+            hasher.write_u64(seconds.cast_unsigned());
+            hasher.write_u64(nanoseconds.into());
+        }
+        hasher.write(name.as_bytes());
+        self.size_bytes = self.size_bytes & TAGS | hasher.finish() & !TAGS;
         self
     }
 }

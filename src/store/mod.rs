@@ -1,5 +1,6 @@
 //! Where models are: one interface over every kind of store, scans and plans.
 
+mod absent;
 pub mod beside;
 mod checksum_files;
 pub mod files;

@@ -1,6 +1,6 @@
 //! What a model on the hub is, told by the headers of its files alone: what a row of the same files would tell here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,9 +125,10 @@ impl RemoteRow {
             };
             weights.add(&set, joined, &mut warnings);
         }
-        let is_there = |path: &str| files.listed.iter().any(|listed| listed.as_str() == path);
+        let listed: HashSet<&str> = files.listed.iter().map(|listed| listed.as_str()).collect();
+        let is_there = |path: &str| listed.contains(path);
         // Of two headers only sums are compared here, which tell another file's tensors but not which one is absent.
-        weights.compare_indexes(&is_there, &|_, _, _| None, &mut warnings);
+        weights.compare_indexes(&is_there, &|_, _| Vec::new(), &mut warnings);
         let (metadata, loads) = weights.tell(&mut model, Projector::default());
         model.warnings = warnings.finish();
         let is_read = |file: &&RemoteFile| files.headers.contains_key(&file.path);

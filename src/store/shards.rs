@@ -2,12 +2,11 @@
 //!
 //! Tables, details and verification ask here, so that they agree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::safe;
+use super::absent::Finding;
 use crate::format::safetensors::Index;
 use crate::format::{Metadata, Structure, TensorNames};
 use crate::model::selection::INDEX;
@@ -92,18 +91,36 @@ impl Indexed {
         file_name(&self.path)
     }
 
-    /// Whether it, and not the names of files, says what belongs to the set of the file at `path`.
-    pub(super) fn speaks_for(&self, path: &str) -> bool {
-        let name = FileName::parse(file_name(path));
-        let stem = || self.file_name().strip_suffix(INDEX);
-        let by_name = name.is_safetensors() && folder(path) == folder(&self.path) && stem() == Some(name.stem());
-        by_name || self.index.files().any(|name| self.path_of(name) == path)
-    }
-
     /// Whether loaders never look at it: the weights lie beside it in one file, and it names no other that is there.
     pub(super) fn is_idle(&self, is_here: &dyn Fn(&str) -> bool) -> bool {
         let stem = self.path.strip_suffix(INDEX).unwrap_or(&self.path);
         is_here(&format!("{stem}.safetensors")) && !self.index.files().any(|name| is_here(&self.path_of(name)))
+    }
+}
+
+/// What the indexes of a row name, to be looked up and not searched for: a row may have very many files.
+#[derive(Debug, Default)]
+pub(super) struct Spoken {
+    paths: HashSet<String>,
+    /// Paths of indexes without their ending.
+    stems: HashSet<String>,
+}
+
+impl Spoken {
+    /// Adds what an index names.
+    pub(super) fn add(&mut self, indexed: &Indexed) {
+        self.paths.extend(indexed.index.files().map(|name| indexed.path_of(name)));
+        self.stems.extend(indexed.path.strip_suffix(INDEX).map(str::to_owned));
+    }
+
+    /// Whether an index, and not the names of files, says what belongs to the set of the file at `path`.
+    pub(super) fn speaks_for(&self, path: &str) -> bool {
+        if self.stems.is_empty() {
+            return false;
+        }
+        let name = FileName::parse(file_name(path));
+        let by_name = || name.is_safetensors() && self.stems.contains(&join(folder(path), name.stem()));
+        self.paths.contains(path) || by_name()
     }
 }
 
@@ -113,33 +130,36 @@ pub(super) fn is_index(name: &OsStr) -> bool {
 }
 
 /// What is at a place that an index names.
-pub(super) enum Look {
+pub(super) enum Look<'a> {
     /// Nothing.
     Absent,
     /// Something of which others tell what is wrong.
     Elsewhere,
     /// A file, and what its header tells.
-    Here(Told),
+    Here(&'a Told),
 }
 
-/// Compares an index with the files that it names. `lacks` gives a tensor that the index names for a file and that the file's
-/// header lacks; it reads both, and is asked only where their sums differ.
-pub(super) fn against_index(
+/// Compares an index with the files that it names. `absent` finds out which of the files, each given as the index calls it and
+/// with its path, lack a tensor that the index names for them; it is asked once, and only of those whose sums differ.
+pub(super) fn against_index<'a>(
     indexed: &Indexed,
-    look: &dyn Fn(&str) -> Look,
-    lacks: &dyn Fn(&str, &str) -> Option<String>,
+    look: &dyn Fn(&str) -> Look<'a>,
+    absent: &dyn Fn(&[(&str, String)]) -> Vec<Finding>,
 ) -> Vec<Trouble> {
     let index = &indexed.index;
     let own = text::printable(indexed.file_name());
-    let mut troubles = Vec::new();
+    let mut by_names = None;
+    // Each with its place among the files of the index.
+    let mut troubles: Vec<(usize, Trouble)> = Vec::new();
+    let (mut suspects, mut places) = (Vec::new(), Vec::new());
     let mut bytes = Some(0_u64);
-    for name in index.files() {
+    for (at, name) in index.files().enumerate() {
         let path = indexed.path_of(name);
         let told = match look(&path) {
             Look::Absent => {
                 bytes = None;
                 if troubles.len() < MOST_MISSING {
-                    troubles.push(Trouble { path, kind: Kind::Missing, line: format!("named by {own}") });
+                    troubles.push((at, Trouble { path, kind: Kind::Missing, line: format!("named by {own}") }));
                 }
                 continue;
             }
@@ -151,15 +171,37 @@ pub(super) fn against_index(
         };
         bytes = bytes.zip(told.tensor_bytes).and_then(|(sum, more)| sum.checked_add(more));
         let Some(names) = told.names.as_ref().filter(|names| !index.agrees(name, names)) else { continue };
-        let line = match index.file_of(names) {
-            Some(other) => format!("it has the tensors that {own} says are in {}", text::printable(other)),
+        match by_names.get_or_insert_with(|| index.by_names()).get(&names.sum) {
+            Some(other) => {
+                let line = format!("it has the tensors that {own} says are in {}", text::printable(other));
+                troubles.push((at, Trouble { path, kind: Kind::Damage, line }));
+            }
             // It may have more tensors than the index names, which nobody misses.
-            None => match lacks(name, &path) {
-                Some(tensor) => format!("{own} says that tensor '{tensor}' is in it, which it is not"),
-                None => continue,
-            },
-        };
-        troubles.push(Trouble { path, kind: Kind::Damage, line });
+            None => {
+                suspects.push((name, path));
+                places.push(at);
+            }
+        }
+    }
+    let mut uncompared = 0_u64;
+    let findings = if suspects.is_empty() { Vec::new() } else { absent(&suspects) };
+    for (((_, path), at), finding) in suspects.into_iter().zip(places).zip(findings) {
+        match finding {
+            Finding::Lacks(tensor) => {
+                let line = format!("{own} says that tensor '{tensor}' is in it, which it is not");
+                troubles.push((at, Trouble { path, kind: Kind::Damage, line }));
+            }
+            Finding::TooMuch => uncompared += 1,
+            Finding::All | Finding::Unknown => {}
+        }
+    }
+    troubles.sort_by_key(|(at, _)| *at);
+    let mut troubles: Vec<Trouble> = troubles.into_iter().map(|(_, trouble)| trouble).collect();
+    if uncompared > 0 {
+        let files = if uncompared == 1 { "1 file" } else { &*format!("{} files", grouped(uncompared)) };
+        let line =
+            format!("{files} with other tensors than it names are not compared with it: their headers are too long");
+        troubles.push(Trouble { path: indexed.path.clone(), kind: Kind::Note, line });
     }
     if let (Some(bytes), Some(said)) = (bytes, index.total_size())
         && bytes != said
@@ -168,13 +210,6 @@ pub(super) fn against_index(
         troubles.push(Trouble { path: indexed.path.clone(), kind: Kind::Note, line });
     }
     troubles
-}
-
-/// A tensor that an index names for a file and that the header of that file lacks. Both lie below `root`, and are read now.
-pub(super) fn absent_tensor(root: &Path, index: &Path, name: &str, file: &Path) -> Option<String> {
-    let (index, file) = (safe::open_below(root, index).ok()?, safe::open_below(root, file).ok()?);
-    let length = file.metadata().ok()?.len();
-    Index::absent_tensor(&index, name, &file, length).ok().flatten()
 }
 
 /// A part of a GGUF model by its name, and what its header tells.
@@ -320,4 +355,61 @@ pub(super) fn file_name(path: &str) -> &str {
 
 pub(super) fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn indexed(path: &str, map: &[(&str, &str)]) -> Indexed {
+        let map: Vec<String> = map.iter().map(|(tensor, file)| format!(r#""{tensor}":"{file}""#)).collect();
+        let text = format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","));
+        Indexed { path: path.to_owned(), index: Arc::new(Index::parse(text.as_bytes()).unwrap()) }
+    }
+
+    #[test]
+    fn what_indexes_name_is_looked_up() {
+        let mut spoken = Spoken::default();
+        assert!(!spoken.speaks_for("a/x.safetensors"));
+        spoken.add(&indexed("a/model.safetensors.index.json", &[("t", "x.safetensors"), ("u", "below/y.safetensors")]));
+        for (path, speaks) in [
+            ("a/x.safetensors", true),
+            ("x.safetensors", false),
+            ("a/below/y.safetensors", true),
+            ("a/model.safetensors", true),
+            ("a/model-00001-of-00002.safetensors", true),
+            ("a/model.gguf", false),
+            ("model.safetensors", false),
+        ] {
+            assert_eq!(spoken.speaks_for(path), speaks, "{path}");
+        }
+    }
+
+    #[test]
+    fn files_that_differ_are_asked_about_together_and_told_in_their_order() {
+        let index =
+            indexed("model.safetensors.index.json", &[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]);
+        let names = |all: &[&str]| {
+            let mut names = TensorNames::default();
+            all.iter().for_each(|name| names.add(name.as_bytes()));
+            Told { names: Some(names), ..Told::default() }
+        };
+        let files = [names(&["a"]), names(&["x"]), names(&["d"]), names(&["d", "y"])];
+        let look = |path: &str| match path.parse::<usize>() {
+            Ok(number) => files.get(number - 1).map_or(Look::Absent, Look::Here),
+            Err(_) => Look::Absent,
+        };
+        let asked = RefCell::new(Vec::new());
+        let absent = |files: &[(&str, String)]| {
+            asked.borrow_mut().push(files.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>());
+            vec![Finding::Lacks("b".to_owned()), Finding::TooMuch]
+        };
+        let troubles = against_index(&index, &look, &absent);
+        assert_eq!(*asked.borrow(), [["2", "4"]]);
+        let told: Vec<_> = troubles.iter().map(|trouble| (trouble.path.as_str(), trouble.kind)).collect();
+        let own = "model.safetensors.index.json";
+        assert_eq!(told, [("2", Kind::Damage), ("3", Kind::Damage), ("5", Kind::Missing), (own, Kind::Note)]);
+    }
 }

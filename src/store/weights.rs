@@ -1,20 +1,24 @@
 //! What the weights of a row tell together: the same in every store, which only says which files make up which set.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::absent::Finding;
 use super::headers::Header;
 use super::holes::hole;
 use super::loads::{Load, Loads, Projector};
 use super::pieces::{self, Pieces};
-use super::shards::{self, Indexed, Kind, Look, Part, Trouble};
+use super::shards::{self, Indexed, Kind, Look, Part, Spoken, Trouble};
 use super::surroundings::Warnings;
 use crate::disk::folder::Status;
 use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
 use crate::model::memory::Shape;
 use crate::model::selection::loaded;
 use crate::model::{FileName, FileStatus, Format, Label, Model, Quantization, Shard, text};
+
+/// Indexes of a row that are compared with its weights; a pipeline has one for each of its parts.
+const MOST_INDEXES: usize = 256;
 
 /// A set of weights as its store found it: one file, or shards.
 pub(super) struct Set<'a> {
@@ -125,6 +129,10 @@ pub(super) struct Weights {
     sets: Vec<Told>,
     damage: Option<FileStatus>,
     indexes: Vec<Indexed>,
+    /// What they name.
+    spoken: Spoken,
+    /// Indexes beyond those that are compared.
+    more_indexes: usize,
     /// Whether the model is a pipeline, whose parts lie in folders of their own.
     pipeline: bool,
 }
@@ -150,11 +158,16 @@ impl Weights {
     /// Adds what the header of an index at a path inside the model told, before the sets that it may name.
     pub(super) fn add_index(&mut self, path: &Path, header: &Header, warnings: &mut Warnings) {
         match header {
-            Ok(told) => self.indexes.extend(
-                told.index
-                    .iter()
-                    .map(|index| Indexed { path: text::escape(path.as_os_str()), index: Arc::clone(index) }),
-            ),
+            Ok(told) => {
+                let Some(index) = &told.index else { return };
+                if self.indexes.len() >= MOST_INDEXES {
+                    self.more_indexes += 1;
+                    return;
+                }
+                let indexed = Indexed { path: text::escape(path.as_os_str()), index: Arc::clone(index) };
+                self.spoken.add(&indexed);
+                self.indexes.push(indexed);
+            }
             Err(why) => {
                 let damage = if why.starts_with(UNREADABLE) { FileStatus::Unreadable } else { FileStatus::Corrupt };
                 self.note(damage);
@@ -191,8 +204,7 @@ impl Weights {
 
     /// Adds a set.
     pub(super) fn add(&mut self, set: &Set<'_>, mut joined: Joined, warnings: &mut Warnings) {
-        let named = |path: &str| self.indexes.iter().any(|index| index.speaks_for(path));
-        let indexed = joined.files.iter().any(|(path, _)| named(path));
+        let indexed = joined.files.iter().any(|(path, _)| self.spoken.speaks_for(path));
         // An index knows better than names.
         let missing = if indexed || joined.members == 0 { &[] } else { set.missing };
         if let Some(line) = (!missing.is_empty()).then(|| shards::missing_line(&(set.name)(), missing, None)).flatten()
@@ -270,13 +282,18 @@ impl Weights {
     }
 
     /// Compares the indexes with the sets, and joins the sets that one of them names. `is_there` says whether anything is at a
-    /// path inside the model; `lacks` is that of [`shards::against_index`], with the path of the index before the others.
+    /// path inside the model; `absent` is that of [`shards::against_index`], with the path of the index before the files.
     pub(super) fn compare_indexes(
         &mut self,
         is_there: &dyn Fn(&str) -> bool,
-        lacks: &dyn Fn(&str, &str, &str) -> Option<String>,
+        absent: &dyn Fn(&str, &[(&str, String)]) -> Vec<Finding>,
         warnings: &mut Warnings,
     ) {
+        if self.more_indexes > 0 {
+            let indexes =
+                if self.more_indexes == 1 { "1 index".to_owned() } else { format!("{} indexes", self.more_indexes) };
+            warnings.add(format!("{indexes} beyond the first {MOST_INDEXES} not compared with the weights"));
+        }
         for indexed in std::mem::take(&mut self.indexes) {
             if indexed.is_idle(is_there) {
                 let line = "names files that are not here; what lies beside it in one file is loaded";
@@ -289,15 +306,14 @@ impl Weights {
                 warnings.add(format!("the weights that {} names are missing", printable(&indexed.path)));
                 continue;
             }
-            let look = |path: &str| {
-                let files = self.sets.iter().filter(|set| set.current).flat_map(|set| &set.files);
-                match files.into_iter().find(|(known, _)| known == path) {
-                    Some((_, told)) => Look::Here(told.clone()),
-                    None if is_there(path) => Look::Elsewhere,
-                    None => Look::Absent,
-                }
+            let current = self.sets.iter().filter(|set| set.current).flat_map(|set| &set.files).rev();
+            let known: HashMap<&str, &shards::Told> = current.map(|(path, told)| (path.as_str(), told)).collect();
+            let look = |path: &str| match known.get(path) {
+                Some(told) => Look::Here(told),
+                None if is_there(path) => Look::Elsewhere,
+                None => Look::Absent,
             };
-            let troubles = shards::against_index(&indexed, &look, &|name, path| lacks(&indexed.path, name, path));
+            let troubles = shards::against_index(&indexed, &look, &|files| absent(&indexed.path, files));
             let missing: Vec<String> = of_kind(&troubles, Kind::Missing).map(|trouble| trouble.path.clone()).collect();
             let first = paths.first().map_or("", String::as_str);
             let stem = FileName::parse(shards::file_name(first)).stem().to_owned();

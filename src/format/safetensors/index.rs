@@ -1,16 +1,16 @@
 //! `model.safetensors.index.json`: which file of a set holds which tensor.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Header;
+use super::header::header_length;
 use crate::format::json::{bounded, object};
 use crate::format::names::TensorNames;
 use crate::format::warnings::shown;
@@ -99,10 +99,9 @@ impl Index {
         self.files.get(file).is_some_and(|part| part.names.sum == names.sum)
     }
 
-    /// The file that should hold exactly the tensors of these names.
-    #[must_use]
-    pub fn file_of(&self, names: &TensorNames) -> Option<&str> {
-        self.files.iter().find(|(_, part)| part.names.sum == names.sum).map(|(name, _)| name.as_str())
+    /// The files by the sums of the names of the tensors that they should hold; of several the first.
+    pub(crate) fn by_names(&self) -> HashMap<u64, &str> {
+        self.files.iter().rev().map(|(name, part)| (part.names.sum, name.as_str())).collect()
     }
 
     /// What the index says that all tensors take together; wrong in some repositories.
@@ -120,23 +119,42 @@ impl Index {
         values.next()?.ok()?.total_parameters.as_u64().filter(|count| *count > 0)
     }
 
-    /// The first of the tensors that the index in a file names for `name` and that the header of that, `shard` of `length`
-    /// bytes, lacks. Both are read from their start.
+    /// The names of the tensors that an index, at whose start `reader` stands, names for each of `files`.
     ///
     /// # Errors
-    /// A line that says why they cannot be read.
-    pub fn absent_tensor(index: &File, name: &str, shard: &File, length: u64) -> Result<Option<String>, String> {
-        let header = Header::read(shard, length).map_err(|error| error.to_string())?;
-        let here: HashSet<&str> = header.tensors().map(|tensor| tensor.name).collect();
-        let bytes = bounded(index, LONGEST)?;
-        let mut absent = None;
-        each(&bytes, |tensor, file| {
-            if absent.is_none() && file == name && !here.contains(tensor) {
-                absent = Some(shown(tensor.as_bytes()));
+    /// A line that says why it cannot be read.
+    pub(crate) fn tensors_named(reader: impl Read, files: &[&str]) -> Result<Vec<Vec<Box<str>>>, String> {
+        let places: HashMap<&str, usize> = files.iter().zip(0..).map(|(name, at)| (*name, at)).collect();
+        let mut tensors = vec![Vec::new(); files.len()];
+        each(&bounded(reader, LONGEST)?, |tensor, file| {
+            if let Some(of) = places.get(file).and_then(|at| tensors.get_mut(*at)) {
+                of.push(tensor.into());
             }
             Ok(())
         })?;
-        Ok(absent)
+        Ok(tensors)
+    }
+
+    /// The first of `tensors` that the header of `file` of `length` bytes lacks, made printable. `None` where the header is longer
+    /// than `left`, which is what may still be read, and from which it is taken.
+    ///
+    /// # Errors
+    /// A line that says why it cannot be read.
+    #[allow(clippy::option_option)]
+    pub(crate) fn absent(
+        tensors: &[Box<str>],
+        mut file: impl Read + Seek,
+        length: u64,
+        left: &mut u64,
+    ) -> Result<Option<Option<String>>, String> {
+        let bytes = header_length(&mut file).map_err(|error| error.to_string())?;
+        let Some(rest) = left.checked_sub(bytes) else { return Ok(None) };
+        *left = rest;
+        file.rewind().map_err(|error| error.to_string())?;
+        let header = Header::read(file, length).map_err(|error| error.to_string())?;
+        let here: HashSet<&str> = header.tensors().map(|tensor| tensor.name).collect();
+        let absent = tensors.iter().find(|tensor| !here.contains(&***tensor));
+        Ok(Some(absent.map(|tensor| shown(tensor.as_bytes()))))
     }
 }
 
@@ -288,8 +306,8 @@ mod tests {
         };
         assert!(index.agrees("x", &names(&["c", "a"])) && !index.agrees("x", &names(&["b"])));
         assert!(!index.agrees("elsewhere", &names(&[])));
-        assert_eq!(index.file_of(&names(&["b"])), Some("y"));
-        assert_eq!(index.file_of(&names(&["a", "b"])), None);
+        assert_eq!(index.by_names().get(&names(&["b"]).sum), Some(&"y"));
+        assert_eq!(index.by_names().get(&names(&["a", "b"]).sum), None);
         assert_eq!(index.files().collect::<Vec<_>>(), ["sub/z", "x", "y"]);
     }
 

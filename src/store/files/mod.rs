@@ -252,13 +252,14 @@ impl<L: Layout> Store for FileStore<L> {
                 return summary;
             }
         };
+        let store = self.clone().with_headers(self.headers.until(cancel));
         let mut around = Surroundings::default();
         let mut usage = Usage::default();
         for found in &listing.rows {
             if cancel.is_cancelled() {
                 return summary;
             }
-            let row = self.row(found, &mut around);
+            let row = store.row(found, &mut around);
             usage.merge(&row.usage);
             summary.models += 1;
             sink(row);

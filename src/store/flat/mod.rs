@@ -294,7 +294,7 @@ impl Store for FlatStore {
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
-        self.scan_rows(sink, cancel)
+        self.clone().with_headers(self.headers.until(cancel)).scan_rows(sink, cancel)
     }
 
     fn fingerprint(&self) -> Fingerprint {

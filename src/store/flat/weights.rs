@@ -1,12 +1,14 @@
 //! What the weights of a folder tell together.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::folder::{Class, ModelFolder, Wanted, all_of, takes};
 use crate::format::Metadata;
 use crate::model::{Bytes, FileStatus, Format, Model, Role, text};
+use crate::store::absent::{self, Suspect};
 use crate::store::beside::Companion;
 use crate::store::headers::Headers;
 use crate::store::loads::{Loads, Projector};
@@ -59,15 +61,23 @@ impl ModelFolder {
             });
             weights.add_pieces(&pieces, first, bytes, true, warnings);
         }
-        let is_there = |path: &str| {
-            let path = Path::new(path);
-            self.find(Path::new(&text::unescape(&path.to_string_lossy()))).is_some() || self.is_begun(path)
+        let begun: HashSet<&Path> = self.classes.iter().filter_map(begun).collect();
+        let place = |path: &str| self.find(Path::new(&text::unescape(path))).map(|index| &self.tree.entries[index]);
+        let is_there = |path: &str| place(path).is_some() || begun.contains(Path::new(&text::unescape(path)));
+        let absent = |index: &str, files: &[(&str, String)]| {
+            let suspects = files.iter().filter_map(|(name, path)| {
+                let entry = place(path)?;
+                Some(Suspect { name, location: self.location(entry), status: entry.status })
+            });
+            let suspects: Vec<Suspect<'_>> = suspects.collect();
+            match place(index).filter(|_| suspects.len() == files.len()) {
+                Some(index) => {
+                    absent::find_remembered(headers, root, (&self.location(index), &index.status), &suspects)
+                }
+                None => Vec::new(),
+            }
         };
-        let lacks = |index: &str, name: &str, path: &str| {
-            let at = |path: &str| self.below.join(text::unescape(path));
-            shards::absent_tensor(root, &at(index), name, &at(path))
-        };
-        weights.compare_indexes(&is_there, &lacks, warnings);
+        weights.compare_indexes(&is_there, &absent, warnings);
         let mut projector = Projector::default();
         let alone = weights.is_empty();
         for (index, entry, _) in self.content().filter(|(_, entry, role)| entry.is_file() && *role == Role::Mmproj) {
@@ -107,12 +117,6 @@ impl ModelFolder {
         self.content().filter(move |(index, entry, _)| takes(wanted, *index) && is_one(entry))
     }
 
-    /// Whether a download of the file at an escaped path has begun, which is told by itself.
-    fn is_begun(&self, path: &Path) -> bool {
-        let path = PathBuf::from(text::unescape(&path.to_string_lossy()));
-        self.classes.iter().any(|class| matches!(class, Class::Staging { target, .. } if *target == path))
-    }
-
     /// Says what of it could not be read.
     pub(in crate::store) fn warn_of_unread(&self, model: &mut Model, warnings: &mut Warnings) {
         for unread in &self.tree.unread {
@@ -143,6 +147,14 @@ impl ModelFolder {
                 warnings.add(format!("link within the store, not counted: {name} -> {target}"));
             }
         }
+    }
+}
+
+/// The file that a download has begun to bring, which is told by itself.
+fn begun(class: &Class) -> Option<&Path> {
+    match class {
+        Class::Staging { target, .. } => Some(target),
+        _ => None,
     }
 }
 

@@ -20,13 +20,14 @@ mod sweep;
 mod write;
 
 use std::collections::HashSet;
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio_util::sync::CancellationToken;
 
+use super::absent::{self, Suspect};
 use super::beside::{Beside, Companion};
 use super::fingerprint::Fingerprint;
 use super::headers::Headers;
@@ -160,15 +161,23 @@ impl HfStore {
             });
             weights.add_pieces(&pieces, first, bytes, true, &mut warnings);
         }
-        let is_there = |path: &str| {
-            let path = text::unescape(path);
-            current.is_some_and(|revision| revision.entries.iter().any(|entry| entry.path.as_os_str() == path))
+        let at = |path: &str| current?.entry(Path::new(&text::unescape(path)));
+        let is_there = |path: &str| at(path).is_some();
+        let absent = |index: &str, files: &[(&str, String)]| {
+            let place = |path: &str| beside(Path::new(&text::unescape(path)));
+            let suspects = files.iter().filter_map(|(name, path)| {
+                let (location, status) = place(path)?;
+                Some(Suspect { name, location, status })
+            });
+            let suspects: Vec<Suspect<'_>> = suspects.collect();
+            match place(index).filter(|_| suspects.len() == files.len()) {
+                Some((index, status)) => {
+                    absent::find_remembered(&self.headers, &self.root, (&index, &status), &suspects)
+                }
+                None => Vec::new(),
+            }
         };
-        let lacks = |index: &str, name: &str, path: &str| {
-            let at = |path: &str| Some(beside(Path::new(&text::unescape(path)))?.0);
-            shards::absent_tensor(&self.root, &at(index)?, name, &at(path)?)
-        };
-        weights.compare_indexes(&is_there, &lacks, &mut warnings);
+        weights.compare_indexes(&is_there, &absent, &mut warnings);
         let (mut projector, alone) = (Projector::default(), weights.is_empty());
         for file in revisions.first().iter().flat_map(|revision| details::sidecars(repository, revision)) {
             let name = || text::printable_path(file.path());
@@ -217,7 +226,8 @@ impl Store for HfStore {
     }
 
     fn scan(&self, sink: &mut dyn FnMut(Row), cancel: &CancellationToken) -> StoreSummary {
-        let add = |repository: &Repository, row: &mut Row| self.add_headers(repository, &|_, _| true, row);
+        let store = self.clone().with_headers(self.headers.until(cancel));
+        let add = |repository: &Repository, row: &mut Row| store.add_headers(repository, &|_, _| true, row);
         let summary = scan::scan(&self.root, &self.links, &add, sink, cancel);
         self.headers.keep();
         if !cancel.is_cancelled() {
@@ -409,7 +419,8 @@ fn chosen<'a>(repository: &'a Repository, part: &'a Part) -> Result<Chosen<'a>> 
             Box::new(move |of, path| of == commit && is(path))
         }
         Part::Files(paths) => {
-            Box::new(move |_, path| paths.iter().any(|wanted| path.as_os_str() == text::unescape(wanted)))
+            let paths: HashSet<OsString> = paths.iter().map(|wanted| text::unescape(wanted)).collect();
+            Box::new(move |_, path| paths.contains(path.as_os_str()))
         }
     })
 }

@@ -16,6 +16,8 @@ use crate::store::planning::lexical;
 
 /// Longest ref file and link text that is believed.
 const MAX_REF: u64 = 4096;
+/// Files of a revision among which one is searched from the first to the last: most revisions have no more.
+const FEW: usize = 32;
 /// Most entries of one repository; beyond it the repository is told as unknown instead of filling the memory.
 const MAX_ENTRIES: usize = 4_000_000;
 
@@ -113,7 +115,30 @@ impl Revision {
         let plain = !(bytes.ends_with(b"/") || bytes.ends_with(b"/."))
             && !bytes.windows(2).any(|pair| pair == b"//")
             && !bytes.windows(3).any(|three| three == b"/./");
-        self.entries.iter().find(|entry| if plain { entry.path.as_os_str() == path } else { entry.path == path })
+        let plainly: PathBuf;
+        let wanted = if plain {
+            path.as_os_str()
+        } else {
+            plainly = path.components().collect();
+            plainly.as_os_str()
+        };
+        if self.entries.len() <= FEW {
+            return self.entries.iter().find(|entry| entry.path.as_os_str() == wanted);
+        }
+        let found = self.entries.binary_search_by(|entry| {
+            #[cfg(test)]
+            tests::COMPARED.with(|count| count.set(count.get() + 1));
+            entry.path.as_os_str().cmp(wanted)
+        });
+        found.ok().and_then(|at| self.entries.get(at))
+    }
+
+    /// Puts its files in order, where they are so many that searching among them takes long.
+    fn order(&mut self) {
+        let order = |a: &Entry, b: &Entry| a.path.as_os_str().cmp(b.path.as_os_str());
+        if self.entries.len() > FEW && !self.entries.is_sorted_by(|a, b| order(a, b).is_le()) {
+            self.entries.sort_unstable_by(order);
+        }
     }
 }
 
@@ -374,6 +399,7 @@ impl Repository {
                 })
             {
                 revision.entries = entries;
+                revision.order();
                 self.revisions.push(revision);
                 continue;
             }
@@ -386,6 +412,7 @@ impl Repository {
             if let (Some(known), Some(listing)) = (known, listing.filter(|_| self.unreadable.len() == unread)) {
                 known.links.end(listing);
             }
+            revision.order();
             self.revisions.push(revision);
         }
     }
@@ -581,5 +608,36 @@ impl Repository {
     pub(super) fn unfinished(&self) -> impl Iterator<Item = (&OsString, &[u8])> {
         self.partials()
             .filter(|(_, etag)| self.blobs.get(OsStr::from_bytes(etag)).is_none_or(|blob| blob.payload().is_none()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        /// Paths of entries that this thread compared with one that it looked for.
+        pub(super) static COMPARED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_file_is_found_among_very_many_without_looking_at_all_of_them() {
+        for count in [FEW, 10_000] {
+            let path = |at: usize| PathBuf::from(format!("{}/part-{at}.safetensors", at % 7));
+            let entries = (0..count).map(|at| Entry { path: path(at), content: Content::Other }).collect();
+            let mut revision = Revision { commit: OsString::from("c"), entries };
+            revision.order();
+            COMPARED.set(0);
+            for at in 0..count {
+                let path = path(at);
+                assert_eq!(revision.entry(&path).map(|entry| &entry.path), Some(&path));
+            }
+            assert!(revision.entry(Path::new("0//part-0.safetensors")).is_some());
+            assert!(revision.entry(Path::new("0/./part-0.safetensors")).is_some());
+            assert!(revision.entry(Path::new("0")).is_none());
+            assert!(COMPARED.get() <= (count + 3) * 15, "{}", COMPARED.get());
+        }
     }
 }

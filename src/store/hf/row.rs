@@ -1,6 +1,6 @@
 //! A repository as a row of the table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -146,14 +146,12 @@ impl Lacks {
         }
         if !missing.is_empty() {
             let revisions = super::details::by_name(repository);
-            for set in
-                sets::of(repository, &revisions, &|_, _| true).iter().filter(|set| set.is_here() && set.is_sharded())
-            {
-                let key = set_of(set.path);
-                let before = missing.len();
-                missing.retain(|path| set_of(path) != key);
-                shards |= missing.len() < before;
-            }
+            let sets = sets::of(repository, &revisions, &|_, _| true);
+            let here = sets.iter().filter(|set| set.is_here() && set.is_sharded());
+            let here: HashSet<_> = here.filter_map(|set| set_of(set.path)).collect();
+            let before = missing.len();
+            missing.retain(|path| set_of(path).is_none_or(|set| !here.contains(&set)));
+            shards = missing.len() < before;
         }
         Self { missing: missing.into_iter().map(text::printable_path).collect(), shards }
     }

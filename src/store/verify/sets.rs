@@ -1,16 +1,18 @@
 //! What files tell of each other: shards of one set, and the index that names them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Expected, Source};
 use crate::disk::safe;
 use crate::format::safetensors::Index;
 use crate::format::{Structure, read_metadata};
 use crate::model::{FileCheck, FileName, FileStatus, Shard, set_of, text};
-use crate::store::shards::{self, Indexed, Kind, Look, Part, Told, Trouble, file_name, folder, join};
-use crate::store::{mix, pieces};
+use crate::store::shards::{self, Indexed, Kind, Look, Part, Spoken, Told, Trouble, file_name, folder, join};
+use crate::store::{absent, mix, pieces};
 
 /// Most missing shards that are named one by one: a hostile name or header claims up to 999,999.
 const MAX_MISSING: usize = 1000;
@@ -19,14 +21,23 @@ const STRUCTURE: &str = "structure";
 
 /// Compares the members of each set with each other: changes `checks`, which are of `files` in the same order as `told` is, and
 /// adds the files that are missing.
-pub(super) fn compare(root: &Path, files: &[Expected], told: &[Option<Told>], checks: &mut Vec<FileCheck>) {
-    let mut sets = Sets { root, files, told, checks, missing: BTreeSet::new() };
+pub(super) fn compare(
+    root: &Path,
+    files: &[Expected],
+    told: &[Option<Told>],
+    checks: &mut Vec<FileCheck>,
+    cancel: &CancellationToken,
+) {
+    let mut by_path: HashMap<&str, Vec<usize>> = HashMap::with_capacity(files.len());
+    files.iter().enumerate().for_each(|(at, file)| by_path.entry(file.path.as_str()).or_default().push(at));
+    let mut sets = Sets { root, files, by_path, told, checks, missing: BTreeSet::new(), cancel };
     let indexes = sets.indexes();
     for (at, indexed) in &indexes {
         sets.compare_index(*at, indexed);
     }
-    let indexes: Vec<Indexed> = indexes.into_iter().map(|(_, indexed)| indexed).collect();
-    sets.compare_numbered(&indexes);
+    let mut spoken = Spoken::default();
+    indexes.iter().for_each(|(_, indexed)| spoken.add(indexed));
+    sets.compare_numbered(&spoken);
     sets.compare_pieces();
     sets.compare_commits();
     let missing = sets.missing;
@@ -43,9 +54,12 @@ type Members<'a> = BTreeMap<u32, (Shard<'a>, usize)>;
 struct Sets<'a> {
     root: &'a Path,
     files: &'a [Expected],
+    /// The files of each path, of which revisions may have several.
+    by_path: HashMap<&'a str, Vec<usize>>,
     told: &'a [Option<Told>],
     checks: &'a mut [FileCheck],
     missing: BTreeSet<String>,
+    cancel: &'a CancellationToken,
 }
 
 impl Sets<'_> {
@@ -68,9 +82,8 @@ impl Sets<'_> {
     fn compare_index(&mut self, at: usize, indexed: &Indexed) {
         let index_file = &self.files[at];
         let place = |path: &str| {
-            self.files
-                .iter()
-                .position(|file| file.path == path && shares_revision(&file.revisions, &index_file.revisions))
+            let shares = |at: &&usize| shares_revision(&self.files[**at].revisions, &index_file.revisions);
+            self.by_path.get(path)?.iter().find(shares).copied()
         };
         let lies_there = |path: &str| {
             let below = folder(&indexed.path);
@@ -91,21 +104,29 @@ impl Sets<'_> {
                     Look::Absent
                 }
             }
-            Some(at) => {
-                self.told.get(at).and_then(Option::as_ref).map_or(Look::Elsewhere, |told| Look::Here(told.clone()))
+            Some(at) => self.told.get(at).and_then(Option::as_ref).map_or(Look::Elsewhere, Look::Here),
+        };
+        let absent = |files: &[(&str, String)]| {
+            let located = files.iter().filter_map(|(name, path)| Some((*name, &*self.files[place(path)?].location)));
+            let located: Vec<(&str, &Path)> = located.collect();
+            if located.len() != files.len() {
+                return Vec::new();
             }
+            absent::find(
+                &index_file.location,
+                &located,
+                &mut |path| safe::open_below(self.root, path).ok(),
+                self.cancel,
+            )
         };
-        let lacks = |name: &str, path: &str| {
-            shards::absent_tensor(self.root, &index_file.location, name, &self.files[place(path)?].location)
-        };
-        let troubles = shards::against_index(indexed, &look, &lacks);
+        let troubles = shards::against_index(indexed, &look, &absent);
         let places: Vec<Option<usize>> = troubles.iter().map(|trouble| place(&trouble.path)).collect();
         for (trouble, place) in troubles.into_iter().zip(places) {
             self.take(trouble, place);
         }
     }
 
-    fn compare_numbered(&mut self, indexes: &[Indexed]) {
+    fn compare_numbered(&mut self, spoken: &Spoken) {
         let mut sets: BTreeMap<(&str, _, String), Members<'_>> = BTreeMap::new();
         for (at, file) in self.files.iter().enumerate() {
             let name = file_name(&file.path);
@@ -121,13 +142,13 @@ impl Sets<'_> {
         for ((below, _, extension), members) in sets {
             let Some((_, first)) = members.values().next() else { continue };
             // An index knows better than names.
-            if !indexes.iter().any(|index| index.speaks_for(&self.files[*first].path)) {
+            if !spoken.speaks_for(&self.files[*first].path) {
                 let here: Vec<Shard<'_>> = members.values().map(|(shard, _)| *shard).collect();
                 let location = &self.files[*first].location;
                 let names = shards::missing_names(&here, &|| extension.clone()).into_iter().take(MAX_MISSING);
                 let gone = names.filter(|name| !lies_beside(self.root, location, text::unescape(name)));
                 let gone: Vec<String> = gone.map(|name| join(below, &name)).collect();
-                self.missing.extend(gone.into_iter().filter(|path| !self.files.iter().any(|file| file.path == *path)));
+                self.missing.extend(gone.into_iter().filter(|path| !self.by_path.contains_key(path.as_str())));
             }
             let parts: Vec<Part<'_>> = members
                 .values()
@@ -136,8 +157,10 @@ impl Sets<'_> {
                     Some(Part { path: &self.files[at].path, shard, told })
                 })
                 .collect();
+            let places: HashMap<&str, usize> =
+                members.values().rev().map(|(_, at)| (self.files[*at].path.as_str(), *at)).collect();
             for trouble in shards::against_each_other(&parts) {
-                let place = members.values().map(|(_, at)| *at).find(|at| self.files[*at].path == trouble.path);
+                let place = places.get(trouble.path.as_str()).copied();
                 self.take(trouble, place);
             }
         }
