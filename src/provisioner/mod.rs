@@ -58,6 +58,7 @@ mod outstanding;
 mod plan;
 mod remote_header;
 mod remote_row;
+mod renewal;
 mod source;
 mod updates;
 mod whole;

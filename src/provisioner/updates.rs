@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::ModelProvisioner;
 use super::plan::DEFAULT_REVISION;
+use super::renewal::{Renewal, renewal};
+use super::{DestinationKind, DownloadRequest, ModelProvisioner};
 use crate::error::{Error, Result};
+use crate::model::selection::Candidates;
 use crate::model::selector::Selector;
-use crate::model::{ModelId, RemoteFile, RepoPath, StoreKind, text};
+use crate::model::{Digest, ModelId, RemoteFile, RepoPath, StoreKind, text};
 use crate::store::Store;
-use crate::store::flat::{Record, RecordedFile};
+use crate::store::flat::{Record, RecordedFile, tree};
 use crate::store::hf::{HfStore, Pinned};
 
 /// A model whose repository has moved on. Serialises as an element of `updates --json`.
@@ -24,9 +26,13 @@ pub struct ModelUpdate {
     pub pinned: String,
     /// The commit that the recorded branch or tag means now.
     pub current: String,
-    /// Files here that are others on the hub now; empty when only other files of the repository changed.
+    /// Files here that are others on the hub now, and those that [`Self::request`] takes beside them; empty when only other files
+    /// of the repository changed.
     pub files: Vec<ChangedFile>,
-    /// Bytes that fetching the changed files takes.
+    /// The download that brings the model to the current commit; `None` where the hub has none of its files any more, or none
+    /// goes to its folder.
+    pub request: Option<DownloadRequest>,
+    /// Bytes that it fetches.
     pub fetch_bytes: u64,
     /// Bytes that the present versions of those files take.
     pub free_bytes: u64,
@@ -37,7 +43,7 @@ pub struct ModelUpdate {
 pub struct ChangedFile {
     /// Path in the repository and in the folder.
     pub path: RepoPath,
-    /// Its size here.
+    /// Its size here; 0 when it is not here yet.
     pub size_bytes: u64,
     /// Its size on the hub; `None` when the hub has it no longer.
     pub new_size_bytes: Option<u64>,
@@ -50,13 +56,34 @@ struct Known {
     revision: String,
     commit: String,
     files: Vec<RecordedFile>,
+    /// Whether these are all that the repository had at that commit.
+    complete: bool,
+}
+
+impl Known {
+    /// The files that came from the hub.
+    fn fetched(&self) -> Vec<RemoteFile> {
+        let remote = |file: &RecordedFile| RemoteFile {
+            path: file.path.clone(),
+            size: file.size,
+            digest: file.digest,
+            blob_id: None,
+            xet_hash: None,
+        };
+        self.files.iter().filter(|file| !file.converted).map(remote).collect()
+    }
 }
 
 fn known_cached(store: &HfStore, found: Pinned) -> Known {
+    let listing = found.listing.unwrap_or_default();
+    // A snapshot of plain files has no blobs whose names would tell.
+    let count = listing.len();
+    let digests: BTreeMap<RepoPath, Digest> =
+        listing.into_iter().filter_map(|file| Some((file.path, file.digest?))).collect();
     let file = |file: RemoteFile| RecordedFile {
+        digest: file.digest.or_else(|| digests.get(&file.path).copied()),
         path: file.path,
         size: file.size,
-        digest: file.digest,
         converted: false,
         commit: None,
     };
@@ -65,6 +92,7 @@ fn known_cached(store: &HfStore, found: Pinned) -> Known {
         repository: found.id,
         revision: found.revision,
         commit: found.commit,
+        complete: !digests.is_empty() && found.files.len() == count,
         files: found.files.into_iter().map(file).collect(),
     }
 }
@@ -102,17 +130,70 @@ impl ModelProvisioner {
                 continue;
             }
             let listing = hub.listing(&repository).await?;
-            let files = changed_files(&known.files, &listing.files);
+            let here = known.fetched();
+            let candidates =
+                Candidates { repository: &repository.id, files: &listing.files, refused: &listing.refused };
+            let renewal = renewal(&here, known.complete, &candidates);
+            let mut files = changed_files(&known.files, &listing.files);
+            let taken = renewal.as_ref().map_or(&[][..], |renewal| &renewal.files);
+            let new = taken.iter().filter(|file| here.iter().all(|known| known.path != file.path));
+            files.extend(new.map(|file| ChangedFile {
+                path: file.path.clone(),
+                size_bytes: 0,
+                new_size_bytes: Some(file.size),
+            }));
+            let is_taken = |changed: &&ChangedFile| taken.iter().any(|file| file.path == changed.path);
+            let fetch_bytes = files.iter().filter(is_taken).filter_map(|file| file.new_size_bytes).sum();
+            let (model, revision, id) = (known.model.clone(), known.revision.clone(), known.repository.clone());
+            let made = known.files.iter().any(|file| file.converted);
+            let request = match renewal {
+                Some(renewal) => self.blocking(move |this| this.asking(&model, &id, &revision, made, renewal)).await?,
+                None => None,
+            };
             updates.push(ModelUpdate {
                 model: known.model,
                 pinned: known.commit,
                 current: repository.commit,
-                fetch_bytes: files.iter().filter_map(|file| file.new_size_bytes).sum(),
+                request,
+                fetch_bytes,
                 free_bytes: files.iter().filter(|file| file.new_size_bytes.is_some()).map(|file| file.size_bytes).sum(),
                 files,
             });
         }
         Ok(updates)
+    }
+
+    /// The download of `renewal` that goes where the model is. With `made` there are files that were converted here, and the
+    /// folder's own name says so.
+    fn asking(
+        &self,
+        model: &ModelId,
+        repository: &str,
+        revision: &str,
+        made: bool,
+        renewal: Renewal,
+    ) -> Result<Option<DownloadRequest>> {
+        let label = renewal.quantization.map(|label| format!(":{label}")).unwrap_or_default();
+        let request = |name: &str, to| DownloadRequest {
+            files: renewal.patterns.clone(),
+            to,
+            ..DownloadRequest::new(format!("{name}{label}@{revision}"))
+        };
+        if model.store == StoreKind::Hf {
+            return Ok(Some(request(repository, DestinationKind::Hf)));
+        }
+        let folder = self.store().root().join(text::unescape(&model.id));
+        // With a slash it would be the name of a repository.
+        let own = Some(model.id.as_str()).filter(|id| !id.contains('/'));
+        let names = if made { [own, Some(repository)] } else { [Some(repository), own] };
+        for name in names.into_iter().flatten() {
+            let request = request(name, DestinationKind::Flat);
+            let Ok(reference) = self.reference(&request.reference) else { continue };
+            if self.store().target_folder(&reference, repository).is_ok_and(|target| target == folder) {
+                return Ok(Some(request));
+            }
+        }
+        Ok(None)
     }
 
     /// What is here of each model that can be compared: by its record, or by the refs of the Hugging Face cache.
@@ -161,6 +242,8 @@ impl ModelProvisioner {
             model: ModelId { store: StoreKind::Flat, store_path: self.store().root().to_owned(), id },
             repository: record.repository,
             revision: record.revision,
+            complete: tree::read_tree(&folder, &record.commit)
+                .is_some_and(|all| all.iter().all(|file| record.files.iter().any(|known| known.path == file.path))),
             commit: record.commit,
             files: record.files.into_iter().filter(|file| file.path.below(&folder).is_file()).collect(),
         }
@@ -221,7 +304,6 @@ fn changed_files(recorded: &[RecordedFile], listing: &[RemoteFile]) -> Vec<Chang
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Digest;
 
     #[test]
     fn only_other_content_counts_as_changed() {
