@@ -186,3 +186,47 @@ fn every_tag_with_the_blob_shows_what_was_found_in_one() {
     let bad = quick["models"].as_array().unwrap().iter().filter(|model| model["ok"] == false).count();
     assert_eq!(bad, 2, "{quick}");
 }
+
+#[test]
+fn what_can_be_done_is_said_in_every_store() {
+    let bench = Bench::new();
+    let store = Ollama(bench.scratch.path().join("home/.ollama/models"));
+    let weights = small_gguf(15, 64, 1);
+    store.tag(
+        "registry.ollama.ai/library/llama3.2/3b",
+        &store.manifest(&Ollama::config("Q4_K_M"), &[("model", &weights[..])]),
+    );
+    rot(&store.blob_path(&sha256(&weights)));
+    let ran = bench.run("verify ollama:llama3.2:3b").expect(1);
+    assert!(
+        ran.stderr.contains("ollama rm llama3.2:3b") && ran.stderr.contains("then ollama pull llama3.2:3b"),
+        "{ran:?}"
+    );
+    assert!(bench.run("info ollama:llama3.2:3b").expect(0).stdout.contains("ollama pull llama3.2:3b"));
+    fs::remove_file(store.blob_path(&sha256(&weights))).unwrap();
+    let ran = bench.run("verify ollama:llama3.2:3b").expect(1);
+    assert!(ran.stderr.contains("to fetch what is missing: ollama pull llama3.2:3b"), "{ran:?}");
+
+    // Nothing says where it came from.
+    fs::create_dir_all(bench.model("own")).unwrap();
+    fs::write(bench.model("own/m.gguf"), &gguf(8, "own")[..4000]).unwrap();
+    let ran = bench.run("verify own").expect(1);
+    assert!(ran.stderr.contains("own: nothing says where it came from: delete it and fetch it again"), "{ran:?}");
+}
+
+#[test]
+fn a_few_more_ways_out_are_told_rather_than_counted() {
+    let bench = Bench::new();
+    let damage = |number: usize| {
+        fs::create_dir_all(bench.model(&format!("own-{number:02}"))).unwrap();
+        fs::write(bench.model(&format!("own-{number:02}/m.gguf")), &gguf(8, "own")[..4000]).unwrap();
+    };
+    (0..9).for_each(damage);
+    let told = |ran: &str| ran.matches("nothing says where it came from").count();
+    let ran = bench.run("verify --all").expect(1);
+    assert_eq!(told(&ran.stderr), 9, "{ran:?}");
+    (9..20).for_each(damage);
+    let ran = bench.run("verify --all").expect(1);
+    assert_eq!(told(&ran.stderr), 8, "{ran:?}");
+    assert!(ran.stderr.contains("and 12 more are damaged; verify them by name for the way out"), "{ran:?}");
+}

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::format::Metadata;
 use crate::model::selector::Selector;
 use crate::model::size::grouped;
-use crate::model::{Bytes, Format, Reference, text};
+use crate::model::{Bytes, Format, Reference, text, way_out};
 use crate::store::fit::{self, FitReport};
 use crate::store::flat::ORIGIN_UNKNOWN;
 use crate::store::{Details, Part};
@@ -166,6 +166,9 @@ fn text(details: &Details, fit: Option<&FitReport>, output: &Output) -> String {
     }
     for warning in model.warnings.iter().filter(|warning| !guessed || *warning != ORIGIN_UNKNOWN) {
         fact("warning", Some(warning.clone()));
+    }
+    if let Some(line) = model.damage.and_then(|damage| way_out(model, damage)) {
+        fact("way out", Some(line));
     }
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut out: String = facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect();

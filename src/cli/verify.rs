@@ -13,18 +13,18 @@ use super::list::count;
 use super::output::progress::Bar;
 use super::scan;
 use super::session::{Found, Session};
+use super::updates::quoted;
 use crate::config::VerifySettings;
 use crate::error::Error;
 use crate::model::filter::SortKey;
-use crate::model::{Digest, FileCheck, FileStatus, ModelId, StoreKind, Verification, set_of, text};
-use crate::provisioner::PlanTarget;
+use crate::model::{Digest, FileCheck, FileStatus, ORIGIN_UNKNOWN, StoreKind, Verification, set_of, text, way_out};
+use crate::provisioner::{Inventory, PlanTarget};
 use crate::store::verify::{Depth, Event};
 
-/// Models whose way out is told, and files that are named in one.
-const NAMED_WAYS_OUT: usize = 5;
+/// Models whose way out is told, more than these if so few are left, and files that are named in one.
+const NAMED_WAYS_OUT: usize = 8;
+const FEW: usize = 4;
 const MOST_FILES_AGAIN: usize = 8;
-/// Models that are looked up for a way out.
-const LOOKED_UP: usize = 32;
 
 /// `verify --json`.
 #[derive(Serialize)]
@@ -156,12 +156,13 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
         session.output.say(&format!("llorch-models: {} of {} damaged", bad, count(models.len(), "model")));
         let damaged: Vec<Verification> = models.into_iter().filter(|model| !model.ok).collect();
         let begun = damaged.iter().any(|model| model.files.iter().any(|file| is_unnamed(model.model.store, file)));
-        let ((named, others), _) = ways_out(session, damaged).await?;
-        for way_out in named {
-            session.output.say(&format!("to fetch what is damaged again: llorch-models {way_out}"));
+        let ((lines, others), _) = ways_out(session, damaged).await?;
+        for line in lines {
+            session.output.say(&line);
         }
         if others > 0 {
-            session.output.say(&format!("and so on for up to {others} more"));
+            let (verb, those) = if others == 1 { ("is", "it") } else { ("are", "them") };
+            session.output.say(&format!("and {others} more {verb} damaged; verify {those} by name for the way out"));
         }
         if begun {
             session
@@ -173,8 +174,8 @@ pub(super) async fn run(session: &mut Session, arguments: Verify) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// The commands that fetch again what is damaged, of the first models in the stores that downloads go to and whose origin is
-/// known, and how many others there may be: each has to be looked up.
+/// What can be done about the first of these models, a line each or one for each command; and how many others there are: each has
+/// to be looked up.
 async fn ways_out(
     session: &mut Session,
     damaged: Vec<Verification>,
@@ -182,23 +183,45 @@ async fn ways_out(
     let inventory = session.inventory.clone();
     session
         .blocking(move || {
-            let mut known = damaged.iter().filter_map(|verification| {
-                let to = match verification.model.store {
-                    StoreKind::Flat => "",
-                    StoreKind::Hf => " --to hf",
-                    _ => return None,
-                };
-                Some((&verification.model, to, files_again(verification)?))
-            });
-            let commands = |(model, to, again): (&ModelId, &str, Vec<(String, String)>)| {
-                let reference = text::printable(&inventory.contents(model).ok()?.model.reference?);
-                let command = |(at, files)| format!("download {reference}{at}{to}{files}");
-                Some(again.into_iter().map(command).collect::<Vec<String>>())
-            };
-            let named = known.by_ref().take(LOOKED_UP).filter_map(commands).take(NAMED_WAYS_OUT).flatten().collect();
-            (named, known.count())
+            // When few are left, a line that says so would take as much room as theirs.
+            let named = if damaged.len() <= NAMED_WAYS_OUT + FEW { damaged.len() } else { NAMED_WAYS_OUT };
+            let lines = damaged.iter().take(named).flat_map(|verification| way_out_of(&inventory, verification));
+            (lines.collect(), damaged.len() - named)
         })
         .await
+}
+
+/// The commands that fetch again exactly what is damaged, where a download goes to its store and its origin is known; else what can be
+/// done instead.
+fn way_out_of(inventory: &Inventory, verification: &Verification) -> Vec<String> {
+    let id = &verification.model;
+    // What has only begun is no damage that anything but its download mends; and what is gone by now has no way out.
+    if verification.files.iter().all(|file| file.is_ok() || is_unnamed(id.store, file)) {
+        return Vec::new();
+    }
+    let Ok(details) = inventory.contents(id) else { return Vec::new() };
+    let model = &details.model;
+    let to = match id.store {
+        StoreKind::Flat => Some(""),
+        StoreKind::Hf => Some(" --to hf"),
+        _ => None,
+    };
+    let worst = verification.worst();
+    if let (Some(to), Some(reference)) = (to, &model.reference)
+        && worst != FileStatus::Unreadable
+        && !model.warnings.iter().any(|line| line == ORIGIN_UNKNOWN)
+    {
+        let line = |at: &str, files: &str| {
+            let reference = text::printable(reference);
+            format!("to fetch what is damaged again: llorch-models download {reference}{at}{to}{files}")
+        };
+        return match files_again(verification) {
+            Some(again) => again.iter().map(|(at, files)| line(at, files)).collect(),
+            // More files than anybody would type.
+            None => vec![line("", " --file '*' --force")],
+        };
+    }
+    way_out(model, worst).map(|line| format!("{}: {line}", text::printable(&id.id))).into_iter().collect()
 }
 
 /// Whether it is a payload that no listing names: it cannot be asked for by a name.
@@ -223,11 +246,6 @@ fn files_again(model: &Verification) -> Option<Vec<(String, String)>> {
     if count == 0 || count > MOST_FILES_AGAIN {
         return None;
     }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/+=@:,".contains(c);
-    let quoted = |path: &str| match text::printable(path) {
-        path if path.chars().all(plain) => path,
-        path => format!("'{}'", path.replace('\'', "'\\''")),
-    };
     let command = |(commit, files): (Option<&str>, BTreeMap<&str, bool>)| {
         let named: String = files.keys().map(|path| format!(" --file {}", quoted(path))).collect();
         let force = if files.values().any(|there| *there) { " --force" } else { "" };

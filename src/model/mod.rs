@@ -21,6 +21,7 @@ pub mod size;
 mod sweep;
 pub mod text;
 mod verification;
+mod way_out;
 
 pub use destination::DestinationKind;
 pub use digest::{Algorithm, Digest};
@@ -41,3 +42,4 @@ pub use row::{Format, Holder, Model, StoreSummary};
 pub use size::{Bytes, Rate};
 pub use sweep::{Certainty, Garbage, Sweep, SweepItem, SweepStep};
 pub use verification::{FileCheck, FileStatus, Verification};
+pub use way_out::{ORIGIN_UNKNOWN, way_out};

@@ -138,3 +138,12 @@ pub struct Verification {
     /// Every file that belongs to it, missing ones included.
     pub files: Vec<FileCheck>,
 }
+
+impl Verification {
+    /// The worst state of its files.
+    #[must_use]
+    pub fn worst(&self) -> FileStatus {
+        let wrong = self.files.iter().filter(|file| !file.is_ok()).map(|file| file.status);
+        wrong.reduce(FileStatus::worse).unwrap_or(FileStatus::Ok)
+    }
+}

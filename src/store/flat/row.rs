@@ -17,7 +17,7 @@ use crate::store::tree::Entry;
 use crate::store::weights::no_model;
 
 /// The warning of a folder that no record says anything of.
-pub const ORIGIN_UNKNOWN: &str = "origin unknown";
+pub use crate::model::ORIGIN_UNKNOWN;
 
 fn shown(path: &Path) -> String {
     text::printable_path(path)

@@ -11,7 +11,7 @@ use crate::format::{Metadata, Structure};
 use crate::jobs::{JobOutcome, JobStatus};
 use crate::model::filter::last_use;
 use crate::model::memory::Verdict;
-use crate::model::{Bytes, Holder, Model, Rate, size, text as clean};
+use crate::model::{Bytes, Holder, Model, Rate, size, text as clean, way_out};
 use crate::store::fit::FitReport;
 use crate::store::{Evidence, Load, Loads, Part, fit};
 use crate::tui::state::{Focus, State, Subject};
@@ -124,6 +124,9 @@ fn model(page: &mut Page<'_>, state: &State) {
     }
     if let Some(state) = model.state().filter(|_| model.warnings.is_empty()) {
         page.say(&format!("! {state}"), Role::Bad);
+    }
+    if let Some(line) = model.damage.and_then(|damage| way_out(model, damage)) {
+        page.say(&line, Role::Text);
     }
     if row.model.protected {
         page.say("protected by the configuration: no plan takes it", Role::Good);
@@ -354,7 +357,7 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
     );
     page.known("path", job.path.as_deref().map(|job| path(job, &state.facts.home)));
     if let Some(outcome) = job.outcome.as_deref() {
-        result(page, outcome);
+        result(page, state, outcome);
     }
     if !job.output.is_empty() {
         page.gap();
@@ -392,7 +395,7 @@ fn job(page: &mut Page<'_>, state: &State, job: &JobStatus) {
     }
 }
 
-fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
+fn result(page: &mut Page<'_>, state: &State, outcome: &JobOutcome) {
     match outcome {
         JobOutcome::Fetched(bytes) => page.field("fetched", &Bytes(*bytes).to_string()),
         JobOutcome::Converted(bytes) => page.field("converted", &Bytes(*bytes).to_string()),
@@ -420,6 +423,10 @@ fn result(page: &mut Page<'_>, outcome: &JobOutcome) {
             for model in models {
                 page.gap();
                 page.say(&clean::printable(&model.model.id), Role::Title);
+                let row = state.models.get(&model.model);
+                if let Some(line) = row.and_then(|row| way_out(&row.model, model.worst())) {
+                    page.say(&line, Role::Text);
+                }
                 for file in &model.files {
                     let role = if file.is_ok() { Role::Good } else { Role::Bad };
                     let name = text::cut_middle(&file.path, page.width.saturating_sub(12), page.ellipsis);
