@@ -8,7 +8,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::json::{self, bounded, object};
+use super::json::{self, as_python_reads, bounded, object};
 use super::{Kind, Metadata};
 use crate::model::{Format, text};
 
@@ -76,6 +76,7 @@ impl AdapterConfig {
     /// A line that says what is wrong: too long, or no JSON object.
     pub fn read(reader: impl Read) -> Result<Self, String> {
         let bytes = bounded(reader, LONGEST)?;
+        let bytes = as_python_reads(&bytes);
         let raw: Raw<'_> = object(&bytes)?;
         let known = |raw: Option<&RawValue>| json::text(raw, LONGEST_TEXT);
         let rank = raw.r.and_then(|raw| serde_json::from_str(raw.get()).ok());
@@ -124,6 +125,14 @@ mod tests {
         assert_eq!(config.adapter.to_string(), "LoRA adapter, rank 16, alpha 32");
         let other = AdapterConfig::read(&br#"{"peft_type":"IA3","base_model_name_or_path":null}"#[..]).unwrap();
         assert_eq!((other.adapter.to_string(), other.base_model), ("IA3 adapter".to_owned(), None));
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_lose_nothing_else() {
+        let text =
+            br#"{"lora_dropout":NaN,"peft_type":"LORA","r":16,"scale":-Infinity,"base_model_name_or_path":"org/base"}"#;
+        let config = AdapterConfig::read(&text[..]).unwrap();
+        assert_eq!((config.adapter.rank, config.base_model.as_deref()), (Some(16), Some("org/base")));
     }
 
     #[test]

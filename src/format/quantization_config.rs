@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Metadata;
-use super::json::{self, bounded, object};
+use super::json::{self, as_python_reads, bounded, object};
 use super::safetensors::Packed;
 use crate::model::{Format, Quantization};
 
@@ -76,6 +76,7 @@ impl QuantizationConfig {
     /// A line that says what is wrong: too long, no JSON object, or one that names no quantization.
     pub fn read(reader: impl Read) -> Result<Self, String> {
         let bytes = bounded(reader, LONGEST)?;
+        let bytes = as_python_reads(&bytes);
         let raw: Raw<'_> = object(&bytes)?;
         if let Some(inner) = raw.quantization.and_then(|raw| object::<Raw<'_>>(raw.get().as_bytes()).ok()) {
             let plain = Self { method: "modelopt".to_owned(), ..Self::default() };
