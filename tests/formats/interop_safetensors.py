@@ -114,6 +114,19 @@ def read(folder):
     return told
 
 
+def try_each(folder):
+    """What the package reads of each file: its metadata and the shapes of its tensors, or None."""
+    told = {}
+    for name in os.listdir(folder):
+        try:
+            with safe_open(os.path.join(folder, name), "np") as opened:
+                shapes = sorted([key, opened.get_slice(key).get_shape()] for key in opened.keys())
+                told[name] = [shapes, opened.metadata() or {}]
+        except safetensors.SafetensorError:
+            told[name] = None
+    return told
+
+
 def ints(values, bits):
     """Numbers of so many bits along the last axis of uint32, without gaps; the lowest bits first."""
     low = ((values[..., None].astype(np.uint32) >> np.arange(bits, dtype=np.uint32)) & 1).astype(np.uint8)
@@ -288,4 +301,4 @@ def pack(folder):
     return told
 
 
-json.dump({"write": write, "read": read, "pack": pack}[sys.argv[1]](sys.argv[2]), sys.stdout)
+json.dump({"write": write, "read": read, "pack": pack, "try": try_each}[sys.argv[1]](sys.argv[2]), sys.stdout)

@@ -15,6 +15,7 @@ use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::interop::run_python;
+use crate::safetensors::{odd_headers, verdict};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/interop_safetensors.py");
 
@@ -53,6 +54,27 @@ fn rows(base: &Path) -> BTreeMap<String, (Model, Option<u64>)> {
     };
     store.scan(&mut sink, &CancellationToken::new());
     rows
+}
+
+#[test]
+#[ignore = "needs Python with the package safetensors"]
+fn odd_headers_that_the_package_reads_are_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let headers = odd_headers();
+    for (at, json) in headers.iter().enumerate() {
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[0; 8]].concat();
+        std::fs::write(folder.path().join(at.to_string()), bytes).unwrap();
+    }
+    let theirs = python("try", folder.path());
+    assert_eq!(theirs.as_object().unwrap().len(), headers.len());
+    for (at, header) in headers.iter().enumerate() {
+        let theirs = &theirs[at.to_string()];
+        let (is_one, told) = verdict(header);
+        assert_eq!(is_one, !theirs.is_null(), "{header}");
+        if let Some(told) = told {
+            assert_eq!(json!(told), *theirs, "{header}");
+        }
+    }
 }
 
 #[test]

@@ -30,7 +30,9 @@ const SUMMARY_HEADER: u64 = (64 << 10) - 1024;
 /// Whether a file that begins so can be a safetensors file: a sensible length, then a JSON object.
 pub(super) fn starts_like_one(head: &[u8]) -> bool {
     let Some((length, rest)) = head.split_first_chunk::<8>() else { return false };
-    (2..=LONGEST_HEADER).contains(&u64::from_le_bytes(*length)) && rest.first() == Some(&b'{')
+    let first = rest.iter().find(|byte| !parse::is_white(**byte));
+    (2..=LONGEST_HEADER).contains(&u64::from_le_bytes(*length))
+        && (first == Some(&b'{') || first.is_none() && !rest.is_empty())
 }
 
 /// What the header of a file of `length` bytes tells. With `start_only`, larger headers are not read.

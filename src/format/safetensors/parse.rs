@@ -5,7 +5,7 @@
 //! the format does not have.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use ::safetensors::Dtype;
@@ -22,8 +22,9 @@ use crate::format::warnings::{shortened, shown};
 const MOST_TENSORS: usize = 100_000;
 /// Types whose names are kept; the format has 24.
 const MOST_TYPES: u8 = 32;
-/// Dimensions of a tensor.
-const MOST_DIMENSIONS: u8 = 16;
+/// Dimensions of a tensor, as many as numpy has at most, and those of all tensors.
+const MOST_DIMENSIONS: u8 = 64;
+const ALL_DIMENSIONS: usize = 16 * MOST_TENSORS;
 /// Bytes of a tensor's name.
 const LONGEST_NAME: usize = 65_535;
 /// Keys of one tensor that the format does not have.
@@ -90,7 +91,7 @@ impl Raw {
 
 /// Takes the bytes of a header apart.
 pub(super) fn parse(bytes: Vec<u8>) -> Result<Raw, Error> {
-    if bytes.first() != Some(&b'{') {
+    if bytes.iter().find(|byte| !is_white(**byte)) != Some(&b'{') {
         return Err(Error::NotSafetensors);
     }
     if has_many_escapes(&bytes) {
@@ -99,6 +100,11 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Raw, Error> {
     let text = String::from_utf8(bytes).map_err(|_| malformed("it is no UTF-8"))?;
     let raw = Walk { text: &text, bytes: text.as_bytes(), at: 0 }.header()?;
     Ok(Raw { text, ..raw })
+}
+
+/// Whether a byte may stand between the parts of JSON.
+pub(super) fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
 fn malformed(what: impl Into<String>) -> Error {
@@ -116,18 +122,20 @@ impl<'a> Walk<'a> {
     fn header(mut self) -> Result<Raw, Error> {
         let mut raw = Raw::default();
         let mut seen = Seen::default();
-        let mut last_type = 0;
+        let (mut last_type, mut twice) = (0, false);
         self.open(b'{')?;
         let mut first = true;
         while self.next(b'}', &mut first)? {
             let (at, name) = self.key()?;
-            if !seen.insert(name.as_bytes()) {
-                return Err(malformed(format!("'{}' is there twice", shown(name.as_bytes()))));
-            }
+            let is_new = seen.insert(name.as_bytes());
             if name == "__metadata__" {
-                raw.metadata = self.other::<Texts>()?.0;
+                if !is_new {
+                    return Err(malformed(format!("'{name}' is there twice")));
+                }
+                raw.metadata = self.other::<Option<Texts>>()?.map_or_else(BTreeMap::new, |texts| texts.0);
                 continue;
             }
+            twice |= !is_new;
             if raw.tensors.len() == MOST_TENSORS {
                 return Err(Error::TooMuch(format!("more than {MOST_TENSORS} tensors")));
             }
@@ -145,7 +153,23 @@ impl<'a> Walk<'a> {
         if self.at < self.bytes.len() {
             return Err(self.wrong("more after its end"));
         }
+        if twice {
+            self.keep_last(&mut raw);
+        }
         Ok(raw)
+    }
+
+    /// Of entries with the same name the last counts, as for the crate.
+    fn keep_last(&self, raw: &mut Raw) {
+        let mut names: HashSet<&str> = HashSet::with_capacity(raw.tensors.len());
+        let text = |name: Name| {
+            let text = if name.is_decoded { raw.decoded.as_str() } else { self.text };
+            text.get(name.start as usize..name.start as usize + name.length as usize).unwrap_or_default()
+        };
+        let mut kept: Vec<Tensor> = Vec::with_capacity(raw.tensors.len());
+        kept.extend(raw.tensors.iter().rev().filter(|tensor| names.insert(text(tensor.name))));
+        kept.reverse();
+        raw.tensors = kept;
     }
 
     /// Where a name stands that begins at `at` of the header.
@@ -163,20 +187,24 @@ impl<'a> Walk<'a> {
 
     /// An entry without its name.
     fn tensor(&mut self, raw: &mut Raw, last_type: &mut usize) -> Result<Tensor, Error> {
+        self.white();
+        if self.peek() == Some(b'[') {
+            return self.listed_tensor(raw, last_type);
+        }
         let (mut dtype, mut shape, mut place) = (None, None, None);
         let (mut first, mut unknown) = (true, 0);
         self.open(b'{')?;
         while self.next(b'}', &mut first)? {
             let (_, key) = self.key()?;
             let is_new = match key.as_ref() {
-                "dtype" => dtype.replace(kind_of(&self.string()?.1, &mut raw.types, last_type)).is_none(),
+                "dtype" => dtype.replace(kind_of(&self.dtype()?, &mut raw.types, last_type)).is_none(),
                 "shape" => shape.replace(self.numbers(&mut raw.shapes)?).is_none(),
                 "data_offsets" => place.replace(self.pair()?).is_none(),
                 _ => {
                     self.other::<IgnoredAny>()?;
                     unknown += 1;
                     if unknown > MOST_UNKNOWN {
-                        return Err(malformed("keys that no tensor has"));
+                        return Err(Error::TooMuch(format!("more than {MOST_UNKNOWN} unknown keys of a tensor")));
                     }
                     true
                 }
@@ -192,6 +220,27 @@ impl<'a> Walk<'a> {
         Ok(Tensor { begin, end, name: Name { start: 0, length: 0, is_decoded: false }, shape, dimensions, dtype })
     }
 
+    /// An entry that is a list of its values, which the crate takes, too.
+    fn listed_tensor(&mut self, raw: &mut Raw, last_type: &mut usize) -> Result<Tensor, Error> {
+        self.open(b'[')?;
+        let dtype = kind_of(&self.dtype()?, &mut raw.types, last_type);
+        self.open(b',')?;
+        let (shape, dimensions) = self.numbers(&mut raw.shapes)?;
+        self.open(b',')?;
+        let (begin, end) = self.pair()?;
+        self.open(b']')?;
+        Ok(Tensor { begin, end, name: Name { start: 0, length: 0, is_decoded: false }, shape, dimensions, dtype })
+    }
+
+    /// The name of a type, which may also stand as the only key of an object.
+    fn dtype(&mut self) -> Result<Cow<'a, str>, Error> {
+        self.white();
+        if self.peek() == Some(b'{') {
+            return Err(Error::TooMuch("a type that is an object".to_owned()));
+        }
+        Ok(self.string()?.1)
+    }
+
     fn wrong(&self, what: &str) -> Error {
         malformed(format!("{what} at byte {}", self.at))
     }
@@ -205,7 +254,7 @@ impl<'a> Walk<'a> {
         if self.peek().is_some_and(|byte| byte > b' ') {
             return;
         }
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+        while self.peek().is_some_and(is_white) {
             self.at += 1;
         }
     }
@@ -308,8 +357,10 @@ impl<'a> Walk<'a> {
         let mut first = true;
         self.open(b'[')?;
         while self.next(b']', &mut first)? {
-            if count == MOST_DIMENSIONS {
-                return Err(malformed(format!("more than {MOST_DIMENSIONS} dimensions")));
+            if count == MOST_DIMENSIONS || shapes.len() == ALL_DIMENSIONS {
+                return Err(Error::TooMuch(format!(
+                    "a tensor of more than {MOST_DIMENSIONS} dimensions, or too many of all"
+                )));
             }
             shapes.push(self.number()?);
             count += 1;
