@@ -493,6 +493,10 @@ impl Fetcher<'_> {
         let come = async {
             let RemoteHeader { repository, commit, .. } = self.header;
             let mut body = self.hub.open(repository, commit, file, start..end, validator.as_ref()).await?;
+            if body.from != 0 && body.from != start {
+                let reason = format!("asked for bytes from {start} on, it sent those from {} on", body.from);
+                return Err(Error::BadAnswer { url: self.hub.endpoint().to_owned(), reason });
+            }
             if body.from != start {
                 // It sends the whole file, of which no more is taken than what was asked for.
                 bytes.clear();
