@@ -131,3 +131,49 @@ fn a_name_as_it_is_shown_is_taken_back() {
     }
     assert!(run(&bench, &["info", "..\\u{2f}x"]).expect(1).error().contains("invalid reference"));
 }
+
+#[test]
+fn in_the_cache_a_label_of_a_header_selects_as_in_a_folder() {
+    let bench = Bench::new();
+    // Both say Q4_K_M in their headers.
+    for (path, seed) in [("weights.gguf", 1), ("weights-Q8_0.gguf", 2)] {
+        support::stores::put(bench.hub.root().join("org/q").join(path), &support::stores::small_gguf(15, 16, seed));
+    }
+    bench.run("download org/q --to hf --file *.gguf").expect(0);
+    let listed = bench.run("list --json").expect(0).json();
+    let mut selects: Vec<&str> =
+        listed["models"][0]["selects"].as_array().unwrap().iter().filter_map(|label| label.as_str()).collect();
+    selects.sort_unstable();
+    assert_eq!(selects, ["Q4_K_M", "Q8_0"]);
+    for line in ["verify hf:org/q:Q4_K_M --json", "verify org/q:Q4_K_M --json"] {
+        let verified = bench.run(line).expect(0).json();
+        let files = verified["models"][0]["files"].as_array().unwrap();
+        assert_eq!(files.iter().map(|file| file["path"].as_str().unwrap()).collect::<Vec<_>>(), ["weights.gguf"]);
+    }
+    let info = bench.run("info hf:org/q:Q4_K_M --json").expect(0).json();
+    assert_eq!(info["file_count"], 1, "{info}");
+    bench.run("delete hf:org/q:Q5_0 --yes").expect(1);
+    bench.run("delete hf:org/q:Q4_K_M --yes").expect(0);
+    let left = bench.run("verify hf:org/q --json").expect(0).json();
+    let files = left["models"][0]["files"].as_array().unwrap();
+    assert_eq!(files.iter().map(|file| file["path"].as_str().unwrap()).collect::<Vec<_>>(), ["weights-Q8_0.gguf"]);
+    // With the last of them everything goes.
+    bench.run("delete hf:org/q:Q8_0 --yes").expect(0);
+    assert!(!bench.scratch.path().join("home/.cache/huggingface/hub/models--org--q").exists());
+}
+
+#[test]
+fn names_that_differ_in_the_case_of_their_ending_are_two_models() {
+    let bench = with(&["loose.gguf", "loose.GGUF", "in/two.gguf", "in/two.GGUF"]);
+    let listed = bench.run("list --json").expect(0).json();
+    let rows = listed["models"].as_array().unwrap();
+    let mut ids: Vec<&str> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["in", "loose.GGUF", "loose.gguf"]);
+    for id in ["loose.gguf", "loose.GGUF"] {
+        let info = bench.run(&format!("info {id} --json")).expect(0).json();
+        assert_eq!((info["id"].as_str(), info["file_count"].as_u64()), (Some(id), Some(1)));
+    }
+    bench.run("delete loose.GGUF --yes").expect(0);
+    assert!(bench.model("loose.gguf").exists() && !bench.model("loose.GGUF").exists());
+}

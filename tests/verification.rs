@@ -427,3 +427,80 @@ fn in_the_cache_a_file_is_fetched_again_for_the_revision_that_has_it() {
     bench.run(&cure).expect(0);
     bench.run("verify hf:org/S").expect(0);
 }
+
+#[test]
+fn bytes_behind_safetensors_are_damage_and_behind_gguf_are_not() {
+    let bench = Bench::new();
+    for folder in ["st", "gg"] {
+        fs::create_dir_all(bench.model(folder)).unwrap();
+    }
+    fs::write(bench.model("st/model.safetensors"), [safetensors("w", 1), vec![0]].concat()).unwrap();
+    fs::write(bench.model("gg/m-Q4_K_M.gguf"), [gguf(), vec![0]].concat()).unwrap();
+    let verified = bench.run("verify flat:st --json").expect(1).json();
+    let padded = file(&verified, "model.safetensors");
+    assert_eq!((&padded["status"], padded.get("padded")), (&"extra".into(), None), "{verified}");
+    let verified = bench.run("verify flat:gg --json").expect(0).json();
+    let padded = file(&verified, "m-Q4_K_M.gguf");
+    assert_eq!((&padded["status"], &padded["padded"]), (&"extra".into(), &true.into()), "{verified}");
+    assert!(padded["note"].as_str().unwrap().contains("the byte behind that means nothing"), "{verified}");
+    for row in bench.run("list --json").expect(0).json()["models"].as_array().unwrap() {
+        let damage = if row["id"] == "st" { (false.into(), "extra".into()) } else { (true.into(), Value::Null) };
+        assert_eq!((&row["complete"], &row["damage"]), (&damage.0, &damage.1), "{row}");
+    }
+    // As it was published, no loader takes it either.
+    bench.hub.put("org/P", "model.safetensors", &[safetensors("w", 1), vec![0]].concat());
+    bench.run("download org/P").expect(0);
+    let verified = bench.run("verify org/P --json").expect(1).json();
+    let published = file(&verified, "model.safetensors");
+    assert_eq!(published["status"], "extra", "{verified}");
+    assert!(published["note"].as_str().unwrap().contains("those that are promised"), "{verified}");
+}
+
+#[test]
+fn weights_that_were_never_written_are_not_right_without_a_checksum() {
+    const SIZE: u64 = 64 << 20;
+    let bench = Bench::new();
+    let header = format!(r#"{{"w":{{"dtype":"U8","shape":[{SIZE}],"data_offsets":[0,{SIZE}]}}}}"#);
+    let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let put = |folder: &str, written: u64| {
+        fs::create_dir_all(bench.model(folder)).unwrap();
+        let path = bench.model(folder).join("model.safetensors");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(start.len() as u64 + SIZE).unwrap();
+        let fill = |from: u64, bytes: &[u8]| std::os::unix::fs::FileExt::write_all_at(&file, bytes, from).unwrap();
+        fill(0, &start);
+        fill(1 << 20, &vec![7; usize::try_from(written).unwrap()]);
+    };
+    put("hole", 0);
+    // Half of it zeros, as `cp --sparse=always` leaves them.
+    put("half", SIZE / 2);
+    for depth in ["", "--quick"] {
+        let verified = bench.run(&format!("verify flat:hole --json {depth}")).expect(1).json();
+        let hole = file(&verified, "model.safetensors");
+        assert_eq!(hole["status"], "truncated", "{verified}");
+        assert!(hole["note"].as_str().unwrap().contains("are on disk"), "{verified}");
+        let verified = bench.run(&format!("verify flat:half --json {depth}")).expect(0).json();
+        assert_eq!(file(&verified, "model.safetensors")["status"], "no-checksum", "{verified}");
+    }
+    for row in bench.run("list --json").expect(0).json()["models"].as_array().unwrap() {
+        let damage = if row["id"] == "hole" { (false.into(), "truncated".into()) } else { (true.into(), Value::Null) };
+        assert_eq!((&row["complete"], &row["damage"]), (&damage.0, &damage.1), "{row}");
+    }
+    // A checksum knows better than holes do.
+    fs::create_dir_all(bench.hub.root().join("org/H")).unwrap();
+    fs::copy(bench.model("hole/model.safetensors"), bench.hub.root().join("org/H/model.safetensors")).unwrap();
+    bench.run("download org/H").expect(0);
+    let published = bench.model("h/model.safetensors");
+    let (bytes, times) = (fs::read(&published).unwrap(), fs::metadata(&published).unwrap().modified().unwrap());
+    let sparse = fs::File::create(&published).unwrap();
+    sparse.set_len(bytes.len() as u64).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, &bytes[..start.len()], 0).unwrap();
+    sparse.set_modified(times).unwrap();
+    let verified = bench.run("verify flat:h --json").expect(0).json();
+    assert_eq!(file(&verified, "model.safetensors")["status"], "ok", "{verified}");
+    let listed = bench.run("list --json --filter name:h").expect(0).json();
+    assert!(
+        listed["models"].as_array().unwrap().iter().any(|row| row["id"] == "h" && row["complete"] == true),
+        "{listed}"
+    );
+}

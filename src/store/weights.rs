@@ -1,12 +1,13 @@
 //! What the weights of a row tell together: the same in every store, which only says which files make up which set.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::absent::Finding;
 use super::headers::Header;
-use super::holes::hole;
+use super::holes::{hole, was_never_written};
 use super::loads::{Load, Loads, Projector};
 use super::pieces::{self, Pieces};
 use super::shards::{self, Indexed, Kind, Look, Part, Spoken, Trouble};
@@ -73,6 +74,10 @@ impl Joined {
         if !whole {
             self.note(FileStatus::Truncated);
         }
+        // Of GGUF nobody minds.
+        if told.format == Format::Safetensors && matches!(told.structure, Structure::Extra { .. }) {
+            self.note(FileStatus::Extra);
+        }
         if told.structure != Structure::Whole || !told.warnings.is_empty() {
             shards::header_lines(&name(), told).into_iter().for_each(|line| warnings.add(line));
         }
@@ -89,16 +94,24 @@ impl Joined {
         }
     }
 
-    /// Says of a file with a header that most of it is not on disk.
+    /// Says of a file with a header that most of it is not on disk; that is damage where the file system names the holes in the
+    /// one that `unpromised` opens: a file of which nobody knows a checksum.
     pub(super) fn look_for_holes(
-        &self,
+        &mut self,
         header: &Header,
         status: &Status,
         name: &dyn Fn() -> String,
+        unpromised: &dyn Fn() -> Option<File>,
         warnings: &mut Warnings,
     ) {
-        if let Some(line) = hole(status.size_bytes, status.disk_bytes).filter(|_| header.is_ok()) {
-            warnings.add(format!("{}: {line}", name()));
+        let Some(line) = hole(status.size_bytes, status.disk_bytes) else { return };
+        let Ok(told) = header else { return };
+        warnings.add(&format!("{}: {line}", name()));
+        if unpromised().is_some_and(|file| was_never_written(&file, status.size_bytes)) {
+            self.note(FileStatus::Truncated);
+            if !matches!(told.structure, Structure::Truncated { .. }) {
+                self.readable = self.readable.saturating_sub(1);
+            }
         }
     }
 

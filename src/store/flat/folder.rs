@@ -5,8 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::record::Record;
+use super::sidecar;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
+use crate::disk::safe;
 use crate::model::{FileName, FileStatus, Inode, Quantization, Role, Shard, text};
 use crate::store::Part;
 use crate::store::beside::Beside;
@@ -84,7 +86,7 @@ impl SetKey {
             folder: path.parent().map(Path::to_owned).unwrap_or_default(),
             stem: parsed.stem().to_owned(),
             shard: parsed.shard().map(|shard| (shard.set().1, shard.set().2)),
-            extension: name.rsplit('.').next().unwrap_or_default().to_ascii_lowercase(),
+            extension: name.rsplit('.').next().unwrap_or_default().to_owned(),
         })
     }
 
@@ -120,7 +122,7 @@ impl WeightSet {
     }
 
     pub(in crate::store) fn is_gguf(&self) -> bool {
-        self.key.extension == "gguf"
+        self.key.extension.eq_ignore_ascii_case("gguf")
     }
 }
 
@@ -251,7 +253,13 @@ impl ModelFolder {
             } else {
                 let header = headers.get(root, &self.location(entry), &entry.status);
                 joined.add(&header, &entry.path, &name, warnings);
-                joined.look_for_holes(&header, &entry.status, &name, warnings);
+                let unpromised = || {
+                    let recorded = entry.path.to_str().and_then(|path| self.record.get()?.file(path)?.digest);
+                    let promised =
+                        recorded.is_some() || sidecar::Metadata::read_below(root, &self.below, &entry.path).is_some();
+                    if promised { None } else { safe::open_below(root, &self.location(entry)).ok() }
+                };
+                joined.look_for_holes(&header, &entry.status, &name, &unpromised, warnings);
             }
         }
         if let Some(metadata) = &mut joined.metadata {

@@ -41,11 +41,13 @@ use super::weights::{Joined, Set, Weights};
 use super::{Details, Figures, Part, Row, Store, StoreLink, Target};
 use crate::disk::deletion::Guard;
 use crate::disk::folder::Folder;
+use crate::disk::safe;
 use crate::error::{Error, Result};
-use crate::model::{ModelKind, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
+use crate::model::{Digest, ModelKind, Plan, Quantization, Reference, StoreKind, StoreSummary, Sweep, text};
 use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
+use sets::WeightSet;
 pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 
 /// A hub cache: the folder that holds `models--org--name`.
@@ -104,6 +106,35 @@ impl HfStore {
         Ok((hub, repository))
     }
 
+    /// What the headers of a set and the files beside it tell.
+    fn join(&self, set: &WeightSet<'_>, warnings: &mut Warnings) -> Joined {
+        let mut joined = Joined::default();
+        for file in &set.files {
+            let name = || text::printable_path(file.path());
+            let header = self.headers.get_named(&self.root, file.status, || file.location(), file.name());
+            joined.add(&header, file.path(), &name, warnings);
+            let unpromised = || {
+                let location = file.location();
+                let promised = location.file_name().and_then(OsStr::to_str).and_then(Digest::parse).is_some();
+                if promised { None } else { safe::open_below(&self.root, &location).ok() }
+            };
+            joined.look_for_holes(&header, file.status, &name, &unpromised, warnings);
+        }
+        (0..set.foreign).for_each(|_| joined.add_unread(None, warnings));
+        if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {
+            let find = |path: &Path| first.beside(path);
+            let beside = Beside { root: &self.root, headers: &self.headers, find: &find };
+            let folder = set.path.parent().unwrap_or(Path::new(""));
+            beside.complete(metadata, folder, &mut |line| warnings.add(&line));
+        }
+        joined
+    }
+
+    /// The quantization that the headers of a set tell.
+    fn shown(&self, set: &WeightSet<'_>) -> Option<Quantization> {
+        self.join(set, &mut Warnings::default()).metadata?.quantization.clone()
+    }
+
     /// Adds to `row` what the headers of its weights tell, of those that are `chosen`.
     fn add_headers(&self, repository: &Repository, chosen: &dyn Fn(&OsStr, &Path) -> bool, row: &mut Row) {
         let mut warnings = Warnings::default();
@@ -120,20 +151,7 @@ impl HfStore {
             }
         }
         for set in all {
-            let mut joined = Joined::default();
-            for file in &set.files {
-                let name = || text::printable_path(file.path());
-                let header = self.headers.get_named(&self.root, file.status, || file.location(), file.name());
-                joined.add(&header, file.path(), &name, &mut warnings);
-                joined.look_for_holes(&header, file.status, &name, &mut warnings);
-            }
-            (0..set.foreign).for_each(|_| joined.add_unread(None, &mut warnings));
-            if let (Some(metadata), Some(first)) = (&mut joined.metadata, set.files.first()) {
-                let find = |path: &Path| first.beside(path);
-                let beside = Beside { root: &self.root, headers: &self.headers, find: &find };
-                let folder = set.path.parent().unwrap_or(Path::new(""));
-                beside.complete(metadata, folder, &mut |line| warnings.add(&line));
-            }
+            let joined = self.join(&set, &mut warnings);
             let set = Set {
                 name: &|| text::printable_path(&set.name()),
                 named: set.named.clone(),
@@ -260,7 +278,7 @@ impl Store for HfStore {
 
     fn details_of(&self, target: &Target) -> Result<Details> {
         let (hub, repository) = self.repository(&target.id)?;
-        let chosen = chosen(&repository, &target.part)?;
+        let chosen = chosen(&repository, &target.part, &|set| self.shown(set))?;
         let mut entries = repository.revisions.iter().flat_map(|of| of.entries.iter().map(|entry| (&of.commit, entry)));
         if !entries.any(|(commit, entry)| chosen(commit, &entry.path))
             && let Some(error) = absent(&target.id, &target.part)
@@ -301,14 +319,14 @@ impl Store for HfStore {
         let figures = |part: &Part| {
             let target = Target { id: id.to_owned(), part: part.clone() };
             let files = self.expected_of(&hub, repository, &target).ok()?;
-            let plan = plan::of(&self.root, &hub, &repositories, &[target]).ok()?;
+            let plan = plan::of(&self.root, &hub, &repositories, &[target], &|set| self.shown(set)).ok()?;
             Some(Figures::of(&self.root, &files, &plan))
         };
         parts.iter().map(figures).collect()
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
-        plan::plan(&self.root, &self.links, targets)
+        plan::plan(&self.root, &self.links, targets, &|set| self.shown(set))
     }
 
     fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
@@ -351,8 +369,9 @@ impl Store for HfStore {
         };
         // Another store may have what this one has not.
         if let Part::Quantization(wanted) = &part {
-            let is = sets::is_named(&repository, wanted);
-            if !repository.revisions.iter().flat_map(|revision| &revision.entries).any(|entry| is(&entry.path)) {
+            let is = sets::meant(&repository, wanted, &|set| self.shown(set));
+            let has = |of: &read::Revision| of.entries.iter().any(|entry| is(&of.commit, &entry.path));
+            if !repository.revisions.iter().any(has) {
                 return Ok(None);
             }
         }
@@ -367,7 +386,7 @@ impl Store for HfStore {
 
 impl HfStore {
     fn expected_of(&self, hub: &Folder, repository: &Repository, target: &Target) -> Result<Vec<Expected>> {
-        let chosen = chosen(repository, &target.part)?;
+        let chosen = chosen(repository, &target.part, &|set| self.shown(set))?;
         let mut expected = expected::expected(hub, repository, &chosen);
         if target.part == Part::Whole {
             expected.extend(expected::unfinished(hub, repository));
@@ -396,7 +415,11 @@ fn absent(id: &str, part: &Part) -> Option<Error> {
 /// Whether a part has the file at a path of a revision.
 type Chosen<'a> = Box<dyn Fn(&OsStr, &Path) -> bool + 'a>;
 
-fn chosen<'a>(repository: &'a Repository, part: &'a Part) -> Result<Chosen<'a>> {
+fn chosen<'a>(
+    repository: &'a Repository,
+    part: &'a Part,
+    shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
+) -> Result<Chosen<'a>> {
     let revision = |wanted: &str| {
         repository.revision(wanted).ok_or_else(|| Error::FileNotFound {
             repository: repository.id.clone(),
@@ -406,17 +429,14 @@ fn chosen<'a>(repository: &'a Repository, part: &'a Part) -> Result<Chosen<'a>> 
     };
     Ok(match part {
         Part::Whole => Box::new(|_, _| true),
-        Part::Quantization(wanted) => {
-            let is = sets::is_named(repository, wanted);
-            Box::new(move |_, path| is(path))
-        }
+        Part::Quantization(wanted) => sets::meant(repository, wanted, shown),
         Part::Revision(wanted) => {
             let commit = &revision(wanted)?.commit;
             Box::new(move |of, _| of == commit)
         }
         Part::QuantizationOf { quantization, revision: wanted } => {
-            let (commit, is) = (&revision(wanted)?.commit, sets::is_named(repository, quantization));
-            Box::new(move |of, path| of == commit && is(path))
+            let (commit, is) = (&revision(wanted)?.commit, sets::meant(repository, quantization, shown));
+            Box::new(move |of, path| of == commit && is(of, path))
         }
         Part::Files(paths) => {
             let paths: HashSet<OsString> = paths.iter().map(|wanted| text::unescape(wanted)).collect();

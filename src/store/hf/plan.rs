@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use super::layout::{self, BlobName, Target as Link};
 use super::links::Links;
 use super::read::{Blob, Outward, Repository, Revision};
-use super::sets;
+use super::sets::{self, WeightSet};
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
 use crate::error::{Error, Result};
-use crate::model::{Blocked, Broken, Kept, ModelId, Plan, Step, StoreKind, text};
+use crate::model::{Blocked, Broken, Kept, ModelId, Plan, Quantization, Step, StoreKind, text};
 use crate::store::flat::staging::StagingName;
 use crate::store::planning::{PlanBuilder, lexical, way_of_link};
 use crate::store::tree::{Entry, Tree, reason};
@@ -36,9 +36,12 @@ struct Source<'a> {
     selection: Selection,
 }
 
+/// Tells the quantization that the headers of a set tell.
+pub(super) type Shown<'a> = &'a dyn Fn(&WeightSet<'_>) -> Option<Quantization>;
+
 /// What deleting `targets` from the cache at `root` does. They are read anew. Of the other repositories only those links matter
 /// that leave them, unless something is shared.
-pub(super) fn plan(root: &Path, links: &Links, targets: &[Target]) -> Result<Plan> {
+pub(super) fn plan(root: &Path, links: &Links, targets: &[Target], shown: Shown<'_>) -> Result<Plan> {
     let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
     let io = |error: rustix::io::Errno| match (error, targets) {
         (rustix::io::Errno::NOENT, [target, ..]) => missing(&target.id),
@@ -51,7 +54,7 @@ pub(super) fn plan(root: &Path, links: &Links, targets: &[Target]) -> Result<Pla
     if repositories.iter().any(Repository::shares) {
         repositories = scan::read_all(&hub, root).map_err(io)?;
     }
-    let mut plan = of(root, &hub, &repositories, targets)?;
+    let mut plan = of(root, &hub, &repositories, targets, shown)?;
     let read: HashSet<&OsStr> = repositories.iter().map(|repository| repository.folder.as_os_str()).collect();
     let others = scan::outward(&hub, root, links, &read).map_err(io)?;
     drop(read);
@@ -61,7 +64,13 @@ pub(super) fn plan(root: &Path, links: &Links, targets: &[Target]) -> Result<Pla
 
 /// The same where the repositories have been read, all of the cache or at least those that may share something with the targets, and
 /// without what would break.
-pub(super) fn of(root: &Path, hub: &Folder, repositories: &[Repository], targets: &[Target]) -> Result<Plan> {
+pub(super) fn of(
+    root: &Path,
+    hub: &Folder,
+    repositories: &[Repository],
+    targets: &[Target],
+    shown: Shown<'_>,
+) -> Result<Plan> {
     let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
     let io = |error: rustix::io::Errno| Error::io("read", root)(error.into());
     let mut builder = PlanBuilder::new(root);
@@ -74,7 +83,7 @@ pub(super) fn of(root: &Path, hub: &Folder, repositories: &[Repository], targets
             let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: target.id.clone() };
             builder.plan().models.push(model);
         }
-        select(&repositories[at], &target.part, selections.entry(at).or_default())?;
+        select(&repositories[at], &target.part, selections.entry(at).or_default(), shown)?;
     }
     let mut blocked = Vec::new();
     let mut released: BTreeMap<(OsString, OsString), Vec<usize>> = BTreeMap::new();
@@ -138,7 +147,7 @@ fn broken(root: &Path, repositories: impl Iterator<Item = Outward>, plan: &Plan)
 }
 
 /// Translates a part of a row into entries and revisions.
-fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Result<()> {
+fn select(repository: &Repository, part: &Part, selection: &mut Selection, shown: Shown<'_>) -> Result<()> {
     let missing = |what: String| Error::FileNotFound { repository: repository.id.clone(), what, available: Vec::new() };
     let one = |wanted: &str| {
         repository.revision(wanted).ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))
@@ -162,10 +171,10 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Re
             let commit = &one(wanted)?.commit;
             // With one revision, that quantization is all that the repository has of it.
             if repository.revisions.len() == 1 {
-                return select(repository, &Part::Quantization(quantization.clone()), selection);
+                return select(repository, &Part::Quantization(quantization.clone()), selection, shown);
             }
-            let is_named = sets::is_named(repository, quantization);
-            if !add(&|revision, path| revision.commit == *commit && is_named(path)) {
+            let is_meant = sets::meant(repository, quantization, shown);
+            if !add(&|revision, path| revision.commit == *commit && is_meant(&revision.commit, path)) {
                 return Err(missing(format!(
                     "quantization {} in revision '{}' here",
                     text::printable(quantization),
@@ -174,13 +183,14 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection) -> Re
             }
         }
         Part::Quantization(wanted) => {
-            let is_named = sets::is_named(repository, wanted);
-            if !add(&|_, path| is_named(path)) {
+            let is_meant = sets::meant(repository, wanted, shown);
+            if !add(&|revision, path| is_meant(&revision.commit, path)) {
                 return Err(missing(format!("quantization {} here", text::printable(wanted))));
             }
             // Projectors and the like serve every quantization: with the last one, everything goes.
             let rest = repository.revisions.iter().any(|revision| {
-                revision.entries.iter().any(|entry| sets::is_weights(&entry.path) && !is_named(&entry.path))
+                let stays = |path: &Path| sets::is_weights(path) && !is_meant(&revision.commit, path);
+                revision.entries.iter().any(|entry| stays(&entry.path))
             });
             selection.whole |= !rest;
         }

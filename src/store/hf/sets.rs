@@ -142,14 +142,74 @@ pub(super) fn named(path: &Path) -> Option<Quantization> {
     Quantization::of_path(&RepoPath::parse(path.to_str()?).ok()?)
 }
 
-/// Whether a path is one of the weights that `wanted` names in this repository: an exact label before a looser one, so that no more
-/// is meant than what was said.
-pub(super) fn is_named<'a>(repository: &Repository, wanted: &'a str) -> impl Fn(&Path) -> bool + 'a {
-    let label = |path: &Path| named(path).filter(|_| is_weights(path));
+/// Which of the weights of a repository `wanted` names, as revisions and paths. Names decide, as on the hub, and headers, of which
+/// `shown` tells, only where no name is meant and of what has no label in its name; an exact label before a looser one, so
+/// that no more is meant than what was said.
+pub(super) fn meant<'a>(
+    repository: &'a Repository,
+    wanted: &str,
+    shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
+) -> Box<dyn Fn(&OsStr, &Path) -> bool + 'a> {
     let exact = Quantization::new(wanted);
-    let paths = repository.revisions.iter().flat_map(|revision| &revision.entries).map(|entry| &entry.path);
-    let by_label = paths.filter_map(|path| label(path)).any(|label| label == exact);
-    move |path| label(path).is_some_and(|label| if by_label { label == exact } else { label.is(wanted) })
+    let loose = wanted.to_owned();
+    let by_label: [Box<dyn Fn(&Quantization) -> bool>; 2] =
+        [Box::new(move |label| *label == exact), Box::new(move |label| label.is(&loose))];
+    let weights = || {
+        let entries = repository.revisions.iter().flat_map(|revision| &revision.entries);
+        entries.map(|entry| entry.path.as_path()).filter(|path| is_weights(path))
+    };
+    let mut unnamed: Option<Vec<(&OsStr, &Path, Quantization)>> = None;
+    for by_name in [true, false] {
+        for is in &by_label {
+            let found: HashSet<(&OsStr, &Path)> = if by_name {
+                let names: HashSet<&Path> =
+                    weights().filter(|path| named(path).is_some_and(|label| is(&label))).collect();
+                let of = |revision: &'a Revision| {
+                    let names = &names;
+                    let paths = revision.entries.iter().map(|entry| entry.path.as_path());
+                    paths.filter(move |path| names.contains(path)).map(|path| (revision.commit.as_os_str(), path))
+                };
+                repository.revisions.iter().flat_map(of).collect()
+            } else {
+                let unnamed = unnamed.get_or_insert_with(|| by_header(repository, shown));
+                let of_label = unnamed.iter().filter(|(.., label)| is(label));
+                of_label.map(|(commit, path, _)| (*commit, *path)).collect()
+            };
+            if !found.is_empty() {
+                return Box::new(move |commit, path| found.contains(&(commit, path)));
+            }
+        }
+    }
+    Box::new(|_, _| false)
+}
+
+/// The weights without a label in their names, with what `shown` tells of their sets.
+fn by_header<'a>(
+    repository: &'a Repository,
+    shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
+) -> Vec<(&'a OsStr, &'a Path, Quantization)> {
+    let mut found = Vec::new();
+    for revision in &repository.revisions {
+        for set in of_revision(repository, revision, &|_, path| named(path).is_none()) {
+            let Some(label) = shown(&set) else { continue };
+            let entries = revision.entries.iter().map(|entry| entry.path.as_path());
+            let members = entries.filter(|path| is_of_set(set.path, path));
+            found.extend(members.map(|path| (revision.commit.as_os_str(), path, label.clone())));
+        }
+    }
+    found
+}
+
+/// Whether two paths of a revision are those of one file, or of shards of one set.
+fn is_of_set(first: &Path, path: &Path) -> bool {
+    let parsed = FileName::of_weights_or_sidecar;
+    match (first.file_name().and_then(parsed), path.file_name().and_then(parsed)) {
+        (Some(one), Some(other)) if first != path && first.parent() == path.parent() => {
+            let shards = one.shard().zip(other.shard());
+            one.is_gguf() == other.is_gguf() && shards.is_some_and(|(one, other)| one.is_of_set(&other))
+        }
+        _ => first == path,
+    }
 }
 
 pub(super) fn is_weights(path: &Path) -> bool {

@@ -10,12 +10,15 @@ use super::{Depth, Expected, Options};
 use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure, read_metadata};
-use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, text};
-use crate::store::holes::hole;
+use crate::model::{Algorithm, Digest, FileCheck, FileName, FileStatus, Format, text};
+use crate::store::holes::{hole, was_never_written};
 use crate::store::remembered::{Bad, Fingerprint};
 use crate::store::shards::Told;
 
 const STRUCTURE: &str = "structure";
+
+/// Of a file with more bytes than its tensors take.
+const NO_LOADER: &str = "no loader takes safetensors with bytes behind the last tensor";
 
 /// What was found.
 pub(super) struct Checked {
@@ -86,6 +89,13 @@ fn opened(
         if let Some(actual) = wrong {
             options.memory.remember_bad(&fingerprint, digest, actual, checked.check.status);
         }
+        if let (Some(Ok(told)), FileStatus::Ok) = (&header, checked.check.status)
+            && let (Format::Safetensors, Structure::Extra { bytes }) = (told.format, told.structure)
+        {
+            checked.check.status = FileStatus::Extra;
+            compared(&mut checked.check, STRUCTURE, Some(size.saturating_sub(bytes).to_string()), size.to_string());
+            checked.check.say(&format!("{NO_LOADER}, though its bytes are those that are promised"));
+        }
         return Ok(());
     }
     // A quick look believes what reading found before. What nothing is promised of is as bad as another name of it is.
@@ -101,11 +111,13 @@ fn opened(
         return Ok(());
     }
     structure(size, header, expected, options, &mut checked.check);
-    if let Some(line) =
-        is_weights.then(|| file.metadata().ok().and_then(|of| hole(size, of.blocks().saturating_mul(512)))).flatten()
-    {
+    let on_disk = file.metadata().ok().filter(|_| is_weights).map(|of| of.blocks().saturating_mul(512));
+    if let Some((disk, line)) = on_disk.and_then(|disk| Some((disk, hole(size, disk)?))) {
         checked.check.say(&line);
-        if checked.check.status == FileStatus::Ok {
+        if checked.check.status.is_ok() && expected.digest.is_none() && was_never_written(file, size) {
+            checked.check.status = FileStatus::Truncated;
+            compared(&mut checked.check, STRUCTURE, Some(size.to_string()), disk.to_string());
+        } else if checked.check.status == FileStatus::Ok {
             checked.check.status = FileStatus::NoChecksum;
         }
     }
@@ -141,9 +153,11 @@ fn structure(
     if size == 0 && header.is_some() {
         return wrong(FileStatus::Truncated, None, "0".to_owned());
     }
-    let structure = match header.transpose() {
+    let (structure, whole_only) = match header.transpose() {
         Err(reason) => return wrong(FileStatus::Corrupt, None, text::printable(&reason)),
-        Ok(header) => header.map_or(Structure::Whole, |metadata| metadata.structure),
+        Ok(header) => {
+            header.map_or((Structure::Whole, false), |told| (told.structure, told.format == Format::Safetensors))
+        }
     };
     match structure {
         // A recorded length that is right outranks what a header implies: the publisher may have appended something.
@@ -155,11 +169,14 @@ fn structure(
             let wanted = missing.map(|missing| size.saturating_add(missing));
             return wrong(FileStatus::Truncated, wanted, size.to_string());
         }
-        Structure::Extra { bytes } if expected.size.is_none() => {
+        Structure::Extra { bytes } if expected.size.is_none() || whole_only => {
             wrong(FileStatus::Extra, Some(size.saturating_sub(bytes)), size.to_string());
-            if expected.digest.is_none() {
+            if whole_only {
+                check.say(NO_LOADER);
+            } else if expected.digest.is_none() {
                 check.padded = true;
-                check.say(&format!("all that its header names is there; the {bytes} bytes behind that mean nothing"));
+                let behind = if bytes == 1 { "the byte behind that means" } else { "the bytes behind that mean" };
+                check.say(&format!("all that its header names is there; {behind} nothing"));
             }
             return;
         }
