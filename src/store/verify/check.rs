@@ -175,7 +175,10 @@ fn structure(
                 check.say(NO_LOADER);
             } else if expected.digest.is_none() {
                 check.padded = true;
-                let behind = if bytes == 1 { "the byte behind that means" } else { "the bytes behind that mean" };
+                let behind = match bytes {
+                    1 => "the 1 byte behind that means".to_owned(),
+                    bytes => format!("the {bytes} bytes behind that mean"),
+                };
                 check.say(&format!("all that its header names is there; {behind} nothing"));
             }
             return;
