@@ -125,7 +125,7 @@ impl RemoteRow {
             };
             weights.add(&set, joined, &mut warnings);
         }
-        let listed: HashSet<&str> = files.listed.iter().map(|listed| listed.as_str()).collect();
+        let listed: HashSet<&str> = files.listed.iter().map(RepoPath::as_str).collect();
         let is_there = |path: &str| listed.contains(path);
         // Of two headers only sums are compared here, which tell another file's tensors but not which one is absent.
         weights.compare_indexes(&is_there, &|_, _| Vec::new(), &mut warnings);

@@ -139,12 +139,15 @@ pub(super) enum Look<'a> {
     Here(&'a Told),
 }
 
+/// A file that is asked about: what the index calls it, and its path inside the model, escaped.
+pub(super) type Asked<'a> = (&'a str, String);
+
 /// Compares an index with the files that it names. `absent` finds out which of the files, each given as the index calls it and
 /// with its path, lack a tensor that the index names for them; it is asked once, and only of those whose sums differ.
 pub(super) fn against_index<'a>(
     indexed: &Indexed,
     look: &dyn Fn(&str) -> Look<'a>,
-    absent: &dyn Fn(&[(&str, String)]) -> Vec<Finding>,
+    absent: &dyn Fn(&[Asked<'_>]) -> Vec<Finding>,
 ) -> Vec<Trouble> {
     let index = &indexed.index;
     let own = text::printable(indexed.file_name());

@@ -10,7 +10,7 @@ use super::headers::Header;
 use super::holes::{hole, was_never_written};
 use super::loads::{Load, Loads, Projector};
 use super::pieces::{self, Pieces};
-use super::shards::{self, Indexed, Kind, Look, Part, Spoken, Trouble};
+use super::shards::{self, Asked, Indexed, Kind, Look, Part, Spoken, Trouble};
 use super::surroundings::Warnings;
 use crate::disk::folder::Status;
 use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
@@ -299,7 +299,7 @@ impl Weights {
     pub(super) fn compare_indexes(
         &mut self,
         is_there: &dyn Fn(&str) -> bool,
-        absent: &dyn Fn(&str, &[(&str, String)]) -> Vec<Finding>,
+        absent: &dyn Fn(&str, &[Asked<'_>]) -> Vec<Finding>,
         warnings: &mut Warnings,
     ) {
         if self.more_indexes > 0 {
