@@ -83,10 +83,11 @@ impl Http {
         within: Duration,
     ) -> Result<(T, Url, HeaderMap), Failed> {
         let headers = HeaderMap::new();
-        let answer = timeout(within, self.get(url.clone(), &headers)).await.unwrap_or_else(|_| {
+        let Ok(answer) = timeout(within, self.get(url.clone(), &headers)).await else {
             let reason = format!("no answer within {} s", within.as_secs());
-            Err(Failed::for_now(unreachable(&url, &reason)))
-        })?;
+            return Err(Failed::for_now(unreachable(&url, &reason)));
+        };
+        let answer = answer?;
         if !answer.response.status().is_success() {
             return Err(refusal::refused(self, asked, answer).await);
         }

@@ -201,13 +201,8 @@ fn parse_shard(stem: &str, counts_freely: bool) -> Option<Shard<'_>> {
     let (at, number, digits) = number_at_end(before)?;
     let stem = before.get(..at)?.strip_suffix('-').filter(|stem| !stem.is_empty())?;
     let usual = digits == 5 && count_digits == 5 && number >= 1;
-    ((usual || counts_freely) && count >= 1 && number <= count).then(|| Shard {
-        stem,
-        number,
-        count,
-        count_digits,
-        digits,
-    })
+    let is_shard = (usual || counts_freely) && count >= 1 && number <= count;
+    is_shard.then_some(Shard { stem, number, count, count_digits, digits })
 }
 
 #[cfg(test)]

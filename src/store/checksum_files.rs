@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn the_forms_that_programs_write() {
         for (line, name) in [
-            (format!("{HEX}"), None),
+            (HEX.to_owned(), None),
             (format!("sha256:{HEX}"), None),
             (format!("{HEX}  m.gguf"), Some("m.gguf")),
             (format!("{HEX} *m.gguf"), Some("m.gguf")),

@@ -188,7 +188,7 @@ impl FlatStore {
         for stray in mix::strays(here.map(|(at, file)| (at, file.path.as_str(), record.commit_of(file)))) {
             if let Some(file) = record.files.get(stray.at) {
                 model.note_damage(FileStatus::Corrupt);
-                warnings.add(&format!("{}: {}", file.path, stray.line));
+                warnings.add(format!("{}: {}", file.path, stray.line));
             }
         }
     }

@@ -112,15 +112,16 @@ impl Revision {
     pub(super) fn entry(&self, path: &Path) -> Option<&Entry> {
         let bytes = path.as_os_str().as_bytes();
         // Its own paths are plain ones, so that only what is written otherwise has to be taken apart.
-        let plain = !(bytes.ends_with(b"/") || bytes.ends_with(b"/."))
-            && !bytes.windows(2).any(|pair| pair == b"//")
-            && !bytes.windows(3).any(|three| three == b"/./");
+        let otherwise = bytes.ends_with(b"/")
+            || bytes.ends_with(b"/.")
+            || bytes.windows(2).any(|pair| pair == b"//")
+            || bytes.windows(3).any(|three| three == b"/./");
         let plainly: PathBuf;
-        let wanted = if plain {
-            path.as_os_str()
-        } else {
+        let wanted = if otherwise {
             plainly = path.components().collect();
             plainly.as_os_str()
+        } else {
+            path.as_os_str()
         };
         if self.entries.len() <= FEW {
             return self.entries.iter().find(|entry| entry.path.as_os_str() == wanted);
