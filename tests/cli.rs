@@ -1019,6 +1019,8 @@ mod fits {
             assert_eq!(fit[key], info["fit"][key], "{key}");
         }
         assert!(fit["need_bytes"].is_u64() && fit.get("need").is_none() && fit.get("memory").is_none(), "{fit}");
+        let plain = bench.run("list --json").expect(0).json();
+        assert!(plain["models"][1]["fit"].is_null(), "who does not ask waits for no driver");
         // It is cut, so nobody can tell.
         assert_eq!(list["models"][0]["fit"]["verdict"], "unknown");
         let word = fit["verdict"].as_str().unwrap();

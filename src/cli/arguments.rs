@@ -180,7 +180,7 @@ pub struct List {
     /// Look which processes hold the models
     #[arg(long)]
     pub in_use: bool,
-    /// Say whether they fit into the memory that is free now; --json does anyway where the driver answers at once
+    /// Say whether they fit into the memory that is free now
     #[arg(long)]
     pub fit: bool,
     /// JSON instead of a table

@@ -1,7 +1,6 @@
 //! `list`: the models of this host.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -37,12 +36,9 @@ struct Listed<'a> {
 struct Listing<'a> {
     #[serde(flatten)]
     model: &'a Model,
-    /// Null for what is no model, and where the memory of this host was not known in time.
+    /// Null unless asked for, and for what is no model.
     fit: Option<Brief>,
 }
-
-/// How long the memory of the host is waited for after the models are known, where nobody asked for it.
-const GRACE: Duration = Duration::from_millis(500);
 
 #[derive(Serialize)]
 struct Counted {
@@ -52,16 +48,13 @@ struct Counted {
 
 pub(super) async fn run(session: &mut Session, arguments: List) -> Outcome {
     let asked = arguments.fit || arguments.filter.iter().any(Filter::needs_fits);
-    // Both are looked for at once.
-    let probe = if asked || arguments.json { session::memory_aside() } else { None };
+    // Both are looked for at once; who does not ask for it waits for no driver.
+    let probe = if asked { session::memory_aside() } else { None };
     let (mut scan, signal) = scan::run(session).await?;
     if let Some(exit) = signal {
         return Ok(exit);
     }
-    let wait = async move {
-        let probe = probe?;
-        if asked { probe.await.ok() } else { tokio::time::timeout(GRACE, probe).await.ok()?.ok() }
-    };
+    let wait = async move { probe?.await.ok() };
     let (memory, signal) = session.look(wait).await;
     if let Some(exit) = signal {
         return Ok(exit);
