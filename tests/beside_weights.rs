@@ -71,7 +71,7 @@ fn a_chat_template_is_found_wherever_it_lies() {
     ] {
         for (model, metadata) in rows(&[("model.safetensors", &plain()), (file, bytes)]) {
             let store = model.identity.store;
-            assert_eq!(metadata.chat_template, there, "{store}: {file}");
+            assert_eq!(metadata.chat_template, Some(there), "{store}: {file}");
             let told = metadata.facts().into_iter().find(|(name, _)| *name == "chat template").unwrap().1;
             assert_eq!(told, if there { "yes" } else { "no" }, "{store}: {file}");
         }

@@ -482,13 +482,13 @@ fn tokenizer_template_and_card_beside_the_weights_are_told() {
     let metadata = told();
     assert_eq!((metadata.tokenizer.as_deref(), metadata.shape.vocabulary), (Some("BPE"), Some(2)));
     assert_eq!((metadata.licence.as_deref(), metadata.base_model.as_deref()), (Some("mit"), Some("o/base")));
-    assert_eq!((metadata.special_tokens.as_slice(), metadata.chat_template), (&["<s>".to_owned()][..], false));
+    assert_eq!((metadata.special_tokens.as_slice(), metadata.chat_template), (&["<s>".to_owned()][..], Some(false)));
     bench.put("m/chat_template.jinja", b"{{ messages }}");
-    assert!(told().chat_template);
+    assert!(told().chat_template == Some(true));
     bench.put("m/chat_template.jinja", b"");
-    assert!(!told().chat_template);
+    assert!(told().chat_template == Some(false));
     bench.put("m/tokenizer_config.json", br#"{"chat_template":"{{ messages }}","eos_token":"</s>"}"#);
-    assert!(told().chat_template);
+    assert!(told().chat_template == Some(true));
     assert_eq!(told().special_tokens, ["<s>", "</s>"]);
     bench.put("m/tokenizer_config.json", b"{");
     bench.put("m/chat_template.json", br#"{"chat_template":"{{ messages }}"}"#);
@@ -497,7 +497,7 @@ fn tokenizer_template_and_card_beside_the_weights_are_told() {
     bench.put("m/tokenizer.json", br#"{"model":{"type":"Unigram","vocab":[[}"#);
     let metadata = told();
     assert_eq!((metadata.tokenizer.as_deref(), metadata.shape.vocabulary), (Some("Unigram"), Some(32_000)));
-    assert!(metadata.chat_template);
+    assert!(metadata.chat_template == Some(true));
     bench.put("m/tokenizer.json", b"<html>");
     let row = bench.row("m");
     assert_eq!((row.complete, row.parameters), (true, Some(8)), "a damaged tokenizer is no damage of the weights");

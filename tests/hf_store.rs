@@ -1104,7 +1104,7 @@ fn tokenizer_template_and_card_of_the_same_revision_are_told() {
     cache.reference(A, "main", &commit('1'));
     let metadata = cache.store().details("org/a").unwrap().metadata.unwrap();
     assert_eq!(metadata.architecture.as_deref(), Some("qwen2"));
-    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("Qwen2Tokenizer"), true));
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("Qwen2Tokenizer"), Some(true)));
     assert_eq!((metadata.licence.as_deref(), metadata.base_model.as_deref()), (Some("apache-2.0"), Some("org/base")));
     let facts = metadata.facts();
     assert!(

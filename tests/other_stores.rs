@@ -1315,6 +1315,6 @@ fn what_lies_beside_safetensors_is_told_in_lm_studio_as_well() {
         put(root.join("p/m/README.md"), b"---\nlicense: mit\n---\n");
     });
     let metadata = bench.store.details("p/m").unwrap().metadata.unwrap();
-    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("LlamaTokenizer"), true));
+    assert_eq!((metadata.tokenizer.as_deref(), metadata.chat_template), (Some("LlamaTokenizer"), Some(true)));
     assert_eq!(metadata.licence.as_deref(), Some("mit"));
 }

@@ -377,7 +377,7 @@ fn on_gpus(width: u16, height: u16, gpus: usize) -> Script {
             heads: Some(32),
             heads_kv: Some(8),
             context_length: Some(131_072),
-            chat_template: true,
+            chat_template: Some(true),
             licence: Some("llama3.1".to_owned()),
             shape,
             ..Metadata::unknown(Format::Gguf)

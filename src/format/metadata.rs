@@ -80,8 +80,8 @@ pub struct Metadata {
     pub experts: Option<u64>,
     /// Experts used for a token.
     pub experts_used: Option<u64>,
-    /// Whether a chat template is there.
-    pub chat_template: bool,
+    /// Whether a chat template is there; `None` where what would have it is not: the first file of a set, the rest of a header.
+    pub chat_template: Option<bool>,
     /// Kind of tokenizer.
     pub tokenizer: Option<String>,
     /// Some of its special tokens, made printable, where a file beside the weights names them.
@@ -191,7 +191,7 @@ impl Metadata {
         fill(&mut self.tokenizer, &other.tokenizer);
         fill(&mut self.licence, &other.licence);
         fill(&mut self.base_model, &other.base_model);
-        self.chat_template |= other.chat_template;
+        self.chat_template = other.chat_template.filter(|is| *is).or(self.chat_template);
         self.settings.extend(other.settings.iter().take(16).cloned());
         self.shape.vocabulary = self.shape.vocabulary.or(other.shape.vocabulary);
         for token in &other.special_tokens {
@@ -236,7 +236,7 @@ impl Metadata {
             embedding_length: None,
             experts: None,
             experts_used: None,
-            chat_template: false,
+            chat_template: Some(false),
             tokenizer: None,
             special_tokens: Vec::new(),
             licence: None,
@@ -377,7 +377,7 @@ impl Metadata {
         // A header that was read in part may have one further on.
         fact(
             "chat template",
-            (self.chat_template || !self.partly_read).then(|| if self.chat_template { "yes" } else { "no" }.to_owned()),
+            self.chat_template.filter(|is| *is || !self.partly_read).map(|is| if is { "yes" } else { "no" }.to_owned()),
         );
         fact("licence", self.licence.clone());
         fact("base model", self.base_model.clone());
@@ -421,7 +421,7 @@ pub fn read_metadata(file: &File, name: &str) -> Result<Metadata, String> {
 ///
 /// A GGUF file tells architecture, name, quantization, context and shape there, because its vocabulary comes after them.
 /// The tensors come after the vocabulary. So `parameters`, `tensor_bytes` and `tensors` are unknown, `structure` is
-/// [`Structure::Partial`], `chat_template` may be false too early, and `quantization` is not guessed from the tensors,
+/// [`Structure::Partial`], `chat_template` may be unknown, and `quantization` is not guessed from the tensors,
 /// unless the whole header is that small: then `partly_read` is false and nothing is missing.
 /// A safetensors file with a larger header tells only its format.
 ///

@@ -195,7 +195,7 @@ impl TokenizerConfig {
     pub(crate) fn into_metadata(self) -> Metadata {
         let mut metadata = Metadata::unknown(Format::Safetensors);
         metadata.tokenizer = self.class.filter(|class| !class.is_empty());
-        metadata.chat_template = self.chat_template;
+        metadata.chat_template = Some(self.chat_template);
         metadata.special_tokens = self.special_tokens;
         metadata
     }

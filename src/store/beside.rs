@@ -164,8 +164,8 @@ pub(super) fn complete(around: &dyn Around, metadata: &mut Arc<Metadata>, folder
                 Arc::make_mut(metadata).complete_beside(&told);
             }
         }
-        if !metadata.chat_template && around.is_there(&path("chat_template.jinja")) {
-            Arc::make_mut(metadata).chat_template = true;
+        if metadata.chat_template != Some(true) && around.is_there(&path("chat_template.jinja")) {
+            Arc::make_mut(metadata).chat_template = Some(true);
         }
         if metadata.tokenizer.is_none()
             && let Some(kind) = tokenizer(around, folder)

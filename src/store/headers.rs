@@ -22,7 +22,7 @@ use crate::format::{Kind, Metadata, Named, UNREADABLE, read_metadata_as, read_su
 use crate::model::{FileName, Format, Role, text};
 
 /// A file of another version, or of another release, which may read headers otherwise, is not used.
-const VERSION: &str = concat!("llorch-models headers 14 ", env!("CARGO_PKG_VERSION"), "\n");
+const VERSION: &str = concat!("llorch-models headers 15 ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// Tags of what was read as weights: with the number of what their name says. Those of [`Companion`]s are below.
 const NAMED: u8 = 0x20;

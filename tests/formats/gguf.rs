@@ -124,7 +124,7 @@ fn what_a_model_says_about_itself_is_told() {
     assert_eq!((told.context_length, told.layers, told.embedding_length), (Some(131_072), Some(2), Some(256)));
     assert_eq!((told.heads, told.heads_kv), (Some(4), Some(2)));
     assert_eq!((told.experts, told.experts_used), (Some(8), Some(2)));
-    assert_eq!((told.tokenizer.as_deref(), told.chat_template), (Some("gpt2"), true));
+    assert_eq!((told.tokenizer.as_deref(), told.chat_template), (Some("gpt2"), Some(true)));
     assert_eq!((told.licence.as_deref(), told.quantized_by.as_deref()), (Some("cc-by-nc"), Some("someone")));
     assert_eq!(told.base_model.as_deref(), Some("Org/Base"));
     assert_eq!(told.warnings, [""; 0]);

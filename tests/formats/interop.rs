@@ -42,7 +42,7 @@ fn ours(path: &Path) -> Json {
             "experts": told.experts,
             "experts_used": told.experts_used,
             "vocabulary": told.shape.vocabulary,
-            "chat_template": told.chat_template,
+            "chat_template": told.chat_template == Some(true),
             "tokenizer": told.tokenizer,
             "licence": told.licence,
             "base_model": told.base_model,

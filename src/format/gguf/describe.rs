@@ -50,8 +50,7 @@ pub(in crate::format) fn describe(header: &Header, named: Named, structure: Stru
         embedding_length,
         experts: experts.filter(|n| *n > 0),
         experts_used: experts_used.filter(|n| *n > 0),
-        chat_template: header.get("tokenizer.chat_templates").is_some()
-            || matches!(header.get("tokenizer.chat_template"), Some(Value::String(text)) if text.length > 0),
+        chat_template: reading.chat_template(),
         tokenizer: reading.tokenizer(),
         special_tokens: Vec::new(),
         licence: reading.licence(),
@@ -100,6 +99,15 @@ impl Reading<'_> {
         self.header.get(&key).map(|value| (key, value))
     }
 
+    /// Whether a chat template is there. Only the first file of a set has one.
+    fn chat_template(&self) -> Option<bool> {
+        let header = self.header;
+        let is = header.get("tokenizer.chat_templates").is_some()
+            || matches!(header.get("tokenizer.chat_template"), Some(Value::String(text)) if text.length > 0);
+        let is_first = header.get("split.no").and_then(Value::as_u64).is_none_or(|number| number == 0);
+        (is || (header.layout.is_some() && is_first)).then_some(is)
+    }
+
     /// A number of the architecture.
     fn number(&mut self, key: &str) -> Option<u64> {
         let (key, value) = self.own(key)?;
@@ -126,11 +134,17 @@ impl Reading<'_> {
 
     /// The label, and whether it is a guess.
     fn quantization(&mut self) -> (Option<Quantization>, bool) {
-        let tally = &self.header.tally;
         if let Some(value) = self.header.get("general.file_type") {
             let file_type = value.as_u64().map(FileType);
             if let Some((file_type, label)) = file_type.and_then(|file_type| Some((file_type, file_type.label()?))) {
-                if let Some(bits) = contradiction(file_type, self.header) {
+                let contradiction = contradiction(file_type, self.header);
+                // Who guessed did not look at the tensors.
+                if let Some(own) = self.most_frequent().filter(|_| contradiction.is_some() && file_type.is_guess()) {
+                    let line = format!("{label} is a guess of its writer, its tensors are {}", own.as_str());
+                    self.warnings.add(line);
+                    return (Some(own), true);
+                }
+                if let Some(bits) = contradiction {
                     self.warnings.add(format!("labelled {label}, but its tensors take {bits:.2} bits a parameter"));
                 }
                 return (Some(Quantization::new(label)), file_type.is_guess());
@@ -138,9 +152,15 @@ impl Reading<'_> {
             let number = value.as_u64().map_or_else(|| "which is no number".to_owned(), |number| number.to_string());
             self.warnings.add(format!("general.file_type {number} is no label that is known here"));
         }
-        let complete = self.header.layout.is_some();
-        let kind = complete.then(|| tally.most_frequent().and_then(TensorType::name)).flatten();
-        (kind.map(Quantization::new), kind.is_some())
+        let own = self.most_frequent();
+        let guessed = own.is_some();
+        (own, guessed)
+    }
+
+    /// The type that most of its tensors have, if all of them are known.
+    fn most_frequent(&self) -> Option<Quantization> {
+        let kind = self.header.layout.and_then(|_| self.header.tally.most_frequent()).and_then(TensorType::name);
+        kind.map(Quantization::new)
     }
 
     /// `split.no` and `split.count`. Whether they agree with the name is for who sees the whole set.

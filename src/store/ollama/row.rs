@@ -208,7 +208,9 @@ impl OllamaStore {
             let Some(entry) = contents.blob_file(hex) else { continue };
             let kind = match layer.kind.as_str() {
                 "template" => {
-                    Arc::make_mut(metadata).chat_template |= entry.status.size_bytes > 0;
+                    if entry.status.size_bytes > 0 {
+                            Arc::make_mut(metadata).chat_template = Some(true);
+                        }
                     continue;
                 }
                 "license" => Companion::Licence,
