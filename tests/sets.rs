@@ -290,7 +290,9 @@ fn parts_of_gguf_agree_with_their_names_and_with_each_other() {
         assert_eq!((model.quantization_label().as_str(), model.parameters), ("F16?", Some(1024)));
     }
     for told in both(&of(part(0, 2, 2, &["same"]), part(1, 2, 2, &["same"]))) {
-        assert!(told.model().complete && told.full.is_empty());
+        // No loader takes a tensor twice.
+        assert_eq!((told.model().complete, told.model().damage), (false, Some(FileStatus::Corrupt)));
+        assert!(!told.quick.is_empty() && !told.full.is_empty());
         assert_eq!(told.warnings(), [format!("{}: 1 tensor of it is in {} as well", name(2), name(1))]);
     }
     let cut = |bytes: Vec<u8>| bytes[..bytes.len() - 1].to_vec();
@@ -339,6 +341,67 @@ fn pieces_of_a_file_are_weights_that_have_to_be_joined() {
         }
         for told in both(&cut(&names, &[1, 2])) {
             assert!(!told.model().complete && !told.full.is_empty(), "{names:?}: {:?}", told.warnings());
+        }
+    }
+}
+
+#[test]
+fn what_a_name_claims_to_be_missing_is_counted_and_not_listed() {
+    let base = tempfile::tempdir().unwrap();
+    let header = [b"GGUF\x03\0\0\0".as_slice(), &[0; 16]].concat();
+    fs::create_dir(base.path().join("m")).unwrap();
+    const SETS: usize = 40;
+    for set in 0..SETS {
+        fs::write(base.path().join(format!("m/m{set}-00001-of-65535.gguf")), &header).unwrap();
+    }
+    // A second name of one of them is there by a link.
+    std::os::unix::fs::symlink("m0-00001-of-65535.gguf", base.path().join("m/m0-00009-of-65535.gguf")).unwrap();
+    let store = FlatStore::new(base.path().to_owned(), Vec::new());
+    let files = store.expected(&whole("m")).unwrap();
+    assert!(files.len() < 1300, "{}", files.len());
+    let model = ModelId { store: StoreKind::Flat, store_path: base.path().to_owned(), id: "m".to_owned() };
+    let task = Task { model, root: base.path().to_owned(), files, whole: true };
+    let found = verify::one(task, &Options::new(Depth::Quick), &mut |_| {}, &CancellationToken::new()).unwrap();
+    let missing: Vec<_> = found.files.iter().filter(|check| check.status == FileStatus::Missing).collect();
+    assert!((1000..1300).contains(&missing.len()), "{}", missing.len());
+    let all = missing.len() as u64 + missing.iter().map(|check| check.more_missing).sum::<u64>();
+    assert_eq!(all, SETS as u64 * 65_534 - 1);
+    for set in 0..SETS {
+        let of_set = |check: &&&rbee_hive::model::FileCheck| check.path.starts_with(&format!("m{set}-"));
+        assert!(
+            missing.iter().filter(of_set).count() >= 3 && missing.iter().filter(of_set).any(|c| c.more_missing > 0)
+        );
+    }
+    let row = store.details("m").unwrap().model;
+    let line = "m1: shards 2-65535 of 65535 are missing (m1-00002-of-65535.gguf, m1-00003-of-65535.gguf, \
+                m1-00004-of-65535.gguf, 65531 more)";
+    assert!(row.warnings.iter().any(|warning| warning == line), "{:?}", row.warnings);
+}
+
+#[test]
+fn without_its_first_shard_nobody_knows_of_a_chat_template() {
+    let of = |number: u16| part(number, 3, 3, &[["a", "b", "c"][usize::from(number)]]);
+    for (numbers, template) in [(&[1_u16, 2][..], None), (&[0, 2], Some(false)), (&[0, 1, 2], Some(false))] {
+        let files: Files =
+            numbers.iter().map(|number| (format!("m-{:05}-of-00003.gguf", number + 1), of(*number))).collect();
+        for told in both(&files) {
+            let metadata = told.row.metadata.as_ref().unwrap();
+            assert_eq!(metadata.chat_template, template, "{numbers:?}");
+            assert_eq!(metadata.facts().iter().any(|(name, _)| *name == "chat template"), template.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_guessed_label_gives_way_to_the_tensors() {
+    for (file_type, kind, shown) in
+        [(1024 | 1, TensorType::Q4_K, "Q4_K?"), (1024 | 15, TensorType::Q4_K, "Q4_K_M?"), (1, TensorType::Q4_K, "F16")]
+    {
+        let mut bytes = Vec::new();
+        let writer = Writer::new("llama").key("general.file_type", file_type as u32);
+        writer.tensor("t", &[256, 64], kind).write_to(&mut bytes, 1).unwrap();
+        for told in both(&vec![("m.gguf".to_owned(), bytes.clone())]) {
+            assert_eq!(told.model().quantization_label(), shown);
         }
     }
 }

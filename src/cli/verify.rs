@@ -243,7 +243,8 @@ fn files_again(model: &Verification) -> Option<Vec<(String, String)>> {
         *files.entry(file.path.as_str()).or_default() |= file.status != FileStatus::Missing;
     }
     let count: usize = by_commit.values().map(BTreeMap::len).sum();
-    if count == 0 || count > MOST_FILES_AGAIN {
+    let unnamed = model.files.iter().any(|file| file.more_missing > 0);
+    if count == 0 || unnamed || count > MOST_FILES_AGAIN {
         return None;
     }
     let command = |(commit, files): (Option<&str>, BTreeMap<&str, bool>)| {
@@ -284,7 +285,12 @@ fn lines(model: &Verification) -> String {
         let note = file.note.as_deref().map(|note| format!("; {}", text::printable(note))).unwrap_or_default();
         let (path, status) = (text::printable(&file.path), file.status.name());
         let revisions = revisions(file);
-        out.push_str(&format!("         {path}{revisions}: {status}{}{note}\n", difference(file)));
+        let more = match file.more_missing {
+            0 => String::new(),
+            1 => ", and 1 more file of its set".to_owned(),
+            more => format!(", and {more} more files of its set"),
+        };
+        out.push_str(&format!("         {path}{revisions}: {status}{more}{}{note}\n", difference(file)));
     }
     out
 }

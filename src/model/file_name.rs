@@ -55,21 +55,9 @@ impl<'a> Shard<'a> {
         format!("{}-{number:0width$}-of-{:0count_width$}", self.stem, self.count)
     }
 
-    /// The numbers that a set lacks of which `here` is there, at most so many, with their names without extension.
-    #[must_use]
-    pub fn missing(here: &[Self], most: usize) -> Vec<(u32, String)> {
-        let mut numbers: Vec<u32> = here.iter().map(|shard| shard.number).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let (Some(first), Some(lowest)) = (here.first(), numbers.first()) else { return Vec::new() };
-        let all = Self::numbers(first.count, *lowest);
-        // As many as there can be: none is missing, as mostly.
-        if (all.end() - all.start()) as usize + 1 == numbers.len() && numbers.last() <= Some(all.end()) {
-            return Vec::new();
-        }
-        let width = here.iter().map(Self::width).max().unwrap_or(1);
-        let absent = all.filter(|number| numbers.binary_search(number).is_err());
-        absent.take(most).map(|number| (number, first.name_of(number, width))).collect()
+    /// The digits that its own number is written with.
+    pub(super) fn digits(&self) -> u8 {
+        self.digits
     }
 
     /// The numbers that a set has whose lowest number is `lowest`.

@@ -1,10 +1,7 @@
 //! Pieces of a file that was cut into several for a limit on the length of files, to be joined before anything loads it:
 //! `m.gguf-split-a`, `m.gguf.part1of2`, `m.gguf.part00`.
 
-use std::collections::BTreeSet;
-
-/// Most missing pieces that are named.
-const MOST_MISSING: usize = 1000;
+use super::Missing;
 
 /// How the pieces of a file are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,23 +73,22 @@ impl Piece {
         self.number
     }
 
-    /// The names of the pieces that are missing if these are here, as far as names tell: the last ones may not be counted.
+    /// The pieces that are missing if these are here, as far as names tell: the last ones may not be counted.
     #[must_use]
-    pub fn missing(here: &[Self]) -> Vec<String> {
-        let numbers: BTreeSet<u32> = here.iter().map(|piece| piece.number).collect();
-        let (Some(first), Some(lowest), Some(highest)) = (here.first(), numbers.first(), numbers.last()) else {
-            return Vec::new();
+    pub fn missing(here: &[Self]) -> Missing {
+        let numbers = || here.iter().map(Self::number);
+        let (Some(first), Some(lowest), Some(highest)) = (here.first(), numbers().min(), numbers().max()) else {
+            return Missing::default();
         };
         let all = match first.style {
-            Style::Of(count) => 1..=count,
-            Style::Letters(_) => 0..=*highest,
-            Style::Digits(_) => (*lowest).min(1)..=*highest,
+            Style::Of(count) => (1, count),
+            Style::Letters(_) => (0, highest),
+            Style::Digits(_) => (lowest.min(1), highest),
         };
-        let absent = all.filter(|number| !numbers.contains(number)).take(MOST_MISSING);
-        absent.map(|number| first.name_of(number)).collect()
+        Missing::of_pieces(here, all)
     }
 
-    fn name_of(&self, number: u32) -> String {
+    pub(super) fn name_of(&self, number: u32) -> String {
         let Self { whole, between, .. } = self;
         match self.style {
             Style::Of(count) => format!("{whole}{between}{number}of{count}"),
@@ -115,7 +111,8 @@ mod tests {
     use super::*;
 
     fn missing(names: &[&str]) -> Vec<String> {
-        Piece::missing(&names.iter().map(|name| Piece::parse(name).unwrap()).collect::<Vec<_>>())
+        let pieces: Vec<Piece> = names.iter().map(|name| Piece::parse(name).unwrap()).collect();
+        Piece::missing(&pieces).names().collect()
     }
 
     #[test]

@@ -83,9 +83,17 @@ pub struct FileCheck {
     /// The commit whose file belongs there, where that is known.
     #[serde(skip)]
     pub commit: Option<String>,
+    /// How many more files of its set are missing and are not listed: names may claim a million.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_missing: u64,
     /// The commits whose file it is, where its model keeps several and it is not the file of all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<String>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl FileCheck {
@@ -101,6 +109,7 @@ impl FileCheck {
             padded: false,
             note: None,
             commit: None,
+            more_missing: 0,
             revisions: Vec::new(),
         }
     }

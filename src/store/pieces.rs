@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::headers::Header;
 use super::shards::{file_name, folder, join};
 use crate::format::{Metadata, Structure};
-use crate::model::{Piece, text};
+use crate::model::{Missing, Piece, text};
 
 /// The pieces of one file.
 #[derive(Clone, Debug)]
@@ -16,8 +16,8 @@ pub(super) struct Pieces {
     pub(super) whole: String,
     /// The places of the pieces in the list that they were found in, in their order.
     pub(super) places: Vec<usize>,
-    /// Names of those that are missing, as far as names tell.
-    pub(super) missing: Vec<String>,
+    /// Those that are missing, as far as names tell.
+    pub(super) missing: Missing,
     /// Whether the first is here.
     pub(super) begins: bool,
 }
@@ -48,8 +48,7 @@ pub(super) fn of<'a>(paths: impl Iterator<Item = (usize, &'a str)>) -> Vec<Piece
         let missing = Piece::missing(&names);
         // A first piece is not numbered above 1, and nothing before it is missing.
         let first = names.first().map_or(u32::MAX, Piece::number);
-        let begins =
-            first <= 1 && !missing.iter().filter_map(|name| Piece::parse(name)).any(|gone| gone.number() < first);
+        let begins = first <= 1 && missing.ranges().first().is_none_or(|(gone, _)| *gone > first);
         Pieces { whole: join(&folder, &whole), places, missing, begins }
     };
     files.into_iter().map(pieces).collect()

@@ -15,7 +15,8 @@ use super::weights::{Joined, Set, Weights};
 use crate::format::{Kind, Metadata};
 use crate::model::memory::{Conditions, Fit, HostMemory, Weights as WeightBytes, fit};
 use crate::model::{
-    FileName, FileStatus, Format, Model, ModelId, ModelKind, Quantization, RemoteFile, RepoPath, Shard, StoreKind, size,
+    FileName, FileStatus, Format, Missing, Model, ModelId, ModelKind, Quantization, RemoteFile, RepoPath, Shard,
+    StoreKind, size,
 };
 
 /// The files of a model on the hub, as far as they were read.
@@ -120,7 +121,7 @@ impl RemoteRow {
                 name: &|| shards::join(folder, FileName::parse(first.path.file_name()).stem()),
                 named: if gguf { Quantization::of_path(&first.path) } else { None },
                 format: Some(if gguf { Format::Gguf } else { Format::Safetensors }),
-                missing: &shards::missing_names(&numbers, &extension),
+                missing: &Missing::of_shards(&numbers, extension),
                 current: true,
             };
             weights.add(&set, joined, &mut warnings);

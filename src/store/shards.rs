@@ -11,12 +11,10 @@ use crate::format::safetensors::Index;
 use crate::format::{Metadata, Structure, TensorNames};
 use crate::model::selection::INDEX;
 use crate::model::size::grouped;
-use crate::model::{FileName, Shard, text};
+use crate::model::{FileName, Missing, Shard, text};
 
 /// Missing files that are named one by one: an index may name very many.
 const MOST_MISSING: usize = 1000;
-/// Missing shards of a set that are counted: a name may claim a million.
-const MOST_NUMBERS: usize = 100_000;
 /// Names in one line.
 const MOST_NAMES: usize = 3;
 
@@ -262,7 +260,8 @@ pub(super) fn against_each_other(parts: &[Part<'_>]) -> Vec<Trouble> {
             if own.is_sample(*tensors, each.len()) || known.is_sample(*others, each.len()) { "at least " } else { "" };
         let (tensors, are) = if twice == 1 { ("tensor", "is") } else { ("tensors", "are") };
         let other = text::printable(file_name(other));
-        trouble(path, Kind::Note, format!("{least}{twice} {tensors} of it {are} in {other} as well"));
+        // A loader refuses a tensor that it has read already.
+        trouble(path, Kind::Damage, format!("{least}{twice} {tensors} of it {are} in {other} as well"));
     }
     troubles
 }
@@ -277,56 +276,60 @@ pub(super) fn unnamed_part(told: &Told) -> Option<String> {
     Some(format!("its header says that it is {place}, its name does not, so that no loader finds the others"))
 }
 
-/// The names of the files of one numbered set that are missing if these are here.
-pub(super) fn missing_names(here: &[Shard<'_>], extension: &dyn Fn() -> String) -> Vec<String> {
-    let missing = Shard::missing(here, MOST_NUMBERS);
-    if missing.is_empty() {
-        return Vec::new();
-    }
-    let extension = extension();
-    missing.into_iter().map(|(_, name)| format!("{name}.{extension}")).collect()
-}
-
-/// What a row says of the missing files of one set: the set as people write it, what is missing in the order of its names,
-/// and what names it where that is an index.
-pub(super) fn missing_line(set: &str, missing: &[String], index: Option<&str>) -> Option<String> {
-    let first = missing.first()?;
-    let mut names: Vec<String> = missing.iter().take(MOST_NAMES).map(|path| text::printable(file_name(path))).collect();
-    if missing.len() > MOST_NAMES {
-        names.push(format!("{} more", missing.len() - MOST_NAMES));
-    }
-    let names = names.join(", ");
-    let shards: Option<Vec<Shard<'_>>> = missing.iter().map(|path| FileName::parse(file_name(path)).shard()).collect();
-    let count = FileName::parse(file_name(first)).shard().map_or(0, |shard| shard.count);
+/// What a row says of the missing files of one numbered set, or pieces of one file: the set as people write it, and what is
+/// missing.
+pub(super) fn missing_line(set: &str, missing: &Missing) -> Option<String> {
+    let names = shown_names(missing.names(), missing.len())?;
     let one = missing.len() == 1;
-    Some(match (shards, index) {
-        (Some(shards), _) => {
-            let (noun, verb) = if one { ("shard", "is") } else { ("shards", "are") };
-            format!("{}: {noun} {} of {count} {verb} missing ({names})", text::printable(set), ranges(&shards))
-        }
-        (None, Some(index)) => {
-            let verb = if one { "is" } else { "are" };
-            format!("{names} {verb} missing, named by {}", text::printable(file_name(index)))
-        }
-        (None, None) => format!("{names} {} missing", if one { "is" } else { "are" }),
+    Some(match missing.count() {
+        Some(count) => numbers_line(set, missing.ranges(), count, &names),
+        None => format!("{names} {} missing", if one { "is" } else { "are" }),
     })
 }
 
-/// Numbers as people write them: `2, 4-6`.
-fn ranges(shards: &[Shard<'_>]) -> String {
-    const MOST: usize = 8;
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    let numbers: BTreeSet<u32> = shards.iter().map(|shard| shard.number).collect();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, end)) if *end + 1 == number => *end = number,
-            _ => ranges.push((number, number)),
+/// The same of the files that an index names and that are missing, by their paths in order.
+pub(super) fn missing_by_index(set: &str, missing: &[String], index: &str) -> Option<String> {
+    let names = shown_names(missing.iter().map(|path| file_name(path).to_owned()), missing.len() as u64)?;
+    let shards: Option<Vec<Shard<'_>>> = missing.iter().map(|path| FileName::parse(file_name(path)).shard()).collect();
+    Some(match shards.as_deref() {
+        Some(shards @ [first, ..]) => {
+            let mut ranges: Vec<(u32, u32)> = Vec::new();
+            let numbers: BTreeSet<u32> = shards.iter().map(|shard| shard.number).collect();
+            for number in numbers {
+                match ranges.last_mut() {
+                    Some((_, end)) if *end + 1 == number => *end = number,
+                    _ => ranges.push((number, number)),
+                }
+            }
+            numbers_line(set, &ranges, first.count, &names)
         }
+        _ => {
+            let verb = if missing.len() == 1 { "is" } else { "are" };
+            format!("{names} {verb} missing, named by {}", text::printable(file_name(index)))
+        }
+    })
+}
+
+/// The first of so many names, and how many more there are; `None` without any.
+fn shown_names(names: impl Iterator<Item = String>, count: u64) -> Option<String> {
+    let mut shown: Vec<String> = names.take(MOST_NAMES).map(|name| text::printable(&name)).collect();
+    let more = count.saturating_sub(shown.len() as u64);
+    if more > 0 {
+        shown.push(format!("{more} more"));
     }
+    (!shown.is_empty()).then(|| shown.join(", "))
+}
+
+/// Numbers as people write them: `2, 4-6`.
+fn numbers_line(set: &str, ranges: &[(u32, u32)], count: u32, names: &str) -> String {
+    const MOST: usize = 8;
     let one = |(from, to): &(u32, u32)| if from == to { from.to_string() } else { format!("{from}-{to}") };
-    let texts: Vec<String> = ranges.iter().take(MOST).map(one).collect();
+    let numbers: Vec<String> = ranges.iter().take(MOST).map(one).collect();
     let more = if ranges.len() > MOST { ", …" } else { "" };
-    format!("{}{more}", texts.join(", "))
+    let single = matches!(ranges, [(from, to)] if from == to);
+    let (noun, verb) = if single { ("shard", "is") } else { ("shards", "are") };
+    let numbers = numbers.join(", ");
+    format!("{}: {noun} {numbers}{more} of {count} {verb} missing ({names})", text::printable(set))
 }
 
 /// What a row says of a weights file by its header, one line each.

@@ -16,7 +16,10 @@ use crate::disk::folder::Status;
 use crate::format::{Kind as FileKind, Metadata, Structure, UNREADABLE};
 use crate::model::memory::Shape;
 use crate::model::selection::loaded;
-use crate::model::{FileName, FileStatus, Format, Label, Model, Quantization, Shard, text};
+use crate::model::{FileName, FileStatus, Format, Label, Missing, Model, Quantization, Shard, text};
+
+/// Nothing is missing.
+static NONE: Missing = Missing::none();
 
 /// Indexes of a row that are compared with its weights; a pipeline has one for each of its parts.
 const MOST_INDEXES: usize = 256;
@@ -29,8 +32,8 @@ pub(super) struct Set<'a> {
     pub(super) named: Option<Quantization>,
     /// The format that the name tells.
     pub(super) format: Option<Format>,
-    /// Names of the files that are missing by the names of those that are here, escaped.
-    pub(super) missing: &'a [String],
+    /// The files that are missing by the names of those that are here.
+    pub(super) missing: &'a Missing,
     /// Whether a program would load it now; not so what only an older revision has.
     pub(super) current: bool,
 }
@@ -38,7 +41,7 @@ pub(super) struct Set<'a> {
 impl<'a> Set<'a> {
     /// A file that is no weights by its name.
     pub(super) fn alone(name: &'a dyn Fn() -> String) -> Self {
-        Self { name, named: None, format: None, missing: &[], current: true }
+        Self { name, named: None, format: None, missing: &NONE, current: true }
     }
 }
 
@@ -219,9 +222,8 @@ impl Weights {
     pub(super) fn add(&mut self, set: &Set<'_>, mut joined: Joined, warnings: &mut Warnings) {
         let indexed = joined.files.iter().any(|(path, _)| self.spoken.speaks_for(path));
         // An index knows better than names.
-        let missing = if indexed || joined.members == 0 { &[] } else { set.missing };
-        if let Some(line) = (!missing.is_empty()).then(|| shards::missing_line(&(set.name)(), missing, None)).flatten()
-        {
+        let missing = if indexed || joined.members == 0 { &NONE } else { set.missing };
+        if let Some(line) = (!missing.is_empty()).then(|| shards::missing_line(&(set.name)(), missing)).flatten() {
             warnings.add(&line);
             self.note(FileStatus::Missing);
         }
@@ -331,7 +333,7 @@ impl Weights {
             let first = paths.first().map_or("", String::as_str);
             let stem = FileName::parse(shards::file_name(first)).stem().to_owned();
             let name = shards::join(shards::folder(first), &stem);
-            if let Some(line) = shards::missing_line(&name, &missing, Some(&indexed.path)) {
+            if let Some(line) = shards::missing_by_index(&name, &missing, &indexed.path) {
                 warnings.add(&line);
                 self.note(FileStatus::Missing);
             }

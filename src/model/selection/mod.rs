@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use super::repo_path::wildcard;
-use super::{FileName, Quantization, RemoteFile, RepoPath, Role, Shard, text};
+use super::{FileName, Missing, Quantization, RemoteFile, RepoPath, Role, Shard, text};
 use crate::error::{Error, Result};
 pub(crate) use projector::precision_rank;
 pub use projector::{is_projector, projector, with_projector};
@@ -90,8 +90,8 @@ pub fn principal<'a>(paths: impl IntoIterator<Item = &'a str>) -> Option<&'a str
         .or_else(|| paths.first().copied())
 }
 
-/// The numbers of the shards that are missing from sets of which at least one shard is in `paths`, as the names that
-/// the missing files would have.
+/// The shards that are missing from sets of which at least one shard is in `paths`, as the names that the missing files would
+/// have; no more than the first thousand.
 #[must_use]
 pub fn missing_shards<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut sets: BTreeMap<(String, &str, _), Vec<Shard<'_>>> = BTreeMap::new();
@@ -105,8 +105,9 @@ pub fn missing_shards<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<Strin
     }
     let mut missing = Vec::new();
     for ((folder, extension, _), shards) in sets {
-        let names = Shard::missing(&shards, MOST_MISSING).into_iter();
-        missing.extend(names.map(|(_, name)| format!("{folder}{name}.{extension}")));
+        let gone = Missing::of_shards(&shards, || extension.to_owned());
+        let room = MOST_MISSING.saturating_sub(missing.len());
+        missing.extend(gone.names().take(room).map(|name| format!("{folder}{name}")));
     }
     missing
 }
@@ -123,7 +124,7 @@ pub fn quantizations(files: &[RemoteFile]) -> Vec<Quantization> {
     labels
 }
 
-/// Most missing shards that are named: a name may claim a million.
+/// Most missing shards that are named, of all sets together: a name may claim a million.
 const MOST_MISSING: usize = 1000;
 
 pub(crate) const INDEX: &str = ".safetensors.index.json";

@@ -25,15 +25,12 @@ use super::planning::{Folders, lexical};
 use super::surroundings::Surroundings;
 use super::sweep::{SweepContext, Sweeper};
 use super::tree::{Entry, Tree};
-use super::verify::{Expected, Promise, Source};
+use super::verify::{Expected, Promise, Source, most_named};
 use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::disk::folder::{Folder, Status};
 use crate::disk::usage::Usage;
 use crate::error::{Error, Result};
 use crate::model::{Digest, ModelId, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
-
-/// Most missing shards that are named one by one: a hostile name claims up to 99,999.
-const MAX_MISSING: usize = 1000;
 
 /// How a program lays out its models.
 pub trait Layout: fmt::Debug + Send + Sync + 'static {
@@ -360,7 +357,7 @@ impl<L: Layout> Store for FileStore<L> {
         for set in unit.folder.sets.iter().filter(|set| all_of(set).any(|index| part.contains(&index))) {
             // Of a whole row the index says it.
             if target.part != Part::Whole || !unit.folder.has_index(set) {
-                missing.extend(unit.folder.missing_of(set).take(MAX_MISSING));
+                missing.extend(unit.folder.missing_of(set).take(most_named(missing.len())));
             }
             missing.extend(set.staging.iter().filter_map(|&at| unit.folder.staging_target(at)).map(Path::to_owned));
         }

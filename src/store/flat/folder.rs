@@ -9,11 +9,10 @@ use super::sidecar;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
 use crate::disk::safe;
-use crate::model::{FileName, FileStatus, Inode, Quantization, Role, Shard, text};
+use crate::model::{FileName, FileStatus, Inode, Missing, Quantization, Role, Shard, text};
 use crate::store::Part;
 use crate::store::beside::Beside;
 use crate::store::headers::Headers;
-use crate::store::shards;
 use crate::store::surroundings::Warnings;
 use crate::store::tree::{Entry, Tree};
 use crate::store::verify::Expected;
@@ -108,8 +107,8 @@ pub(in crate::store) struct WeightSet {
     pub(in crate::store) members: Vec<usize>,
     /// Entries of its partial files and journals.
     pub(in crate::store) staging: Vec<usize>,
-    /// Names of the shards that are missing by the names of the others, escaped.
-    pub(in crate::store) missing: Vec<String>,
+    /// The shards that are missing by the names of the others.
+    pub(in crate::store) missing: Missing,
     /// The quantization that the name, or the folder that holds it, tells.
     pub(in crate::store) label: Option<Quantization>,
 }
@@ -309,7 +308,7 @@ impl ModelFolder {
 
     /// The paths of the shards of a set that are missing by the names of the others.
     pub(in crate::store) fn missing_of<'a>(&self, set: &'a WeightSet) -> impl Iterator<Item = PathBuf> + 'a {
-        set.missing.iter().map(|name| set.key.folder().join(text::unescape(name)))
+        set.missing.names().map(|name| set.key.folder().join(text::unescape(&name)))
     }
 
     /// Whether an index lies beside a set, which says better than names what belongs to it.
@@ -441,7 +440,7 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
             key,
             members: Vec::new(),
             staging: Vec::new(),
-            missing: Vec::new(),
+            missing: Missing::none(),
         });
         match class {
             Class::Staging { .. } => set.staging.push(index),
@@ -455,11 +454,11 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
     sets
 }
 
-/// The names of the shards that are missing.
-fn missing(set: &WeightSet, entries: &[Entry]) -> Vec<String> {
+/// The shards that are missing.
+fn missing(set: &WeightSet, entries: &[Entry]) -> Missing {
     let names: Vec<String> = set.members.iter().map(|member| text::escape(entries[*member].name())).collect();
     let here: Vec<Shard<'_>> = names.iter().filter_map(|name| FileName::parse(name).shard()).collect();
-    shards::missing_names(&here, &|| set.key.extension.clone())
+    Missing::of_shards(&here, || set.key.extension.clone())
 }
 
 /// The quantization that a file's name, else the name of its folder, tells.

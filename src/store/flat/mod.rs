@@ -56,14 +56,11 @@ use super::headers::Headers;
 use super::planning::lexical;
 use super::surroundings::Surroundings;
 use super::sweep::SweepContext;
-use super::verify::{Expected, Promise, Source};
+use super::verify::{Expected, Promise, Source, most_named};
 use super::{Details, Part, Row, Store, StoreLink, Target};
 use crate::error::{Error, Result};
 use crate::model::selector::{Choice, arguments};
 use crate::model::{ModelFile, Plan, Reference, StoreKind, StoreSummary, Sweep, text};
-
-/// Most missing shards that are named one by one: a hostile name claims up to 99,999.
-const MAX_MISSING: usize = 1000;
 
 /// Most rows of a group that are named where one has to be chosen.
 const MAX_CHOICES: usize = 40;
@@ -169,7 +166,7 @@ impl FlatStore {
         for set in folder.sets.iter().filter(|set| folder::all_of(set).any(|index| part.contains(&index))) {
             // Of a whole row the index says it.
             if target.part != Part::Whole || !folder.has_index(set) {
-                missing.extend(folder.missing_of(set).take(MAX_MISSING));
+                missing.extend(folder.missing_of(set).take(most_named(missing.len())));
             }
             missing.extend(set.staging.iter().filter_map(|&index| folder.staging_target(index)).map(Path::to_owned));
         }

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use super::details::WeightsFile;
 use super::read::{Blob, Content, Entry, Repository, Revision};
 use crate::disk::fast_map::Fast;
-use crate::model::{FileName, Format, Inode, Quantization, RepoPath, Shard, text};
-use crate::store::shards;
+use crate::model::{FileName, Format, Inode, Missing, Quantization, RepoPath, Shard, text};
 
 /// One file or shards of one revision.
 pub(super) struct WeightSet<'a> {
@@ -20,8 +19,8 @@ pub(super) struct WeightSet<'a> {
     pub(super) format: Format,
     /// Those of its files whose bytes are here, in the order of their numbers.
     pub(super) files: Vec<WeightsFile<'a>>,
-    /// Names of the shards that nothing is here of, escaped; none where nothing at all is here.
-    pub(super) missing: Vec<String>,
+    /// The shards that nothing is here of; none where nothing at all is here.
+    pub(super) missing: Missing,
     /// Files that lead elsewhere, of which nothing is read.
     pub(super) foreign: usize,
     /// Whether it is of the revision that comes first.
@@ -53,7 +52,7 @@ pub(super) fn of<'a>(
         for set in &mut sets {
             set.current = first;
             let extension = || set.path.extension().map(text::escape).unwrap_or_default();
-            set.missing = shards::missing_names(&set.shards, &extension);
+            set.missing = Missing::of_shards(&set.shards, extension);
         }
         all.extend(sets);
     }
@@ -112,7 +111,7 @@ impl<'a> WeightSet<'a> {
             named: if gguf { named(path) } else { None },
             format: if gguf { Format::Gguf } else { Format::Safetensors },
             files: Vec::new(),
-            missing: Vec::new(),
+            missing: Missing::none(),
             foreign: 0,
             current: false,
             shards: Vec::new(),

@@ -11,7 +11,8 @@ use crate::disk::folder::Status;
 use crate::disk::usage::Usage;
 use crate::format::Metadata;
 use crate::model::{
-    Digest, FileStatus, Format, Inode, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind, text,
+    Digest, FileStatus, Format, Inode, Missing, Model, ModelFile, ModelId, ModelKind, Quantization, Role, StoreKind,
+    text,
 };
 use crate::store::beside::Companion;
 use crate::store::headers::Header;
@@ -180,8 +181,13 @@ impl OllamaStore {
         if let Some(metadata) = &mut joined.metadata {
             self.add_layers(contents, tag, metadata, warnings);
         }
-        let set =
-            Set { name: &|| text::printable(&tag.id), named: named(tag), format: None, missing: &[], current: true };
+        let set = Set {
+            name: &|| text::printable(&tag.id),
+            named: named(tag),
+            format: None,
+            missing: &Missing::none(),
+            current: true,
+        };
         let mut weights = Weights::default();
         weights.add(&set, joined, warnings);
         weights.tell(model, Projector::default())
@@ -209,8 +215,8 @@ impl OllamaStore {
             let kind = match layer.kind.as_str() {
                 "template" => {
                     if entry.status.size_bytes > 0 {
-                            Arc::make_mut(metadata).chat_template = Some(true);
-                        }
+                        Arc::make_mut(metadata).chat_template = Some(true);
+                    }
                     continue;
                 }
                 "license" => Companion::Licence,

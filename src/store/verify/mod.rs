@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::collect::Collector;
 pub use self::expected::{Expected, Promise, Source};
+pub(super) use self::sets::most_named;
 use self::work::Work;
 use super::remembered::Remembered;
 use crate::error::Result;

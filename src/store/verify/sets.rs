@@ -1,6 +1,7 @@
 //! What files tell of each other: shards of one set, and the index that names them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,12 +11,19 @@ use super::{Expected, Source};
 use crate::disk::safe;
 use crate::format::safetensors::Index;
 use crate::format::{Structure, read_metadata};
-use crate::model::{FileCheck, FileName, FileStatus, Shard, set_of, text};
+use crate::model::{FileCheck, FileName, FileStatus, Missing, Shard, set_of, text};
 use crate::store::shards::{self, Indexed, Kind, Look, Part, Spoken, Told, Trouble, file_name, folder, join};
 use crate::store::{absent, mix, pieces};
 
-/// Most missing shards that are named one by one: a hostile name or header claims up to 999,999.
+/// Missing files of a model that are listed one by one: a hostile name claims up to 999,999.
 const MAX_MISSING: usize = 1000;
+/// Those of each set that are listed whatever the others lack.
+const LEAST_OF_SET: usize = 3;
+
+/// How many missing files of a set are listed where so many of others are.
+pub(in crate::store) fn most_named(listed: usize) -> usize {
+    MAX_MISSING.saturating_sub(listed).max(LEAST_OF_SET)
+}
 
 const STRUCTURE: &str = "structure";
 
@@ -30,7 +38,9 @@ pub(super) fn compare(
 ) {
     let mut by_path: HashMap<&str, Vec<usize>> = HashMap::with_capacity(files.len());
     files.iter().enumerate().for_each(|(at, file)| by_path.entry(file.path.as_str()).or_default().push(at));
-    let mut sets = Sets { root, files, by_path, told, checks, missing: BTreeSet::new(), cancel };
+    let gone = checks.iter().filter(|check| check.status == FileStatus::Missing).count();
+    let (missing, beside) = (BTreeMap::new(), BTreeMap::new());
+    let mut sets = Sets { root, files, by_path, told, checks, gone, missing, beside, cancel };
     let indexes = sets.indexes();
     for (at, indexed) in &indexes {
         sets.compare_index(*at, indexed);
@@ -41,8 +51,9 @@ pub(super) fn compare(
     sets.compare_pieces();
     sets.compare_commits();
     let missing = sets.missing;
-    checks.extend(missing.into_iter().map(|path| {
+    checks.extend(missing.into_iter().map(|(path, more)| {
         let mut check = FileCheck::new(path, FileStatus::Missing);
+        check.more_missing = more;
         check.algorithm = Some(STRUCTURE.to_owned());
         check
     }));
@@ -58,7 +69,12 @@ struct Sets<'a> {
     by_path: HashMap<&'a str, Vec<usize>>,
     told: &'a [Option<Told>],
     checks: &'a mut [FileCheck],
-    missing: BTreeSet<String>,
+    /// Files that are listed as missing by others.
+    gone: usize,
+    /// The others that are, each with how many more of its set are not listed.
+    missing: BTreeMap<String, u64>,
+    /// The names of what lies in a folder, which is read once.
+    beside: BTreeMap<PathBuf, BTreeSet<OsString>>,
     cancel: &'a CancellationToken,
 }
 
@@ -144,11 +160,11 @@ impl Sets<'_> {
             // An index knows better than names.
             if !spoken.speaks_for(&self.files[*first].path) {
                 let here: Vec<Shard<'_>> = members.values().map(|(shard, _)| *shard).collect();
-                let location = &self.files[*first].location;
-                let names = shards::missing_names(&here, &|| extension.clone()).into_iter().take(MAX_MISSING);
-                let gone = names.filter(|name| !lies_beside(self.root, location, text::unescape(name)));
-                let gone: Vec<String> = gone.map(|name| join(below, &name)).collect();
-                self.missing.extend(gone.into_iter().filter(|path| !self.by_path.contains_key(path.as_str())));
+                let absent = |at: usize| self.checks[at].status == FileStatus::Missing;
+                let listed: Vec<usize> = members.values().map(|(_, at)| *at).filter(|at| absent(*at)).collect();
+                let location = self.files[*first].location.clone();
+                let missing = Missing::of_shards(&here, || extension.clone());
+                self.miss(below, &location, &missing, &listed);
             }
             let parts: Vec<Part<'_>> = members
                 .values()
@@ -170,7 +186,10 @@ impl Sets<'_> {
     fn compare_pieces(&mut self) {
         for pieces in pieces::of(self.files.iter().enumerate().map(|(at, file)| (at, file.path.as_str()))) {
             let below = folder(&pieces.whole);
-            self.missing.extend(pieces.missing.iter().map(|name| join(below, name)));
+            if let Some(first) = pieces.places.first() {
+                let location = self.files[*first].location.clone();
+                self.miss(below, &location, &pieces.missing, &[]);
+            }
             let opened = |at: &usize| safe::open_below(self.root, &self.files[*at].location).ok();
             let length = |at: &usize| Some(opened(at)?.metadata().ok()?.len());
             let lengths: Option<Vec<u64>> = pieces.places.iter().map(length).collect();
@@ -216,12 +235,65 @@ impl Sets<'_> {
         }
     }
 
+    /// Lists what a set lacks whose files lie beside the one at `location`: the first names, and how many more there are. `listed` are
+    /// the places of those that are listed already.
+    fn miss(&mut self, below: &str, location: &Path, missing: &Missing, listed: &[usize]) {
+        if missing.is_empty() {
+            return;
+        }
+        let most = most_named(self.gone + self.missing.len()).saturating_sub(listed.len());
+        let folder = location.parent().unwrap_or(Path::new("")).to_owned();
+        let root = self.root;
+        let beside = self.beside.entry(folder).or_insert_with_key(|folder| names_in(&root.join(folder)));
+        // A second name of a file elsewhere in the store is none of the model's own files, and not missing either.
+        let is_there = |name: &str| beside.contains(&text::unescape(name));
+        let known = |path: &str| self.by_path.contains_key(path);
+        let (mut looked, mut passed) = (0_u64, 0_u64);
+        let mut names: Vec<String> = Vec::new();
+        for name in missing.names() {
+            if names.len() >= most {
+                break;
+            }
+            looked += 1;
+            let path = join(below, &name);
+            if is_there(&name) {
+                passed += 1;
+            } else if !known(&path) {
+                names.push(path);
+            }
+        }
+        let mut more = missing.len() - looked;
+        if more > 0 {
+            let numbers = missing.ranges();
+            let name = missing.names().next().unwrap_or_default();
+            let set = FileName::parse(&name).shard();
+            let stem = text::unescape(set.map_or("", |set| set.stem));
+            let same = beside
+                .range(stem.clone()..)
+                .take_while(|name| name.as_encoded_bytes().starts_with(stem.as_encoded_bytes()));
+            let there =
+                same.filter_map(|name| FileName::parse(name.to_str()?).shard().zip(set)).filter(|(shard, set)| {
+                    let is_missing = |(from, to): &(u32, u32)| (*from..=*to).contains(&shard.number);
+                    shard.is_of_set(set) && numbers.iter().any(is_missing)
+                });
+            more = more.saturating_sub((there.count() as u64).saturating_sub(passed));
+        }
+        match (names.pop(), listed.last()) {
+            (Some(last), _) => {
+                self.missing.extend(names.into_iter().map(|name| (name, 0)));
+                self.missing.insert(last, more);
+            }
+            (None, Some(&at)) => self.checks[at].more_missing = more,
+            (None, None) => {}
+        }
+    }
+
     /// Takes what is wrong with the file at a place, or with one that is not there.
     fn take(&mut self, trouble: Trouble, place: Option<usize>) {
         match (trouble.kind, place) {
             (Kind::Missing, _) => {
                 if self.missing.len() < MAX_MISSING {
-                    self.missing.insert(trouble.path);
+                    self.missing.entry(trouble.path).or_default();
                 }
             }
             (Kind::Damage, Some(at)) => self.damage(at, &trouble.line),
@@ -253,4 +325,10 @@ fn shares_revision(a: &[String], b: &[String]) -> bool {
 fn lies_beside(root: &Path, location: &Path, name: impl Into<PathBuf>) -> bool {
     let folder = location.parent().unwrap_or(Path::new(""));
     root.join(folder).join(name.into()).symlink_metadata().is_ok()
+}
+
+/// The names of all that lies in a folder.
+fn names_in(folder: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect()
 }
