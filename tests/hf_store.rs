@@ -1120,3 +1120,17 @@ fn a_card_tells_the_licence_of_weights_whose_header_does_not() {
     let metadata = cache.store().details("org/a").unwrap().metadata.unwrap();
     assert_eq!(metadata.licence.as_deref(), Some("other (own)"));
 }
+
+#[test]
+fn another_name_in_the_same_revision_is_said() {
+    let cache = Cache::new();
+    let bytes = gguf(4);
+    for name in ["x-Q4_K_M.gguf", "x-Q4_K_L.gguf"] {
+        cache.file("models--org--same", &commit('7'), name, &bytes);
+    }
+    let blob = cache.file("models--org--same", &commit('8'), "x-Q4_K_M.gguf", &bytes);
+    let target = |label: &str| Target { id: "org/same".to_owned(), part: Part::Quantization(label.to_owned()) };
+    kept(&cache.plan(&[target("Q4_K_M")]), &blob, "also used by x-Q4_K_L.gguf");
+    let because = "also used by x-Q4_K_M.gguf";
+    kept(&cache.plan(&[target("Q4_K_L")]), &blob, because);
+}

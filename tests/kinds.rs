@@ -8,10 +8,11 @@ use std::path::Path;
 
 use rbee_hive::format::Kind;
 use rbee_hive::format::gguf::{TensorType, Writer};
-use rbee_hive::model::{ModelKind, Quantization, Role};
+use rbee_hive::model::{ModelKind, Plan, Quantization, Role};
 use rbee_hive::provisioner::ModelProvisioner;
 use rbee_hive::store::flat::FlatStore;
-use rbee_hive::store::{Details, Store};
+use rbee_hive::store::lm_studio::LmStudioStore;
+use rbee_hive::store::{Details, Part, Store, Target};
 use support::hf_cache::{Cache, commit};
 
 fn bytes(writer: &Writer) -> Vec<u8> {
@@ -147,5 +148,86 @@ fn alone_they_are_what_they_are_and_no_model() {
                 assert!(told.model.warnings.contains(&line), "{:?}", told.model.warnings);
             }
         }
+    }
+}
+
+/// The same files as a model of each store that keeps several quantizations of one.
+fn each_store(files: &[(&str, Vec<u8>)], look: &dyn Fn(&dyn Store, &str)) {
+    let scratch = tempfile::tempdir().unwrap();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+    put(&scratch.path().join("flat/m"), &files);
+    put(&scratch.path().join("lmstudio/org/m"), &files);
+    let cache = Cache::new();
+    for (name, bytes) in &files {
+        cache.file("models--org--m", &commit('1'), name, bytes);
+    }
+    cache.reference("models--org--m", "main", &commit('1'));
+    look(&FlatStore::new(scratch.path().join("flat"), Vec::new()), "m");
+    look(&LmStudioStore::new(&scratch.path().join("lmstudio")), "org/m");
+    look(&cache.store(), "org/m");
+}
+
+fn without(store: &dyn Store, id: &str, labels: &[&str]) -> rbee_hive::error::Result<Plan> {
+    let target = |label: &&str| Target { id: id.to_owned(), part: Part::Quantization((*label).to_owned()) };
+    store.plan_deletion(&labels.iter().map(target).collect::<Vec<_>>())
+}
+
+/// The names of GGUF files that go.
+fn gone(plan: &Plan) -> Vec<String> {
+    let names = plan.steps.iter().map(|step| step.name.to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".gguf")).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_quantization_takes_along_nothing_that_is_no_model() {
+    for sidecar in sidecars() {
+        let mut other = model();
+        other.push(0);
+        let files = [("m-Q4_K_M.gguf", model()), ("m-Q8_0.gguf", other), ("x-Q8_0.gguf", sidecar.bytes.clone())];
+        each_store(&files, &|store, id| {
+            let labels = store.details(id).unwrap().model.selects;
+            assert_eq!(labels.iter().map(Quantization::as_str).collect::<Vec<_>>(), ["Q4_K_M", "Q8_0"]);
+            let plan = without(store, id, &["Q8_0"]).unwrap();
+            assert_eq!((gone(&plan), plan.notes.len()), (vec!["m-Q8_0.gguf".to_owned()], 0), "{}", sidecar.kind);
+            if store.root().ends_with("flat") {
+                let kept = plan.keep.iter().find(|kept| kept.path.ends_with("x-Q8_0.gguf")).unwrap();
+                assert_eq!(kept.because, "also used by m-Q4_K_M.gguf");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_last_quantization_takes_only_what_serves_it() {
+    for sidecar in sidecars() {
+        for name in ["x-Q8_0.gguf", sidecar.names[0]] {
+            let files = [("m-Q4_K_M.gguf", model()), (name, sidecar.bytes.clone())];
+            each_store(&files, &|store, id| {
+                let mut all = vec!["m-Q4_K_M.gguf".to_owned()];
+                all.extend((sidecar.kind == Kind::Projector).then(|| name.to_owned()));
+                assert_eq!(gone(&without(store, id, &["Q4_K_M"]).unwrap()), all, "{} {name}", sidecar.kind);
+            });
+        }
+    }
+}
+
+#[test]
+fn a_label_that_names_no_model_says_what_it_names() {
+    for sidecar in sidecars() {
+        let files = [("m-Q4_K_M.gguf", model()), ("x-Q8_0.gguf", sidecar.bytes.clone())];
+        each_store(&files, &|store, id| {
+            let plan = without(store, id, &["Q8_0"]);
+            if sidecar.kind == Kind::Projector {
+                // The model that stays loads it.
+                assert!(plan.is_err());
+                return;
+            }
+            let plan = plan.unwrap();
+            assert_eq!(gone(&plan), ["x-Q8_0.gguf"]);
+            let line = format!("no model here is called Q8_0: it names {}", sidecar.kind.with_article());
+            assert_eq!(plan.notes, [line]);
+        });
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Removed<'a> {
     keep: &'a [Kept],
     blocked: &'a [Blocked],
     breaks: &'a [Broken],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    notes: &'a [String],
     in_use_by: &'a [Holder],
     unreadable_processes: usize,
     expected_bytes: u64,
@@ -51,6 +53,7 @@ impl<'a> Removed<'a> {
             keep: &plan.keep,
             blocked: &plan.blocked,
             breaks: &plan.breaks,
+            notes: &plan.notes,
             in_use_by: &plan.in_use_by,
             unreadable_processes: plan.unreadable_processes,
             expected_bytes: plan.expected_bytes,
@@ -152,6 +155,7 @@ pub(super) fn describe(what: &str, plan: &Plan) -> String {
     plan.keep.iter().for_each(|kept| reason("keep  ", &kept.path, &kept.because));
     plan.blocked.iter().for_each(|blocked| reason("blocked", &blocked.path, &blocked.because));
     plan.breaks.iter().for_each(|broken| reason("breaks", &broken.path, &format!("of {}", broken.model)));
+    plan.notes.iter().for_each(|note| out.push_str(&format!("  note    {}\n", text::printable(note))));
     for holder in &plan.in_use_by {
         out.push_str(&format!(
             "  in use  by process {} ({}, {})\n",

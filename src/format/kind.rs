@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Role;
+use crate::model::{Role, text};
 
 /// What a file of weights is, told by its header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -34,6 +34,19 @@ impl Kind {
     pub fn with_article(self) -> String {
         let article = if matches!(self, Self::Adapter | Self::Imatrix) { "an" } else { "a" };
         format!("{article} {self}")
+    }
+
+    /// Whether it is no part of the model that it lies beside, which neither has it as a quantization nor takes it along: unlike a
+    /// projector or a draft head, it serves other models as well, or is somebody's own work.
+    #[must_use]
+    pub fn stands_alone(self) -> bool {
+        matches!(self, Self::Adapter | Self::ControlVector | Self::Imatrix | Self::Vocabulary)
+    }
+
+    /// What is to be said where a quantization's label names nothing but one of these.
+    #[must_use]
+    pub fn named_by(self, label: &str) -> String {
+        format!("no model here is called {}: it names {}", text::printable(label), self.with_article())
     }
 
     /// The role of a file of that kind; `None` for a model, whose files are told apart by their names.

@@ -185,6 +185,9 @@ pub struct Plan {
     pub blocked: Vec<Blocked>,
     /// Other rows that would break.
     pub breaks: Vec<Broken>,
+    /// What a person should know besides, a line each: that what was named is no model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Processes that hold something that goes: its room returns when they end.
     #[serde(default)]
     pub in_use_by: Vec<Holder>,
@@ -216,6 +219,7 @@ impl Plan {
             && self.keep == again.keep
             && self.blocked == again.blocked
             && self.breaks == again.breaks
+            && self.notes == again.notes
             && self.expected_bytes == again.expected_bytes
             && again.in_use_by.iter().all(held)
     }

@@ -170,6 +170,7 @@ fn append(plan: &mut Plan, more: Plan) {
     plan.keep.extend(more.keep);
     plan.blocked.extend(more.blocked);
     plan.breaks.extend(more.breaks);
+    plan.notes.extend(more.notes);
     for holder in more.in_use_by {
         if !plan.in_use_by.contains(&holder) {
             plan.in_use_by.push(holder);

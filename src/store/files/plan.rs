@@ -36,7 +36,7 @@ enum Rank {
 impl<L: Layout> FileStore<L> {
     pub(super) fn plan(&self, targets: &[Target]) -> Result<Plan> {
         let Some(first) = targets.first() else { return Ok(Plan::default()) };
-        let listing = self.read(None)?.ok_or_else(|| self.not_found(&first.id))?;
+        let mut listing = self.read(None)?.ok_or_else(|| self.not_found(&first.id))?;
         let mut builder = PlanBuilder::new(&self.root);
         let mut asked: BTreeMap<&str, Vec<&Part>> = BTreeMap::new();
         for target in targets {
@@ -45,6 +45,12 @@ impl<L: Layout> FileStore<L> {
                 builder.plan().models.push(self.identity(&target.id));
             }
             parts.push(&target.part);
+        }
+        let in_parts = |id: &str| asked.get(id).is_some_and(|parts| !parts.contains(&&Part::Whole));
+        for found in listing.rows.iter_mut().filter(|found| in_parts(&found.id)) {
+            if let What::Unit(unit) = &mut found.what {
+                unit.folder.tell_kinds(&self.root, &self.headers);
+            }
         }
         let mut selected: Vec<(&str, Selected<'_>)> = Vec::new();
         for (id, parts) in &asked {
@@ -83,6 +89,7 @@ impl<L: Layout> FileStore<L> {
         let mut entries = BTreeSet::new();
         for part in parts {
             entries.extend(self.part(id, unit, part)?);
+            builder.plan().notes.extend(folder.said_of(part, &self.root, &self.headers));
         }
         if whole {
             let path = |path: &Path| self.root.join(&folder.below).join(path);
@@ -183,7 +190,7 @@ impl<L: Layout> FileStore<L> {
         for (_, row) in selected {
             let folder = &row.unit.folder;
             let stays = |index: &usize| !row.entries.contains(index);
-            let user = folder.sets.iter().flat_map(all_of).find(stays);
+            let user = folder.models().flat_map(all_of).find(stays);
             for (index, _, role) in folder.content().filter(|(index, ..)| stays(index)) {
                 let location = row.unit.location(index);
                 let path = self.root.join(&location);

@@ -55,7 +55,7 @@ impl FlatStore {
         let mut links: Vec<Entry> = Vec::new();
         for (id, parts) in &asked {
             match self.found(&base, id)? {
-                Found::Model(folder) => selected.push(self.select(*folder, id, parts)?),
+                Found::Model(folder) => selected.push(self.select(*folder, id, parts, &mut builder)?),
                 Found::Link(entry) if parts.iter().all(|part| **part == Part::Whole) => links.push(entry),
                 Found::Link(_) => return Err(self.not_found(id)),
                 Found::Closed(entry, reason) => {
@@ -87,13 +87,21 @@ impl FlatStore {
     }
 
     /// Everything of `folder` that goes with `parts`.
-    fn select(&self, folder: ModelFolder, id: &str, parts: &[&Part]) -> Result<Selected> {
+    fn select(
+        &self,
+        mut folder: ModelFolder,
+        id: &str,
+        parts: &[&Part],
+        builder: &mut PlanBuilder,
+    ) -> Result<Selected> {
         let whole = parts.contains(&&Part::Whole);
         let mut entries = BTreeSet::new();
         for part in parts {
             entries.extend(self.part(&folder, id, part)?);
+            builder.plan().notes.extend(folder.said_of(part, &self.root, &self.headers));
         }
         if !whole {
+            folder.tell_kinds(&self.root, &self.headers);
             add_sidecar_models(&folder, &mut entries);
         }
         let busy = self.take_out_busy(&folder, &mut entries);
@@ -234,8 +242,7 @@ impl FlatStore {
         let stays: Vec<usize> =
             folder.content().map(|(index, ..)| index).filter(|index| !row.entries.contains(index)).collect();
         let user = folder
-            .sets
-            .iter()
+            .models()
             .flat_map(all_of)
             .find(|index| stays.contains(index))
             .map(|index| text::printable_path(&folder.tree.entries[index].path));
@@ -432,7 +439,7 @@ impl Locks {
 
 /// When the last weights of a folder go, so do the models that are only loaded beside them.
 pub(in crate::store) fn add_sidecar_models(folder: &ModelFolder, entries: &mut BTreeSet<usize>) {
-    let mut weights = folder.sets.iter().flat_map(all_of).peekable();
+    let mut weights = folder.models().flat_map(all_of).peekable();
     if weights.peek().is_none() || !weights.all(|index| entries.contains(&index)) {
         return;
     }

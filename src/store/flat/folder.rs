@@ -9,6 +9,7 @@ use super::sidecar;
 use super::staging::StagingName;
 use crate::disk::folder::Folder;
 use crate::disk::safe;
+use crate::format::Kind;
 use crate::model::{FileName, FileStatus, Inode, Missing, Quantization, Role, Shard, text};
 use crate::store::Part;
 use crate::store::beside::Beside;
@@ -111,6 +112,8 @@ pub(in crate::store) struct WeightSet {
     pub(in crate::store) missing: Missing,
     /// The quantization that the name, or the folder that holds it, tells.
     pub(in crate::store) label: Option<Quantization>,
+    /// What it is: a model by its name, and what its header says once [`ModelFolder::tell_kinds`] has asked that.
+    pub(in crate::store) kind: Kind,
 }
 
 impl WeightSet {
@@ -278,9 +281,68 @@ impl ModelFolder {
         told.and_then(|metadata| metadata.quantization.clone()).or_else(|| set.label.clone())
     }
 
-    /// The sets that `wanted` names. Names decide, as on the hub, and headers only of what has no label in its name; an exact
-    /// label before a looser one, so that no more is meant than what was said.
-    pub(in crate::store) fn sets_of(&self, wanted: &str, root: &Path, headers: &Headers) -> Vec<&WeightSet> {
+    /// What a set is: what the header of its first file says, else its name, which is that of a model.
+    fn kind_of(&self, set: &WeightSet, root: &Path, headers: &Headers) -> Kind {
+        set.members.first().map_or(Kind::Model, |&member| self.kind_at(member, root, headers).unwrap_or(Kind::Model))
+    }
+
+    /// What the header of an entry says that it is; `None` where there is none to read.
+    fn kind_at(&self, index: usize, root: &Path, headers: &Headers) -> Option<Kind> {
+        let entry = self.tree.entries.get(index).filter(|entry| entry.is_file() && entry.status.size_bytes > 0)?;
+        headers.get(root, &self.location(entry), &entry.status).ok().map(|told| told.kind)
+    }
+
+    /// Asks the headers what is a model and what only lies beside one, as names tell of most.
+    pub(in crate::store) fn tell_kinds(&mut self, root: &Path, headers: &Headers) {
+        for at in 0..self.sets.len() {
+            let kind = self.kind_of(&self.sets[at], root, headers);
+            self.sets[at].kind = kind;
+            for &member in kind.role().iter().flat_map(|_| &self.sets[at].members) {
+                self.classes[member] = Class::Content(kind.role().unwrap_or(Role::Other));
+            }
+        }
+        // Whatever is no model is called a sidecar; what serves other models as well is not one of this.
+        for index in 0..self.classes.len() {
+            if self.classes[index] == Class::Content(Role::Mmproj)
+                && let Some(kind) = self.kind_at(index, root, headers).filter(|kind| kind.stands_alone())
+            {
+                self.classes[index] = Class::Content(kind.role().unwrap_or(Role::Other));
+            }
+        }
+    }
+
+    /// The sets that are models, after [`Self::tell_kinds`].
+    pub(in crate::store) fn models(&self) -> impl Iterator<Item = &WeightSet> {
+        self.sets.iter().filter(|set| set.kind == Kind::Model)
+    }
+
+    /// The sets that `wanted` names, with what they are. Names decide, as on the hub, and headers only of what has no label in its
+    /// name; an exact label before a looser one, so that no more is meant than what was said. What is no model by its header is no
+    /// quantization of one: it is meant only where the label names nothing else, and a projector only where there is no model.
+    pub(in crate::store) fn sets_of(
+        &self,
+        wanted: &str,
+        root: &Path,
+        headers: &Headers,
+    ) -> (Vec<&WeightSet>, Option<Kind>) {
+        let kinds: Vec<(&WeightSet, Kind)> =
+            self.sets.iter().map(|set| (set, self.kind_of(set, root, headers))).collect();
+        let of = |wanted: &dyn Fn(Kind) -> bool| {
+            kinds.iter().filter(|(_, kind)| wanted(*kind)).map(|(set, _)| *set).collect::<Vec<_>>()
+        };
+        let (models, alone) = (of(&|kind| kind == Kind::Model), of(&Kind::stands_alone));
+        let found = self.named(&models, wanted, root, headers);
+        if !found.is_empty() {
+            return (found, None);
+        }
+        let rest = if models.is_empty() { of(&|_| true) } else { alone };
+        let found = self.named(&rest, wanted, root, headers);
+        let kind = found.first().and_then(|first| kinds.iter().find(|(set, _)| set == first)).map(|(_, kind)| *kind);
+        (found, kind)
+    }
+
+    /// Those of `sets` that `wanted` names.
+    fn named<'a>(&self, sets: &[&'a WeightSet], wanted: &str, root: &Path, headers: &Headers) -> Vec<&'a WeightSet> {
         let exact = Quantization::new(wanted);
         let by_name: [&dyn Fn(&WeightSet) -> bool; 3] = [
             &|set| set.label.as_ref() == Some(&exact),
@@ -288,12 +350,12 @@ impl ModelFolder {
             &|set| set.tagged(wanted),
         ];
         for matches in by_name {
-            let found: Vec<_> = self.sets.iter().filter(|set| matches(set)).collect();
+            let found: Vec<_> = sets.iter().copied().filter(|set| matches(set)).collect();
             if !found.is_empty() {
                 return found;
             }
         }
-        let unnamed = self.sets.iter().filter(|set| set.label.is_none());
+        let unnamed = sets.iter().copied().filter(|set| set.label.is_none());
         let labels: Vec<_> = unnamed.map(|set| (set, self.shown(set, root, headers))).collect();
         let by_header: [&dyn Fn(&Quantization) -> bool; 2] = [&|label| *label == exact, &|label| label.is(wanted)];
         for matches in by_header {
@@ -304,6 +366,15 @@ impl ModelFolder {
             }
         }
         Vec::new()
+    }
+
+    /// What a label means here, where that is no model.
+    pub(in crate::store) fn said_of(&self, part: &Part, root: &Path, headers: &Headers) -> Option<String> {
+        let (Part::Quantization(wanted) | Part::QuantizationOf { quantization: wanted, .. }) = part else {
+            return None;
+        };
+        let (_, kind) = self.sets_of(wanted, root, headers);
+        Some(kind?.named_by(wanted))
     }
 
     /// The paths of the shards of a set that are missing by the names of the others.
@@ -322,8 +393,8 @@ impl ModelFolder {
         match part {
             Part::Whole => Some(self.every_file()),
             Part::Quantization(wanted) => {
-                let entries: BTreeSet<usize> =
-                    self.sets_of(wanted, root, headers).into_iter().flat_map(all_of).collect();
+                let (sets, _) = self.sets_of(wanted, root, headers);
+                let entries: BTreeSet<usize> = sets.into_iter().flat_map(all_of).collect();
                 (!entries.is_empty()).then_some(entries)
             }
             Part::Revision(revision) => self.is_revision(revision).then(|| self.every_file()),
@@ -441,6 +512,7 @@ fn weight_sets(entries: &[Entry], classes: &[Class]) -> Vec<WeightSet> {
             members: Vec::new(),
             staging: Vec::new(),
             missing: Missing::none(),
+            kind: Kind::Model,
         });
         match class {
             Class::Staging { .. } => set.staging.push(index),

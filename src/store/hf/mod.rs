@@ -47,7 +47,7 @@ use crate::model::{Digest, ModelKind, Plan, Quantization, Reference, StoreKind, 
 use links::Links;
 pub use pinned::Pinned;
 use read::Repository;
-use sets::WeightSet;
+use sets::{Kinds, Named, WeightSet};
 pub use write::{Found, MAX_DEPTH, RepositoryWriter};
 
 /// A hub cache: the folder that holds `models--org--name`.
@@ -278,7 +278,7 @@ impl Store for HfStore {
 
     fn details_of(&self, target: &Target) -> Result<Details> {
         let (hub, repository) = self.repository(&target.id)?;
-        let chosen = chosen(&repository, &target.part, &|set| self.shown(set))?;
+        let chosen = self.chosen(&repository, &target.part)?;
         let mut entries = repository.revisions.iter().flat_map(|of| of.entries.iter().map(|entry| (&of.commit, entry)));
         if !entries.any(|(commit, entry)| chosen(commit, &entry.path))
             && let Some(error) = absent(&target.id, &target.part)
@@ -319,14 +319,15 @@ impl Store for HfStore {
         let figures = |part: &Part| {
             let target = Target { id: id.to_owned(), part: part.clone() };
             let files = self.expected_of(&hub, repository, &target).ok()?;
-            let plan = plan::of(&self.root, &hub, &repositories, &[target], &|set| self.shown(set)).ok()?;
+            let plan =
+                plan::of(&self.root, &self.headers, &hub, &repositories, &[target], &|set| self.shown(set)).ok()?;
             Some(Figures::of(&self.root, &files, &plan))
         };
         parts.iter().map(figures).collect()
     }
 
     fn plan_deletion(&self, targets: &[Target]) -> Result<Plan> {
-        plan::plan(&self.root, &self.links, targets, &|set| self.shown(set))
+        plan::plan(&self.root, &self.headers, &self.links, targets, &|set| self.shown(set))
     }
 
     fn guard<'a>(&'a self, plan: &Plan) -> Option<Box<dyn Guard + 'a>> {
@@ -369,9 +370,9 @@ impl Store for HfStore {
         };
         // Another store may have what this one has not.
         if let Part::Quantization(wanted) = &part {
-            let is = sets::meant(&repository, wanted, &|set| self.shown(set));
-            let has = |of: &read::Revision| of.entries.iter().any(|entry| is(&of.commit, &entry.path));
-            if !repository.revisions.iter().any(has) {
+            let shown = |set: &WeightSet<'_>| self.shown(set);
+            let kinds = Kinds::of(&repository, &self.root, &self.headers, &shown);
+            if Named::of(&repository, wanted, &kinds).is_empty() {
                 return Ok(None);
             }
         }
@@ -385,8 +386,40 @@ impl Store for HfStore {
 }
 
 impl HfStore {
+    fn chosen<'a>(&'a self, repository: &'a Repository, part: &'a Part) -> Result<Chosen<'a>> {
+        let revision = |wanted: &str| {
+            repository.revision(wanted).ok_or_else(|| Error::FileNotFound {
+                repository: repository.id.clone(),
+                what: format!("revision '{}' here", text::printable(wanted)),
+                available: Vec::new(),
+            })
+        };
+        let shown = |set: &WeightSet<'_>| self.shown(set);
+        let kinds = Kinds::of(repository, &self.root, &self.headers, &shown);
+        let label = |wanted: &str| Named::of(repository, wanted, &kinds);
+        Ok(match part {
+            Part::Whole => Box::new(|_, _| true),
+            Part::Quantization(wanted) => {
+                let named = label(wanted);
+                Box::new(move |of, path| named.has(of, path))
+            }
+            Part::Revision(wanted) => {
+                let commit = &revision(wanted)?.commit;
+                Box::new(move |of, _| of == commit)
+            }
+            Part::QuantizationOf { quantization, revision: wanted } => {
+                let (commit, named) = (&revision(wanted)?.commit, label(quantization));
+                Box::new(move |of, path| of == commit && named.has(of, path))
+            }
+            Part::Files(paths) => {
+                let paths: HashSet<OsString> = paths.iter().map(|wanted| text::unescape(wanted)).collect();
+                Box::new(move |_, path| paths.contains(path.as_os_str()))
+            }
+        })
+    }
+
     fn expected_of(&self, hub: &Folder, repository: &Repository, target: &Target) -> Result<Vec<Expected>> {
-        let chosen = chosen(repository, &target.part, &|set| self.shown(set))?;
+        let chosen = self.chosen(repository, &target.part)?;
         let mut expected = expected::expected(hub, repository, &chosen);
         if target.part == Part::Whole {
             expected.extend(expected::unfinished(hub, repository));
@@ -414,33 +447,3 @@ fn absent(id: &str, part: &Part) -> Option<Error> {
 
 /// Whether a part has the file at a path of a revision.
 type Chosen<'a> = Box<dyn Fn(&OsStr, &Path) -> bool + 'a>;
-
-fn chosen<'a>(
-    repository: &'a Repository,
-    part: &'a Part,
-    shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
-) -> Result<Chosen<'a>> {
-    let revision = |wanted: &str| {
-        repository.revision(wanted).ok_or_else(|| Error::FileNotFound {
-            repository: repository.id.clone(),
-            what: format!("revision '{}' here", text::printable(wanted)),
-            available: Vec::new(),
-        })
-    };
-    Ok(match part {
-        Part::Whole => Box::new(|_, _| true),
-        Part::Quantization(wanted) => sets::meant(repository, wanted, shown),
-        Part::Revision(wanted) => {
-            let commit = &revision(wanted)?.commit;
-            Box::new(move |of, _| of == commit)
-        }
-        Part::QuantizationOf { quantization, revision: wanted } => {
-            let (commit, is) = (&revision(wanted)?.commit, sets::meant(repository, quantization, shown));
-            Box::new(move |of, path| of == commit && is(of, path))
-        }
-        Part::Files(paths) => {
-            let paths: HashSet<OsString> = paths.iter().map(|wanted| text::unescape(wanted)).collect();
-            Box::new(move |_, path| paths.contains(path.as_os_str()))
-        }
-    })
-}

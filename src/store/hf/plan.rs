@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use super::layout::{self, BlobName, Target as Link};
 use super::links::Links;
 use super::read::{Blob, Outward, Repository, Revision};
-use super::sets::{self, WeightSet};
+use super::sets::{Kinds, Named, WeightSet};
 use super::{details, scan};
 use crate::disk::folder::{EntryType, Folder};
 use crate::error::{Error, Result};
-use crate::model::{Blocked, Broken, Kept, ModelId, Plan, Quantization, Step, StoreKind, text};
+use crate::format::Kind;
+use crate::model::{Blocked, Broken, FileName, Kept, ModelId, Plan, Quantization, Step, StoreKind, text};
 use crate::store::flat::staging::StagingName;
+use crate::store::headers::Headers;
 use crate::store::planning::{PlanBuilder, lexical, way_of_link};
 use crate::store::tree::{Entry, Tree, reason};
 use crate::store::{Part, Target};
@@ -41,7 +43,13 @@ pub(super) type Shown<'a> = &'a dyn Fn(&WeightSet<'_>) -> Option<Quantization>;
 
 /// What deleting `targets` from the cache at `root` does. They are read anew. Of the other repositories only those links matter
 /// that leave them, unless something is shared.
-pub(super) fn plan(root: &Path, links: &Links, targets: &[Target], shown: Shown<'_>) -> Result<Plan> {
+pub(super) fn plan(
+    root: &Path,
+    headers: &Headers,
+    links: &Links,
+    targets: &[Target],
+    shown: Shown<'_>,
+) -> Result<Plan> {
     let missing = |id: &str| Error::ModelNotFound { reference: text::printable(id), place: text::printable_path(root) };
     let io = |error: rustix::io::Errno| match (error, targets) {
         (rustix::io::Errno::NOENT, [target, ..]) => missing(&target.id),
@@ -54,7 +62,7 @@ pub(super) fn plan(root: &Path, links: &Links, targets: &[Target], shown: Shown<
     if repositories.iter().any(Repository::shares) {
         repositories = scan::read_all(&hub, root).map_err(io)?;
     }
-    let mut plan = of(root, &hub, &repositories, targets, shown)?;
+    let mut plan = of(root, headers, &hub, &repositories, targets, shown)?;
     let read: HashSet<&OsStr> = repositories.iter().map(|repository| repository.folder.as_os_str()).collect();
     let others = scan::outward(&hub, root, links, &read).map_err(io)?;
     drop(read);
@@ -66,6 +74,7 @@ pub(super) fn plan(root: &Path, links: &Links, targets: &[Target], shown: Shown<
 /// without what would break.
 pub(super) fn of(
     root: &Path,
+    headers: &Headers,
     hub: &Folder,
     repositories: &[Repository],
     targets: &[Target],
@@ -83,7 +92,9 @@ pub(super) fn of(
             let model = ModelId { store: StoreKind::Hf, store_path: root.to_path_buf(), id: target.id.clone() };
             builder.plan().models.push(model);
         }
-        select(&repositories[at], &target.part, selections.entry(at).or_default(), shown)?;
+        let kinds = Kinds::of(&repositories[at], root, headers, shown);
+        let said = select(&repositories[at], &kinds, &target.part, selections.entry(at).or_default())?;
+        builder.plan().notes.extend(said);
     }
     let mut blocked = Vec::new();
     let mut released: BTreeMap<(OsString, OsString), Vec<usize>> = BTreeMap::new();
@@ -146,8 +157,13 @@ fn broken(root: &Path, repositories: impl Iterator<Item = Outward>, plan: &Plan)
     broken
 }
 
-/// Translates a part of a row into entries and revisions.
-fn select(repository: &Repository, part: &Part, selection: &mut Selection, shown: Shown<'_>) -> Result<()> {
+/// Translates a part of a row into entries and revisions. Says so where a label means no model.
+fn select(
+    repository: &Repository,
+    kinds: &Kinds<'_>,
+    part: &Part,
+    selection: &mut Selection,
+) -> Result<Option<String>> {
     let missing = |what: String| Error::FileNotFound { repository: repository.id.clone(), what, available: Vec::new() };
     let one = |wanted: &str| {
         repository.revision(wanted).ok_or_else(|| missing(format!("revision '{}' here", text::printable(wanted))))
@@ -171,28 +187,42 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection, shown
             let commit = &one(wanted)?.commit;
             // With one revision, that quantization is all that the repository has of it.
             if repository.revisions.len() == 1 {
-                return select(repository, &Part::Quantization(quantization.clone()), selection, shown);
+                return select(repository, kinds, &Part::Quantization(quantization.clone()), selection);
             }
-            let is_meant = sets::meant(repository, quantization, shown);
-            if !add(&|revision, path| revision.commit == *commit && is_meant(&revision.commit, path)) {
+            let named = Named::of(repository, quantization, kinds);
+            if !add(&|revision, path| revision.commit == *commit && named.has(commit, path)) {
                 return Err(missing(format!(
                     "quantization {} in revision '{}' here",
                     text::printable(quantization),
                     text::printable(wanted)
                 )));
             }
+            return Ok(named.kind.map(|kind| kind.named_by(quantization)));
         }
         Part::Quantization(wanted) => {
-            let is_meant = sets::meant(repository, wanted, shown);
-            if !add(&|revision, path| is_meant(&revision.commit, path)) {
+            let named = Named::of(repository, wanted, kinds);
+            if !add(&|revision, path| named.has(&revision.commit, path)) {
                 return Err(missing(format!("quantization {} here", text::printable(wanted))));
             }
-            // Projectors and the like serve every quantization: with the last one, everything goes.
-            let rest = repository.revisions.iter().any(|revision| {
-                let stays = |path: &Path| sets::is_weights(path) && !is_meant(&revision.commit, path);
-                revision.entries.iter().any(|entry| stays(&entry.path))
-            });
-            selection.whole |= !rest;
+            // Projectors and the like serve every quantization: with the last one they go, and everything if nothing else is here
+            // that stands by itself.
+            let rest: Vec<(&Revision, &Path, Kind)> = repository
+                .revisions
+                .iter()
+                .flat_map(|revision| revision.entries.iter().map(move |entry| (revision, entry)))
+                .filter(|(_, entry)| FileName::of_weights_or_sidecar(entry.name()).is_some())
+                .filter(|(revision, entry)| !named.has(&revision.commit, &entry.path))
+                .map(|(revision, entry)| (revision, entry.path.as_path(), kinds.kind(revision, entry)))
+                .collect();
+            let has = |wanted: &dyn Fn(Kind) -> bool| rest.iter().any(|(.., kind)| wanted(*kind));
+            if !has(&|kind| kind == Kind::Model) {
+                selection.whole |= !has(&Kind::stands_alone);
+                let serves = rest.iter().filter(|(.., kind)| !kind.stands_alone());
+                selection
+                    .entries
+                    .extend(serves.map(|(revision, path, _)| (revision.commit.clone(), path.to_path_buf())));
+            }
+            return Ok(named.kind.map(|kind| kind.named_by(wanted)));
         }
         Part::Files(paths) => {
             for wanted in paths {
@@ -222,7 +252,7 @@ fn select(repository: &Repository, part: &Part, selection: &mut Selection, shown
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 impl Source<'_> {
@@ -329,14 +359,15 @@ impl Source<'_> {
             }
         }
         let mut going: BTreeMap<&OsStr, Vec<usize>> = BTreeMap::new();
-        let mut staying: BTreeMap<&OsStr, BTreeSet<&OsStr>> = BTreeMap::new();
+        let mut going_as: BTreeSet<(&OsStr, &Path)> = BTreeSet::new();
+        let mut staying: BTreeMap<&OsStr, BTreeSet<(&OsStr, &Path)>> = BTreeMap::new();
         for revision in &self.repository.revisions {
             for entry in &revision.entries {
                 let path = Path::new("snapshots").join(&revision.commit).join(&entry.path);
                 let blob = self.repository.blob_of(entry).map(|(name, _)| name.as_os_str());
                 if !goes(&revision.commit, &entry.path) {
                     if let Some(blob) = blob {
-                        staying.entry(blob).or_default().insert(&revision.commit);
+                        staying.entry(blob).or_default().insert((&revision.commit, &entry.path));
                     }
                     continue;
                 }
@@ -345,6 +376,7 @@ impl Source<'_> {
                 let step = builder.remove(below, found, named_by);
                 if let Some(blob) = blob {
                     going.entry(blob).or_default().push(step);
+                    going_as.insert((blob, &entry.path));
                 }
             }
         }
@@ -388,14 +420,19 @@ impl Source<'_> {
             let Some(entry) = by_path.get(Path::new("blobs").join(name).as_path()) else { continue };
             let path = self.repository.path.join(&entry.path);
             if let Some(others) = staying.get(name) {
-                let revisions: Vec<String> = others
-                    .iter()
-                    .map(|commit| text::printable_path(Path::new(commit)).chars().take(8).collect())
-                    .collect();
-                builder
-                    .plan()
-                    .keep
-                    .push(Kept { path, because: format!("also used by revision {}", revisions.join(", ")) });
+                let short = |commit| text::printable_path(Path::new(commit)).chars().take(8).collect::<String>();
+                // The same name in another revision, or another name.
+                let (revisions, names): (Vec<_>, Vec<_>) =
+                    others.iter().partition(|(_, path)| going_as.contains(&(name, *path)));
+                let revisions: BTreeSet<String> = revisions.into_iter().map(|(commit, _)| short(commit)).collect();
+                let mut users: BTreeSet<String> =
+                    names.into_iter().map(|(_, path)| text::printable_path(path)).collect();
+                if !revisions.is_empty() {
+                    let revisions: Vec<String> = revisions.into_iter().collect();
+                    users.insert(format!("revision {}", revisions.join(", ")));
+                }
+                let users: Vec<String> = users.into_iter().collect();
+                builder.plan().keep.push(Kept { path, because: format!("also used by {}", users.join(", ")) });
             } else if unknown {
                 builder
                     .plan()

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use super::details::WeightsFile;
 use super::read::{Blob, Content, Entry, Repository, Revision};
 use crate::disk::fast_map::Fast;
+use crate::format::Kind;
 use crate::model::{FileName, Format, Inode, Missing, Quantization, RepoPath, Shard, text};
+use crate::store::headers::Headers;
 
 /// One file or shards of one revision.
 pub(super) struct WeightSet<'a> {
@@ -141,59 +143,129 @@ pub(super) fn named(path: &Path) -> Option<Quantization> {
     Quantization::of_path(&RepoPath::parse(path.to_str()?).ok()?)
 }
 
-/// Which of the weights of a repository `wanted` names, as revisions and paths. Names decide, as on the hub, and headers, of which
-/// `shown` tells, only where no name is meant and of what has no label in its name; an exact label before a looser one, so
-/// that no more is meant than what was said.
-pub(super) fn meant<'a>(
+/// What the weights of a repository are by their headers.
+pub(super) struct Kinds<'a> {
+    root: &'a Path,
+    headers: &'a Headers,
+    /// Of the shards of each revision the first, whose header speaks for all.
+    first: BTreeMap<(&'a OsStr, Key<'a>), (u32, &'a Entry)>,
     repository: &'a Repository,
-    wanted: &str,
-    shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
-) -> Box<dyn Fn(&OsStr, &Path) -> bool + 'a> {
-    let exact = Quantization::new(wanted);
-    let loose = wanted.to_owned();
-    let by_label: [Box<dyn Fn(&Quantization) -> bool>; 2] =
-        [Box::new(move |label| *label == exact), Box::new(move |label| label.is(&loose))];
-    let weights = || {
-        let entries = repository.revisions.iter().flat_map(|revision| &revision.entries);
-        entries.map(|entry| entry.path.as_path()).filter(|path| is_weights(path))
-    };
-    let mut unnamed: Option<Vec<(&OsStr, &Path, Quantization)>> = None;
-    for by_name in [true, false] {
-        for is in &by_label {
-            let found: HashSet<(&OsStr, &Path)> = if by_name {
-                let names: HashSet<&Path> =
-                    weights().filter(|path| named(path).is_some_and(|label| is(&label))).collect();
-                let of = |revision: &'a Revision| {
-                    let names = &names;
-                    let paths = revision.entries.iter().map(|entry| entry.path.as_path());
-                    paths.filter(move |path| names.contains(path)).map(|path| (revision.commit.as_os_str(), path))
-                };
-                repository.revisions.iter().flat_map(of).collect()
-            } else {
-                let unnamed = unnamed.get_or_insert_with(|| by_header(repository, shown));
-                let of_label = unnamed.iter().filter(|(.., label)| is(label));
-                of_label.map(|(commit, path, _)| (*commit, *path)).collect()
-            };
-            if !found.is_empty() {
-                return Box::new(move |commit, path| found.contains(&(commit, path)));
+    shown: &'a dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
+}
+
+impl<'a> Kinds<'a> {
+    /// Of a repository in the cache at `root`; `shown` tells the quantization that the headers of a set tell.
+    pub(super) fn of(
+        repository: &'a Repository,
+        root: &'a Path,
+        headers: &'a Headers,
+        shown: &'a dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
+    ) -> Self {
+        let mut first: BTreeMap<(&OsStr, Key<'_>), (u32, &Entry)> = BTreeMap::new();
+        for revision in &repository.revisions {
+            for entry in &revision.entries {
+                if let Some((key, number)) = shard_of(entry) {
+                    let known = first.entry((&revision.commit, key)).or_insert((number, entry));
+                    if number < known.0 {
+                        *known = (number, entry);
+                    }
+                }
             }
         }
+        Self { root, headers, first, repository, shown }
     }
-    Box::new(|_, _| false)
+
+    /// What an entry of `revision` is; by its name where no header can be read.
+    pub(super) fn kind(&self, revision: &Revision, entry: &Entry) -> Kind {
+        let first = shard_of(entry).and_then(|(key, _)| self.first.get(&(revision.commit.as_os_str(), key)));
+        let of = first.map_or(entry, |(_, first)| first);
+        let header =
+            WeightsFile::of(self.repository, revision, of).filter(|file| file.status.size_bytes > 0).map(|file| {
+                let name = file.path().file_name().unwrap_or_default();
+                self.headers.get_named(self.root, file.status, || file.location(), name)
+            });
+        match header {
+            Some(Ok(told)) => told.kind,
+            _ if is_weights(&entry.path) => Kind::Model,
+            _ => Kind::Projector,
+        }
+    }
+}
+
+/// What has the place of an entry among the shards of a revision, and its number.
+fn shard_of(entry: &Entry) -> Option<(Key<'_>, u32)> {
+    let name = FileName::of_weights_or_sidecar(entry.name())?;
+    let shard = name.shard()?;
+    Some(((entry.folder(), shard.set(), name.is_gguf()), shard.number))
+}
+
+/// The weights that a label names in a repository.
+#[derive(Debug, Default)]
+pub(super) struct Named<'a> {
+    entries: HashSet<(&'a OsStr, &'a Path)>,
+    /// What they are where they are no model.
+    pub(super) kind: Option<Kind>,
+}
+
+impl<'a> Named<'a> {
+    /// The weights that `wanted` names. Names decide, as on the hub, and headers only where no name is meant and of what has no
+    /// label in its name; an exact label before a looser one, so that no more is meant than what was said. What is no model by its
+    /// header is no quantization of one: it is meant only where the label names nothing else, and a projector only where there is
+    /// no model.
+    pub(super) fn of(repository: &'a Repository, wanted: &str, kinds: &Kinds<'_>) -> Self {
+        type Labelled<'a> = (u8, &'a Revision, &'a Entry, Kind);
+        let exact = Quantization::new(wanted);
+        let all = || repository.revisions.iter().flat_map(|of| of.entries.iter().map(move |entry| (of, entry)));
+        let mut labelled: Vec<Labelled<'a>> = all()
+            .filter(|(_, entry)| is_weights(&entry.path))
+            .filter_map(|(revision, entry)| {
+                let label = named(&entry.path).filter(|label| *label == exact || label.is(wanted))?;
+                Some((u8::from(label != exact), revision, entry, kinds.kind(revision, entry)))
+            })
+            .collect();
+        if !labelled.iter().any(|(.., kind)| *kind == Kind::Model) {
+            let unnamed = by_header(repository, kinds.shown).into_iter();
+            labelled.extend(unnamed.filter(|(.., label)| *label == exact || label.is(wanted)).map(
+                |(revision, entry, label)| (2 + u8::from(label != exact), revision, entry, kinds.kind(revision, entry)),
+            ));
+        }
+        let take = |is_wanted: &dyn Fn(Kind) -> bool| {
+            let found = || labelled.iter().filter(|(.., kind)| is_wanted(*kind));
+            let first = found().map(|(rank, ..)| *rank).min();
+            found().filter(|(rank, ..)| Some(*rank) == first).copied().collect::<Vec<_>>()
+        };
+        let mut found = take(&|kind| kind == Kind::Model);
+        if found.is_empty() && !labelled.is_empty() {
+            let mut weights = all().filter(|(_, entry)| is_weights(&entry.path));
+            let has_model = weights.any(|(revision, entry)| kinds.kind(revision, entry) == Kind::Model);
+            found = take(&|kind| kind.stands_alone() || !has_model);
+        }
+        Self {
+            kind: found.first().map(|(.., kind)| *kind).filter(|kind| *kind != Kind::Model),
+            entries: found.iter().map(|(_, of, entry, _)| (of.commit.as_os_str(), entry.path.as_path())).collect(),
+        }
+    }
+
+    pub(super) fn has(&self, commit: &OsStr, path: &Path) -> bool {
+        self.entries.contains(&(commit, path))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
 }
 
 /// The weights without a label in their names, with what `shown` tells of their sets.
 fn by_header<'a>(
     repository: &'a Repository,
     shown: &dyn Fn(&WeightSet<'_>) -> Option<Quantization>,
-) -> Vec<(&'a OsStr, &'a Path, Quantization)> {
+) -> Vec<(&'a Revision, &'a Entry, Quantization)> {
     let mut found = Vec::new();
     for revision in &repository.revisions {
         for set in of_revision(repository, revision, &|_, path| named(path).is_none()) {
             let Some(label) = shown(&set) else { continue };
-            let entries = revision.entries.iter().map(|entry| entry.path.as_path());
-            let members = entries.filter(|path| is_of_set(set.path, path));
-            found.extend(members.map(|path| (revision.commit.as_os_str(), path, label.clone())));
+            let members = revision.entries.iter().filter(|entry| is_of_set(set.path, &entry.path));
+            found.extend(members.map(|entry| (revision, entry, label.clone())));
         }
     }
     found

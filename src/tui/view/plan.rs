@@ -134,6 +134,9 @@ fn body(plan: &Plan, state: &State, width: usize, ellipsis: &str) -> Vec<Spans> 
         let line = format!("{seen}{processes} of other users could not be looked into");
         say(&mut lines, &line, Role::Dim);
     }
+    for note in &plan.notes {
+        say(&mut lines, note, Role::Bad);
+    }
     for broken in &plan.breaks {
         say(&mut lines, &format!("BREAKS {}: {}", broken.model, path(&broken.path, home)), Role::Bad);
     }
