@@ -109,7 +109,7 @@ impl Joined {
     ) {
         let Some(line) = hole(status.size_bytes, status.disk_bytes) else { return };
         let Ok(told) = header else { return };
-        warnings.add(&format!("{}: {line}", name()));
+        warnings.add(format!("{}: {line}", name()));
         if unpromised().is_some_and(|file| was_never_written(&file, status.size_bytes)) {
             self.note(FileStatus::Truncated);
             if !matches!(told.structure, Structure::Truncated { .. }) {

@@ -161,8 +161,11 @@ pub fn odd_headers() -> Vec<String> {
     ]
 }
 
+/// Names with shapes, and what the metadata says.
+type Content = (Vec<(String, Vec<u64>)>, BTreeMap<String, String>);
+
 /// What is told of a header with eight bytes behind it: whether it is one, and if it is read its tensors and its metadata.
-pub fn verdict(json: &str) -> (bool, Option<(Vec<(String, Vec<u64>)>, BTreeMap<String, String>)>) {
+pub fn verdict(json: &str) -> (bool, Option<Content>) {
     match read(json, 8) {
         Ok(header) => {
             assert_eq!(header.structure(), Structure::Whole, "{json}");
