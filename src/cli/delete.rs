@@ -22,7 +22,7 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         Found::Signal(exit) => return Ok(exit),
     };
     let mut plan = match plan_of(session, &targets).await? {
-        Planned::Plan(plan) => plan,
+        Planned::Plan(plan) => *plan,
         Planned::Signal(exit) => return Ok(exit),
     };
     if dry_run {
@@ -58,7 +58,7 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
         }
         // Time has passed: what was shown may not be what would go by now.
         let again = match plan_of(session, &targets).await? {
-            Planned::Plan(plan) => plan,
+            Planned::Plan(plan) => *plan,
             Planned::Signal(exit) => return Ok(exit),
         };
         if plan.covers(&again) {
@@ -78,7 +78,7 @@ pub(super) async fn run(session: &mut Session, arguments: Delete) -> Outcome {
 }
 
 enum Planned {
-    Plan(Plan),
+    Plan(Box<Plan>),
     Signal(Exit),
 }
 
@@ -87,7 +87,7 @@ async fn plan_of(session: &mut Session, targets: &[PlanTarget]) -> Result<Planne
     let (plan, signal) = session.blocking(move || inventory.plan_deletion(&targets)).await?;
     Ok(match signal {
         Some(exit) => Planned::Signal(exit),
-        None => Planned::Plan(plan?),
+        None => Planned::Plan(Box::new(plan?)),
     })
 }
 
