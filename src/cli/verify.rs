@@ -206,9 +206,10 @@ fn way_out_of(inventory: &Inventory, verification: &Verification) -> Vec<String>
         StoreKind::Hf => Some(" --to hf"),
         _ => None,
     };
-    let worst = verification.worst();
+    let damage = verification.files.iter().filter(|file| !file.is_ok() && !is_unnamed(id.store, file));
+    let worst = damage.map(|file| file.status).reduce(FileStatus::worse).unwrap_or(FileStatus::Ok);
     if let (Some(to), Some(reference)) = (to, &model.reference)
-        && worst != FileStatus::Unreadable
+        && verification.files.iter().any(|file| can_be_fetched(id.store, file))
         && !model.warnings.iter().any(|line| line == ORIGIN_UNKNOWN)
     {
         let line = |at: &str, files: &str| {
@@ -230,21 +231,22 @@ fn is_unnamed(store: StoreKind, file: &FileCheck) -> bool {
     store == StoreKind::Hf && !file.is_ok() && is_payload(&file.path)
 }
 
+/// Whether it is damaged and fetching it anew mends that.
+fn can_be_fetched(store: StoreKind, file: &FileCheck) -> bool {
+    !file.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(store, file)
+}
+
 /// For each commit that files which are not right belong to: `@COMMIT`, or nothing where it is not known, and the options that
-/// name these files, with `--force` where other bytes lie under their names. `None` where there is none that fetching would
-/// mend, or they are too many to name.
+/// name these files, with `--force` where other bytes lie under their names. `None` where they are too many to name.
 fn files_again(model: &Verification) -> Option<Vec<(String, String)>> {
-    let mends = |file: &&FileCheck| {
-        !file.is_ok() && file.status != FileStatus::Unreadable && !is_unnamed(model.model.store, file)
-    };
     let mut by_commit: BTreeMap<Option<&str>, BTreeMap<&str, bool>> = BTreeMap::new();
-    for file in model.files.iter().filter(mends) {
+    for file in model.files.iter().filter(|file| can_be_fetched(model.model.store, file)) {
         let files = by_commit.entry(commit_of(model, file)).or_default();
         *files.entry(file.path.as_str()).or_default() |= file.status != FileStatus::Missing;
     }
     let count: usize = by_commit.values().map(BTreeMap::len).sum();
     let unnamed = model.files.iter().any(|file| file.more_missing > 0);
-    if count == 0 || unnamed || count > MOST_FILES_AGAIN {
+    if unnamed || count > MOST_FILES_AGAIN {
         return None;
     }
     let command = |(commit, files): (Option<&str>, BTreeMap<&str, bool>)| {
