@@ -191,7 +191,7 @@ pub enum Error {
     /// Parts of a set would come from one commit and lie among parts of another, which is no model.
     #[error(
         "'{file}' is part of a set, and '{other}' here is of commit {here}: ask for {repository}@{here}, or without --file \
-         for the whole set of {repository}@{wanted}"
+         for the whole set: {whole}"
     )]
     MixedSet {
         /// The path in the repository of the part that was asked for.
@@ -202,8 +202,8 @@ pub enum Error {
         repository: String,
         /// The commit of what is here, made printable.
         here: String,
-        /// The commit that was asked for.
-        wanted: String,
+        /// How the whole set is asked for at the commit that was wanted.
+        whole: String,
     },
     /// It cannot be done that way.
     #[error("{what} is not available yet; {instead}")]

@@ -142,6 +142,9 @@ fn checksum_files_that_people_keep_are_compared() {
         fs::write(&sums, format!("{}  m-Q4_K_M.gguf\n", "ab".repeat(32))).unwrap();
         let check = verify(1);
         assert_eq!((check["status"].as_str(), check["algorithm"].as_str()), (Some("corrupt"), Some("sha256")));
+        fs::remove_file(&sums).unwrap();
+        assert_eq!(verify(0)["status"], "no-checksum", "a wrong line does not outlive its file");
+        fs::write(&sums, format!("{}  m-Q4_K_M.gguf\n", "ab".repeat(32))).unwrap();
         let own = folder.join("m-Q4_K_M.gguf.sha256");
         fs::write(&own, format!("{}\n", hex(&gguf()))).unwrap();
         assert_eq!(verify(0)["status"], "ok", "what speaks of one file counts before what speaks of all");

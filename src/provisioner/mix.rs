@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::hub::Repository;
-use crate::model::{Digest, RemoteFile, set_of, text};
+use crate::model::{Digest, Quantization, RemoteFile, set_of, text};
 use crate::store::flat::Record;
 use crate::store::flat::sidecar::Metadata;
 
@@ -41,12 +41,15 @@ pub(super) fn refuse(
             let set = set_of(file.path.as_str());
             let part =
                 chosen.iter().find(|part| set_of(part.path.as_str()) == set).map_or(&file.path, |part| &part.path);
+            // Without it another quantization may be meant.
+            let label = Quantization::of_path(part).map(|label| format!(":{}", text::printable(label.as_str())));
+            let label = label.unwrap_or_default();
             return Err(Error::MixedSet {
                 file: part.to_string(),
                 other: file.path.to_string(),
                 repository: repository.id.clone(),
                 here: text::printable(&known.commit),
-                wanted: repository.commit.clone(),
+                whole: format!("{}{label}@{}", repository.id, repository.commit),
             });
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::hash::{self, HashError, Reading};
-use super::{Depth, Expected, Options};
+use super::{Depth, Expected, Options, Source};
 use crate::disk::safe;
 use crate::error::{Error, Result};
 use crate::format::{Metadata, Structure, read_metadata};
@@ -86,7 +86,8 @@ fn opened(
         if checked.check.status == FileStatus::Corrupt && is_weights {
             length(file, size, expected, &mut checked.check);
         }
-        if let Some(actual) = wrong {
+        // A line that somebody wrote wrongly into a checksum file says something only while it stands there.
+        if let Some(actual) = wrong.filter(|_| expected.source != Some(Source::ChecksumFile)) {
             options.memory.remember_bad(&fingerprint, digest, actual, checked.check.status);
         }
         if let (Some(Ok(told)), FileStatus::Ok) = (&header, checked.check.status)
@@ -266,7 +267,7 @@ fn length(file: &File, size: u64, expected: &Expected, check: &mut FileCheck) {
 
 /// Says which sources promise something else, and whether the file is what they promise.
 fn disagreements(expected: &Expected, digest: Digest, is_found: &dyn Fn(&Digest) -> bool, check: &mut FileCheck) {
-    let counts = expected.source.map_or("what is known", super::Source::name);
+    let counts = expected.source.map_or("what is known", Source::name);
     for promise in &expected.others {
         let comparable = promise.digest.algorithm() == digest.algorithm();
         match (is_found(&promise.digest), comparable) {
